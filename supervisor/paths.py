@@ -1,0 +1,111 @@
+"""Where a node keeps its files: the state directory (survives) and the runtime directory (sockets, gone after a reboot)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: sun_path has 108 bytes with its NUL (T47).
+SOCKET_PATH_LIMIT = 107
+
+
+class PathError(Exception):
+    """A directory that the node needs can't be used; says which, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePaths:
+    """All paths of one node. Nothing is created here; see `prepare`."""
+
+    state_dir: Path
+    runtime_dir: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.state_dir / "lock"
+
+    @property
+    def node_id(self) -> Path:
+        return self.state_dir / "node_id"
+
+    @property
+    def logs(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def heart_log(self) -> Path:
+        return self.state_dir / "heart.log"
+
+    @property
+    def control(self) -> Path:
+        return self.runtime_dir / "control.sock"
+
+    @property
+    def notify(self) -> Path:
+        return self.runtime_dir / "notify.sock"
+
+    @property
+    def spec(self) -> Path:
+        return self.runtime_dir / "spec"
+
+
+def node_paths(state_dir: str | os.PathLike[str]) -> NodePaths:
+    """The paths of the node that keeps its state in `state_dir`; the same for every process of one user.
+
+    PathError when no directory gives a socket path of at most 107 bytes.
+    """
+    state = Path(os.path.abspath(state_dir))
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(state))).hexdigest()[:16]
+    tried = []
+    for base in _runtime_bases():
+        runtime = base / digest
+        if len(os.fsencode(runtime / "control.sock")) <= SOCKET_PATH_LIMIT:
+            return NodePaths(state, runtime)
+        tried.append(str(runtime))
+    raise PathError(
+        f"no directory for the control socket: a socket path may have {SOCKET_PATH_LIMIT} bytes, these are longer: "
+        f"{', '.join(tried)}; set XDG_RUNTIME_DIR to a short path that is yours, for example /run/user/{os.getuid()}"
+    )
+
+
+def _runtime_bases() -> Iterator[Path]:
+    """Candidates, best first; only directories that exist, belong to this user and can be written."""
+    uid = os.getuid()
+    xdg = os.environ.get("XDG_RUNTIME_DIR")
+    if xdg and os.path.isabs(xdg):
+        yield Path(xdg) / "otpd"
+    for base in (Path(f"/run/user/{uid}"), Path("/run")):
+        if _is_ours(base, uid):
+            yield base / "otpd"
+    yield Path(tempfile.gettempdir()) / f"otpd-{uid}"
+
+
+def _is_ours(directory: Path, uid: int) -> bool:
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return False
+    return found.st_uid == uid and os.access(directory, os.W_OK | os.X_OK)
+
+
+def make_private(directory: Path) -> None:
+    """Create `directory` with mode 0700, or check that it is a real directory of this user's that nobody else can enter."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(directory)
+    except OSError as error:
+        raise PathError(
+            f"can't create {directory}: {error.strerror}; choose another place with XDG_RUNTIME_DIR or node.state_dir"
+        ) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PathError(
+            f"{directory} must be a directory that belongs to uid {os.getuid()}, but it is "
+            f"{stat.filemode(found.st_mode)} of uid {found.st_uid}; remove it or set XDG_RUNTIME_DIR"
+        )
+    if found.st_mode & 0o077:
+        os.chmod(directory, 0o700)

@@ -1,0 +1,22 @@
+"""What every test may use: `eventually`, the only way to wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], deadline: float = 10.0, what: str = "") -> T:
+    """The first truthy value of `condition`, polled; AssertionError after `deadline` seconds, with the last value."""
+    end = time.monotonic() + deadline
+    value: T
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {what or condition}; last value: {value!r}")
+        time.sleep(0.005)
