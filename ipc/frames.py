@@ -82,7 +82,7 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send_packet(channel: socket.socket, value: Any, fds: tuple[int, ...] = ()) -> None:
-    """Send one value with descriptors. OSError as the socket gives it (BlockingIOError: try later; BrokenPipeError: gone)."""
+    """Send one value with descriptors. BlockingIOError: try later; BrokenPipeError: the peer is gone."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     channel.sendmsg([pack(value)], ancillary, socket.MSG_NOSIGNAL)
 

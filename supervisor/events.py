@@ -70,7 +70,8 @@ class TimerFired:
 @dataclass(frozen=True, slots=True)
 class StartChild:
     sup: str
-    spec: ChildSpec  # for Dynamic.SIMPLE only its id counts (the instance's name); start replaces the template's if not None
+    #: For Dynamic.SIMPLE only its id counts (the instance's name); its start replaces the template's if not None.
+    spec: ChildSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Where a node keeps its files: the state directory (survives) and the runtime directory (sockets, gone after a reboot)."""
+"""Where a node keeps its files: the state directory (survives) and the runtime directory (sockets, gone at reboot)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _is_ours(directory: Path, uid: int) -> bool:
 
 
 def make_private(directory: Path) -> None:
-    """Create `directory` with mode 0700, or check that it is a real directory of this user's that nobody else can enter."""
+    """Create `directory` with mode 0700, or check that it is this user's own and let nobody else in."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = os.lstat(directory)

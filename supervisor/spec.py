@@ -1,7 +1,7 @@
 """What a node is made of: child specs and supervisor flags (OTP's terms) and how a worker is launched.
 
-Values only, frozen, without defaults that depend on anything outside. `config` reads them from otpd.toml, `tree` decides
-with them, `root` executes them. The tree reads `ChildSpec` and `SupervisorSpec` and never looks into a `Launch`.
+Values only, frozen, without defaults that depend on anything outside. `config` reads them from otpd.toml, `tree`
+decides with them, `root` executes them. The tree reads `ChildSpec` and `SupervisorSpec`, never a `Launch`.
 
 Units: seconds (float) for times, bytes (int) for sizes.
 """

@@ -1,0 +1,238 @@
+"""What `otpd doctor` finds: one Finding per question, each ok, warn or fail, with advice where it is not ok."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+import resource
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from otpd.cli.client import connect, lock_holder
+from otpd.cli.context import Context
+from otpd.cli.failures import Failure
+from otpd.cli.words import duration, when
+from otpd.ipc.control import ControlError, NotRunning
+from otpd.supervisor.paths import SOCKET_PATH_LIMIT, NodePaths, PathError
+from otpd.supervisor.problems import ConfigErrors
+
+_OLDEST_KERNEL: Final = (5, 10)
+_PR_GET_CHILD_SUBREAPER: Final = 37
+#: Descriptors of root besides those of workers, and per worker (pidfd, channel, pipe, spare).
+_BASE_FILES: Final = 64
+_FILES_PER_CHILD: Final = 4
+
+
+class Level(enum.StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    check: str
+    level: Level
+    what: str
+    advice: str = ""
+
+
+def examine(context: Context) -> Iterator[Finding]:
+    """Everything, cheapest first."""
+    yield kernel(os.uname().sysname, os.uname().release)
+    yield python(sys.version_info[:3])
+    yield pidfd()
+    yield subreaper()
+    yield cgroups()
+    yield proc()
+    yield clock()
+    paths, found = _locate(context)
+    yield found
+    node = None
+    if paths is not None:
+        yield directory("state directory", paths.state_dir)
+        yield directory("runtime directory", paths.runtime_dir)
+        yield socket_path(paths)
+        found, node = running(paths)
+        yield found
+    if node is not None:
+        yield Finding("ownership", Level.OK, f"workers are owned by {node.get('ladder', 'an unknown way')}")
+    yield files(int((node or {}).get("children", 0)))
+    yield processes()
+
+
+def kernel(system: str, release: str) -> Finding:
+    found = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdecimal())
+    if system != "Linux" or found < _OLDEST_KERNEL:
+        return Finding("kernel", Level.FAIL, f"{system} {release}", "otpd needs Linux 5.10 or newer")
+    return Finding("kernel", Level.OK, f"{system} {release}")
+
+
+def python(version: tuple[int, ...]) -> Finding:
+    text = ".".join(map(str, version))
+    if version < (3, 11):
+        return Finding("python", Level.FAIL, text, "otpd needs Python 3.11 or newer")
+    return Finding("python", Level.OK, f"{text}, {sys.executable}")
+
+
+def pidfd() -> Finding:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return Finding("pidfd", Level.FAIL, f"pidfd_open: {error.strerror}", "a seccomp filter may forbid it; allow it")
+    return Finding("pidfd", Level.OK, "deaths are seen by pidfd")
+
+
+def subreaper() -> Finding:
+    value = ctypes.c_int()
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0) != 0:
+        return Finding("subreaper", Level.FAIL, "prctl is refused", "a seccomp filter may forbid it; allow it")
+    return Finding("subreaper", Level.OK, "orphans come to heart and root")
+
+
+def cgroups() -> Finding:
+    from otpd.supervisor import cgroup
+
+    found = cgroup.probe()
+    if found.directory is None:
+        return Finding(
+            "cgroup", Level.WARN, f"not used: {found.why}",
+            "sessions, subreaper and cookies own the workers; a helper that leaves its session and empties its "
+            "environment can only be found through a delegated cgroup v2",
+        )  # fmt: skip
+    return Finding("cgroup", Level.OK, found.why)
+
+
+def proc() -> Finding:
+    try:
+        visible = Path("/proc/1/stat").exists() and Path("/proc/self/stat").exists()
+    except OSError:
+        visible = False
+    if not visible:
+        return Finding("/proc", Level.FAIL, "not mounted, or hidepid hides processes", "mount it: sweeps need it")
+    return Finding("/proc", Level.OK, "mounted")
+
+
+def clock() -> Finding:
+    now = time.time()
+    if not 1.7e9 < now < 4e9:
+        return Finding("clock", Level.WARN, f"the wall clock says {when(now)}", "records will have this time; set it")
+    return Finding("clock", Level.OK, f"{when(now)}, up {duration(time.clock_gettime(time.CLOCK_BOOTTIME))}")
+
+
+def directory(what: str, path: Path) -> Finding:
+    """It is ours alone and can be written, or can be made."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return _can_be_made(what, path)
+    except OSError as error:
+        return Finding(what, Level.FAIL, f"{path}: {error.strerror}", "choose another place")
+    mode = stat.filemode(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode):
+        return Finding(what, Level.FAIL, f"{path} is no directory ({mode})", "remove it or choose another place")
+    if found.st_uid != os.geteuid():
+        return Finding(what, Level.FAIL, f"{path} belongs to uid {found.st_uid}", f"run otpd as uid {found.st_uid}")
+    if not os.access(path, os.W_OK | os.X_OK):
+        return Finding(what, Level.FAIL, f"{path} can't be written ({mode})", f"chmod 700 {path}; is it mounted read-only?")
+    if found.st_mode & 0o077:
+        return Finding(what, Level.WARN, f"{path} is open to others ({mode})", f"chmod 700 {path}")
+    return Finding(what, Level.OK, f"{path} ({mode}), {_room(path)}")
+
+
+def _can_be_made(what: str, path: Path) -> Finding:
+    parent = next(each for each in path.parents if each.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return Finding(what, Level.FAIL, f"{path} can't be made: {parent} can't be written", "choose another place")
+    return Finding(what, Level.OK, f"{path}, to be made by the first start")
+
+
+def _room(path: Path) -> str:
+    free = os.statvfs(path)
+    return f"{free.f_bavail * free.f_frsize // 2**20} MiB free"
+
+
+def socket_path(paths: NodePaths) -> Finding:
+    length = len(os.fsencode(paths.control))
+    level = Level.OK if length <= SOCKET_PATH_LIMIT else Level.FAIL
+    advice = "" if level is Level.OK else "set XDG_RUNTIME_DIR to a shorter path"
+    return Finding("socket path", level, f"{length} of {SOCKET_PATH_LIMIT} bytes", advice)
+
+
+def running(paths: NodePaths) -> tuple[Finding, dict[str, Any] | None]:
+    """The node, or what an earlier one has left."""
+    holder = lock_holder(paths)
+    try:
+        with connect(paths, grace=0) as control:
+            node: dict[str, Any] = control.ask("node", timeout=3.0)
+    except NotRunning:
+        return _no_answer(paths, holder), None
+    except ControlError as error:
+        if error.code == 7:
+            return _no_answer(paths, holder), None
+        return Finding("node", Level.FAIL, error.error, error.hint), None
+    text = f"{node['name']} is {node.get('state', 'running')}: root {node['pid']}, heart {node['heart_pid']}"
+    if holder is None:
+        lost = f"{text}, but nobody holds {paths.lock}"
+        return Finding("node", Level.WARN, lost, "was it deleted? restart the node"), node
+    return Finding("node", Level.OK, text), node
+
+
+def _no_answer(paths: NodePaths, holder: str | None) -> Finding:
+    if holder is not None:
+        there = "the control socket is gone" if not paths.control.exists() else "nobody answers on the control socket"
+        return Finding(
+            "node", Level.FAIL, f"the lock is held (heart {holder}), but {there}",
+            "root may just be starting again; else end the node with: otpd stop --now",
+        )  # fmt: skip
+    stale = [path.name for path in (paths.control, paths.notify) if path.exists()]
+    if stale:
+        return Finding("node", Level.OK, f"not running; it left {', '.join(stale)}, which the next start replaces")
+    return Finding("node", Level.OK, "not running")
+
+
+def files(children: int) -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _BASE_FILES + _FILES_PER_CHILD * children
+    text = f"{_limit(soft)} open files per process, hard limit {_limit(hard)}; root needs about {needed}"
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        return Finding("open files", Level.FAIL, text, f"raise the hard limit: ulimit -Hn {needed * 2}")
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        return Finding("open files", Level.WARN, text, f"raise it: ulimit -n {needed * 2}")
+    return Finding("open files", Level.OK, text)
+
+
+def processes() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    return Finding("processes", Level.OK, f"{_limit(soft)} for this user")
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
+
+
+def _locate(context: Context) -> tuple[NodePaths | None, Finding]:
+    """The node's directories; a machine without any config can be examined all the same."""
+    try:
+        paths = context.paths()
+    except ConfigErrors:
+        if context.option:
+            raise
+        return None, Finding("config", Level.WARN, "there is none here", "make one with: otpd init")
+    except (Failure, PathError) as error:
+        return None, Finding("config", Level.FAIL, str(error))
+    return paths, _config(context, paths)
+
+
+def _config(context: Context, paths: NodePaths) -> Finding:
+    try:
+        spec = context.load()
+    except ConfigErrors as error:
+        return Finding("config", Level.FAIL, f"{len(error.problems)} problems", "see them with: otpd check")
+    return Finding("config", Level.OK, f"{spec.config} is valid, its state is in {paths.state_dir}")

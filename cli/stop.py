@@ -1,0 +1,163 @@
+"""`otpd stop`: ends the node in order, says every two seconds what it waits for, and returns when nothing is left.
+
+Root is asked first. Where root can't answer any more (it is stopped by a signal, or stuck), ^C and --now go to heart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from otpd.cli.arguments import json_option
+from otpd.cli.client import connect, lock_holder
+from otpd.cli.context import Context
+from otpd.cli.failures import Exit, Failure
+from otpd.cli.output import harmless, say, say_json
+from otpd.cli.words import duration, listed
+from otpd.ipc.control import ControlError
+from otpd.supervisor.paths import NodePaths
+
+#: Seconds for which heart may be there after root's last word.
+_HEART_GRACE = 15.0
+#: Seconds that root gets to answer before heart is turned to.
+_ROOT_GRACE = 5.0
+#: Seconds before the first word about what is waited for; an ordinary stop is over by then.
+_QUIET = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """What is stopped. `heart_fd` is a pidfd: it can't come to mean another process."""
+
+    name: str
+    heart: int
+    heart_fd: int
+
+
+@click.command("stop")
+@click.option("--now", is_flag=True, help="Kill what is left instead of waiting for it.")
+@json_option
+@click.pass_obj
+def stop(context: Context, now: bool, json_: bool) -> None:
+    """Stop the whole node in order, children in reverse start order. ^C meanwhile kills what is left."""
+    paths, began = context.paths(), time.monotonic()
+    with _node(paths, now) as node:
+        try:
+            if now:
+                _kill(paths, node)
+            else:
+                _ask(paths, now=False, tell=_quiet if json_ else _tell)
+        except KeyboardInterrupt:
+            _tell_all("killing what is left")
+            _kill(paths, node)
+        _await_heart(node)
+    seconds = time.monotonic() - began
+    if json_:
+        say_json({"name": node.name, "stopped": True, "left": [], "seconds": round(seconds, 3)})
+    else:
+        say(f"{node.name}: stopped in {duration(seconds)}, nothing is left")
+
+
+def _ask(paths: NodePaths, now: bool, tell: Callable[[list[str]], None], timeout: float | None = None) -> None:
+    """Return when root has had its last word or is gone; ControlError 1 with what it could not end."""
+    began = time.monotonic()
+    try:
+        with connect(paths, grace=1.0) as control:
+            for answer in control.stream("stop", timeout, now=now):
+                if answer.get("waiting") and time.monotonic() - began > _QUIET:
+                    tell(answer["waiting"])
+    except ControlError as error:
+        if error.code != Exit.NOT_RUNNING:
+            raise
+
+
+def _kill(paths: NodePaths, node: _Node) -> None:
+    """By root; by heart when root does not answer in time."""
+    try:
+        _ask(paths, now=True, tell=_tell, timeout=_ROOT_GRACE)
+    except ControlError as error:
+        if error.code != Exit.TIMED_OUT:
+            raise
+        _tell_all("root does not answer; heart kills it and all that is below")
+        for _ in range(2):  # the second one means: at once
+            signal.pidfd_send_signal(node.heart_fd, signal.SIGTERM)
+            time.sleep(0.1)
+
+
+def _await_heart(node: _Node) -> None:
+    """heart ends last, when nothing is below it."""
+    poll = select.poll()
+    poll.register(node.heart_fd, select.POLLIN)
+    if not poll.poll(_HEART_GRACE * 1000):
+        raise Failure(
+            Exit.FAILED,
+            f"{node.name}: heart (pid {node.heart}) is still there {duration(_HEART_GRACE)} after root's last word",
+            f"look at what holds it with: ps --ppid {node.heart}",
+        )
+
+
+@contextlib.contextmanager
+def _node(paths: NodePaths, now: bool) -> Iterator[_Node]:
+    node = _asked(paths) if not now else _asked_or_found(paths)
+    try:
+        yield node
+    finally:
+        os.close(node.heart_fd)
+
+
+def _asked(paths: NodePaths, timeout: float = 10.0) -> _Node:
+    with connect(paths) as control:
+        found: dict[str, Any] = control.ask("node", timeout=timeout)
+    return _Node(found["name"], found["heart_pid"], _pidfd(found["heart_pid"]))
+
+
+def _asked_or_found(paths: NodePaths) -> _Node:
+    """heart as root tells it, else as the lock names it."""
+    try:
+        return _asked(paths, _ROOT_GRACE)
+    except ControlError:
+        holder = lock_holder(paths)
+        if holder is None or not holder.isdecimal():
+            raise
+        node = _Node("the node", int(holder), _pidfd(int(holder)))
+        if not _is_heart(node.heart):
+            os.close(node.heart_fd)
+            raise
+        return node
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise Failure(Exit.NOT_RUNNING, "the node has just ended", "start it with: otpd start") from None
+
+
+def _is_heart(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"heart" in file.read()
+    except OSError:
+        return False
+
+
+def _tell(names: list[str]) -> None:
+    _tell_all(f"waiting for {harmless(listed(names))}")
+
+
+def _tell_all(text: str) -> None:
+    sys.stderr.write(f"otpd: {text}\n")
+    sys.stderr.flush()
+
+
+def _quiet(_names: list[str]) -> None:
+    pass

@@ -1,0 +1,114 @@
+"""`otpd why` in words: what a child is doing, what its supervisor's budget allows, how it ended each time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from otpd.cli.output import Line, Span, Style, harmless
+from otpd.cli.tree_view import state_span
+from otpd.cli.words import ago, count, duration, ending, signal_name, when
+
+
+def render(found: Mapping[str, Any], now: float) -> list[Line]:
+    """`found` is root's answer; `now` the wall clock."""
+    return [line for part in (_head(found), _deaths(found, now)) for line in part]
+
+
+def _head(found: Mapping[str, Any]) -> Iterator[Line]:
+    what = f" ({harmless(str(found['what']))})" if found.get("what") and found["state"] != "running" else ""
+    yield [
+        Span(harmless(found["path"]), Style.BOLD),
+        Span(" is "),
+        state_span(found["state"]),
+        Span(what),
+        Span(f", generation {found['generation']}" if found.get("generation") is not None else ""),
+    ]
+    yield [Span("budget        ", Style.DIM), Span(_budget(found))]
+    if found.get("backoff"):
+        yield [Span("back-off      ", Style.DIM), Span(_backoff(found["backoff"]))]
+    if found.get("next_attempt_s") is not None:
+        yield [Span("next attempt  ", Style.DIM), Span(f"in {duration(found['next_attempt_s'])}", Style.BUSY)]
+
+
+def supervisor_of(found: Mapping[str, Any]) -> str:
+    """The name of the supervisor: the last but one part of the path, or "the top supervisor"."""
+    return found["path"].rpartition("/")[0].rpartition("/")[2] or "the top supervisor"
+
+
+def _budget(found: Mapping[str, Any]) -> str:
+    name, used, most = supervisor_of(found), found["restarts_in_window"], found["max_restarts"]
+    if most is None:
+        return f"{name} ({found['strategy']}) has no restart limit"
+    window = f"within {duration(found['max_seconds'])}"
+    return f"{name} ({found['strategy']}) has used {used} of {most} restarts {window}; {_left(used, most, name)}"
+
+
+def _left(used: int, most: int, name: str) -> str:
+    left = most - used
+    if left <= 0:
+        return f"one more and {name} gives up"
+    return f"{left} more {'is' if left == 1 else 'are'} allowed before {name} gives up"
+
+
+def _backoff(backoff: Mapping[str, Any]) -> str:
+    return (
+        f"from {duration(backoff['initial'])} by {backoff['factor']:g} up to {duration(backoff['max'])}, "
+        f"from the start again after {duration(backoff['reset_after'])} of running"
+    )
+
+
+def _deaths(found: Mapping[str, Any], now: float) -> Iterator[Line]:
+    if not found["deaths"]:
+        yield [Span("it has not ended since the node was started", Style.DIM)]
+    for death in found["deaths"]:
+        yield []
+        yield from _death(death, found, now)
+
+
+def _death(death: Mapping[str, Any], found: Mapping[str, Any], now: float) -> Iterator[Line]:
+    clean = death["reason"] == "normal" or death["reason"].startswith("shutdown")
+    yield [
+        Span(f"generation {death['generation']}", Style.BOLD),
+        Span(" ended "),
+        Span(harmless(ending(death["reason"], death.get("signal"))), Style.GOOD if clean else Style.BAD),
+        Span(f" {ago(death['at'], now)}, at {when(death['at'])}, after {duration(death['uptime_s'])}{_how(death)}"),
+    ]
+    yield [Span(f"  {_who(death)}")]
+    if not death.get("asked_by") and found["max_restarts"] is not None:
+        yield [Span(f"  {_arithmetic(death['restarts_in_window'], found)}")]
+    if death.get("stacks"):
+        yield [Span("  it was silent for too long: the stacks of its threads are among its last lines")]
+    if death.get("left"):
+        yield [Span(f"  left behind: {harmless(', '.join(death['left']))}", Style.BAD)]
+    yield from _tail(death.get("tail") or [])
+
+
+def _how(death: Mapping[str, Any]) -> str:
+    if death.get("signal") is not None:
+        return f", by {signal_name(death['signal'])}"
+    return f", with status {death['status']}" if death.get("status") is not None else ""
+
+
+def _who(death: Mapping[str, Any]) -> str:
+    cause = f": {harmless(str(death['cause']))}" if death.get("cause") else ""
+    return f"asked by {harmless(str(death['asked_by']))}{cause}" if death.get("asked_by") else f"nobody had asked{cause}"
+
+
+def _arithmetic(number: int, found: Mapping[str, Any]) -> str:
+    """Restarts counted in the window after this death, in words."""
+    name, most, window = supervisor_of(found), found["max_restarts"], duration(found["max_seconds"])
+    if number > most:
+        return f"restart {number} within {window}, but {most} are allowed: {name} gave up"
+    if number == most:
+        return f"restart {number} of {most} within {window}; one more and {name} gives up"
+    return f"restart {number} of {most} within {window}" if number else "no restart was counted for it"
+
+
+def _tail(lines: list[str]) -> Iterator[Line]:
+    if not lines:
+        yield [Span("  it printed nothing", Style.DIM)]
+        return
+    yield [Span(f"  last {count(len(lines), 'line')}:", Style.DIM)]
+    for line in lines:
+        yield [Span("  | ", Style.DIM), Span(harmless(line))]

@@ -1,0 +1,30 @@
+"""scripts/bench NAME [--json]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from scripts.benchmarks import supervision
+from scripts.benchmarks.table import Row, show
+
+SUITES = {"supervision": supervision.run}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench")
+    parser.add_argument("name", choices=sorted(SUITES))
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", action="append", help="only the measurements whose name contains this")
+    given = parser.parse_args()
+    rows: list[Row] = []
+    for row in SUITES[given.name](lambda name: not given.only or any(part in name for part in given.only)):
+        rows.append(row)
+        print(f"  {row.name}: {row.value}", file=sys.stderr, flush=True)
+    print(json.dumps([row.to_dict() for row in rows], indent=1) if given.json else show(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

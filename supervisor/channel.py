@@ -1,0 +1,113 @@
+"""root's end of a channel: packets in, packets out with a queue, never a wait.
+
+What the peer can't take yet is kept in order up to a bound; over it the oldest packets that carry no descriptors and may
+be lost (events) are dropped and counted. Descriptors that wait are duplicates and closed when they are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from otpd.ipc.frames import FrameError, close_all, receive_packet, send_packet
+from otpd.supervisor.loop import READ, WRITE, Loop
+
+_PACKETS_PER_TURN = 64
+
+
+class Channel:
+    """`on_packet(value, fds)` for each packet (it owns the fds); `on_gone()` once, when the peer is gone or talks rubbish."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        on_packet: Callable[[Any, list[int]], None],
+        on_gone: Callable[[], None],
+        bound: int = 10_000,
+    ) -> None:
+        sock.setblocking(False)
+        self._loop, self._socket, self._bound = loop, sock, bound
+        self._on_packet, self._on_gone = on_packet, on_gone
+        self._queue: deque[tuple[Any, tuple[int, ...]]] = deque()
+        self.dropped = 0
+        loop.add(sock.fileno(), READ, self._ready)
+
+    @property
+    def open(self) -> bool:
+        return self._socket.fileno() >= 0
+
+    def send(self, value: Any, fds: tuple[int, ...] = ()) -> None:
+        """Send or queue; the caller keeps its descriptors."""
+        if not self.open:
+            return
+        if not self._queue and self._try(value, fds):
+            return
+        if not self.open:
+            return
+        if len(self._queue) >= self._bound and not fds:
+            self.dropped += 1
+            return
+        self._queue.append((value, tuple(os.dup(fd) for fd in fds)))
+        self._loop.modify(self._socket.fileno(), READ | WRITE)
+
+    def drain(self) -> None:
+        """Handle all that has arrived by now (before a decision that must know it)."""
+        while self.open and self._read():
+            pass
+
+    def close(self) -> None:
+        if not self.open:
+            return
+        self._loop.remove(self._socket.fileno())
+        self._socket.close()
+        for _, fds in self._queue:
+            close_all(fds)
+        self._queue.clear()
+
+    def _ready(self, mask: int) -> None:
+        if mask & ~WRITE:
+            self._read()
+        if self.open and mask & WRITE:
+            self._flush()
+
+    def _read(self) -> bool:
+        """False when nothing more is there."""
+        for _ in range(_PACKETS_PER_TURN):
+            try:
+                packet = receive_packet(self._socket)
+            except BlockingIOError:
+                return False
+            except (FrameError, OSError):
+                packet = None
+            if packet is None:
+                self.close()
+                self._on_gone()
+                return False
+            self._on_packet(*packet)
+            if not self.open:
+                return False
+        return True
+
+    def _flush(self) -> None:
+        while self._queue:
+            value, fds = self._queue[0]
+            if not self._try(value, fds):
+                return
+            close_all(fds)
+            self._queue.popleft()
+        if self.open:
+            self._loop.modify(self._socket.fileno(), READ)
+
+    def _try(self, value: Any, fds: tuple[int, ...]) -> bool:
+        """True when it is sent or will never be (a peer that is gone is noticed by reading)."""
+        try:
+            send_packet(self._socket, value, fds)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True

@@ -1,0 +1,262 @@
+"""root's links to its two helpers, zygote and logger: started again whenever they end, with back-off, never waited for.
+
+Both are processes of root's own, outside the tree: the tree can't start anything without them. What must survive them is
+kept here: the blanks that a zygote has made, and the read ends of the pipes that a logger reads.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from otpd.ipc.frames import channel_pair, close_all
+from otpd.supervisor import spares
+from otpd.supervisor.channel import Channel
+from otpd.supervisor.loop import READ, Loop
+
+_FIRST_DELAY, _LONGEST_DELAY, _STABLE = 0.05, 5.0, 10.0
+
+
+class Helper:
+    """A helper process. `command(fd)` gives its argv; `on_up` is called with its fresh channel in place."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        name: str,
+        command: Callable[[int], list[str]],
+        env: dict[str, str],
+        on_packet: Callable[[Any, list[int]], None],
+        on_up: Callable[[], None],
+        on_event: Callable[[str, str], None],
+    ) -> None:
+        self._loop, self.name, self._command, self._env = loop, name, command, env
+        self._on_packet, self._on_up, self._on_event = on_packet, on_up, on_event
+        self._failures = 0
+        self._began = 0.0
+        self._pidfd = -1
+        self._wanted = True
+        self.pid: int | None = None
+        self.channel: Channel | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; a failure (EAGAIN, EMFILE) is tried again later."""
+        if not self._wanted:
+            return
+        ours, theirs = channel_pair()
+        try:
+            self._process = subprocess.Popen(
+                self._command(theirs.fileno()), stdin=subprocess.DEVNULL, env=self._env,
+                pass_fds=(theirs.fileno(),), start_new_session=True,
+            )  # fmt: skip
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError as error:
+            ours.close()
+            self._on_event("helper.failed", f"{self.name}: {error}")
+            self._again()
+            return
+        finally:
+            theirs.close()
+        self._began, self.pid = self._loop.now, self._process.pid
+        self.channel = Channel(self._loop, ours, self._on_packet, lambda: None)
+        self._loop.add(self._pidfd, READ, lambda _mask: self._died())
+        self._on_event("helper.started", self.name)
+        self._on_up()
+
+    def send(self, value: Any, fds: tuple[int, ...] = ()) -> None:
+        if self.channel is not None:
+            self.channel.send(value, fds)
+
+    def retire(self) -> None:
+        """No restart from now on."""
+        self._wanted = False
+
+    def close(self) -> None:
+        """End it: it sees its channel close, does what is left to do, and exits."""
+        self._wanted = False
+        if self.channel is not None:
+            self.channel.close()
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    @property
+    def alive(self) -> bool:
+        return self.pid is not None
+
+    def _died(self) -> None:
+        assert self._process is not None and self.channel is not None
+        self._process.wait()
+        self._loop.remove(self._pidfd)
+        os.close(self._pidfd)
+        self.channel.drain()
+        self.channel.close()
+        self.pid = None
+        if self._wanted:
+            self._on_event("helper.exited", f"{self.name}: status {self._process.returncode}")
+            self._failures = 0 if self._loop.now - self._began > _STABLE else self._failures + 1
+            self._again()
+
+    def _again(self) -> None:
+        delay = 0.0 if self._failures <= 1 else min(_LONGEST_DELAY, _FIRST_DELAY * 2.0**self._failures)
+        self._loop.after(delay, self.start)
+
+
+@dataclass(slots=True)
+class Blank:
+    """A process without a job: root's own child, waiting on its channel."""
+
+    pid: int
+    pidfd: int
+    channel: socket.socket
+
+    def close(self) -> None:
+        self.channel.close()
+        os.close(self.pidfd)
+
+
+class Zygote(Helper):
+    """Keeps a few blanks ready and hands them out in order of request."""
+
+    #: Blanks kept ready. One is enough for one crash at a time; two crashes at once are common (group restarts).
+    SPARE = 2
+
+    def __init__(
+        self,
+        loop: Loop,
+        node_id: str,
+        preload: Iterable[str],
+        env: dict[str, str],
+        on_event: Callable[[str, str], None],
+    ) -> None:
+        def command(fd: int) -> list[str]:
+            return spares.zygote_argv(fd, os.getpid(), node_id, preload)
+
+        env = spares.zygote_environment(env, node_id)
+        super().__init__(loop, "zygote", command, env, self._packet, self._up, on_event)
+        self._blanks: deque[Blank] = deque()
+        self._waiting: deque[tuple[object, Callable[[Blank], None]]] = deque()
+        self._coming = 0
+
+    def take(self, key: object, use: Callable[[Blank], None]) -> None:
+        """Call `use(blank)` now or as soon as there is one; `use` owns it."""
+        self._waiting.append((key, use))
+        self._match()
+
+    def withdraw(self, key: object) -> None:
+        """A request that isn't wanted any more."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] is not key)
+
+    def died(self, pid: int) -> bool:
+        """A blank was killed before it had a job; true if there was one with this pid."""
+        for blank in self._blanks:
+            if blank.pid == pid:
+                self._blanks.remove(blank)
+                blank.close()
+                self._ask()
+                return True
+        return False
+
+    @property
+    def blanks(self) -> list[int]:
+        return [blank.pid for blank in self._blanks]
+
+    def drop_blanks(self) -> list[int]:
+        """Let the blanks go: each sees its channel close and exits. Gives their pids."""
+        pids = self.blanks
+        for blank in self._blanks:
+            blank.close()
+        self._blanks.clear()
+        return pids
+
+    def _up(self) -> None:
+        self._coming = 0
+        self._ask()
+
+    def _packet(self, value: Any, fds: list[int]) -> None:
+        match value:
+            case ["blank", int(pid)] if len(fds) == 2:
+                self._coming = max(0, self._coming - 1)
+                self._blanks.append(Blank(pid, fds[0], socket.socket(fileno=fds[1])))
+                self._match()
+            case ["problem", str(text)]:
+                close_all(fds)
+                self._on_event("helper.problem", f"zygote: {text}")
+            case _:
+                close_all(fds)
+
+    def _match(self) -> None:
+        while self._waiting and self._blanks:
+            _, use = self._waiting.popleft()
+            use(self._blanks.popleft())
+        self._ask()
+
+    def _ask(self) -> None:
+        if not self._wanted or not self.alive:
+            return
+        missing = len(self._waiting) + self.SPARE - len(self._blanks) - self._coming
+        if missing > 0:
+            self._coming += missing
+            self.send(["fork", missing])
+
+
+class Logger(Helper):
+    """Holds the read end of every incarnation's pipe until the logger has stored its last byte."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        command: Callable[[int], list[str]],
+        env: dict[str, str],
+        on_tail: Callable[[str, int, list[str]], None],
+        on_state: Callable[[str, dict[str, Any]], None],
+        on_event: Callable[[str, str], None],
+    ) -> None:
+        super().__init__(loop, "logger", command, env, self._packet, self._up, on_event)
+        self._pipes: dict[tuple[str, int], int] = {}
+        self._on_tail, self._on_state = on_tail, on_state
+
+    def open(self, name: str, generation: int) -> int:
+        """A new pipe; gives the write end, which the caller passes to the child and closes. OSError when there is none."""
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        self._pipes[name, generation] = read_end
+        self.send(["open", name, generation], (read_end,))
+        return write_end
+
+    def exited(self, name: str, generation: int) -> None:
+        """The main process is gone; what it printed is complete but for what others write into its pipe."""
+        self.send(["exited", name, generation])
+
+    def write_event(self, event: dict[str, Any]) -> None:
+        self.send(["event", event])
+
+    @property
+    def pending(self) -> int:
+        """Pipes whose last byte isn't stored yet."""
+        return len(self._pipes)
+
+    def _up(self) -> None:
+        for (name, generation), fd in self._pipes.items():
+            self.send(["open", name, generation], (fd,))
+
+    def _packet(self, value: Any, fds: list[int]) -> None:
+        close_all(fds)
+        match value:
+            case ["eof", str(name), int(generation), list(lines)]:
+                fd = self._pipes.pop((name, generation), -1)
+                if fd >= 0:
+                    os.close(fd)
+                self._on_tail(name, generation, [str(line) for line in lines])
+            case ["tail", str(name), int(generation), list(lines)]:
+                self._on_tail(name, generation, [str(line) for line in lines])
+            case ["full", str(reason)]:
+                self._on_state("log.full", {"reason": reason})
+            case ["recovered", int(dropped)]:
+                self._on_state("log.recovered", {"bytes_dropped": dropped})

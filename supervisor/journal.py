@@ -1,0 +1,94 @@
+"""What happened, as root remembers it: a ring of events, the last deaths of each child, and who follows along.
+
+In memory and bounded; the logger appends each event to events.jsonl, so that they outlive root. `otpd events` and
+`otpd why` are answered from here while every service is down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+EVENTS_KEPT = 1000
+DEATHS_KEPT = 10
+
+
+@dataclass(slots=True)
+class Death:
+    """One death; `tail` comes when the logger has stored the last bytes."""
+
+    generation: int
+    reason: str
+    status: int | None
+    signal: int | None
+    at: float  # wall clock, seconds
+    uptime_s: float
+    asked_by: str | None
+    cause: str | None
+    restarts_in_window: int
+    tail: list[str] = field(default_factory=list)
+    stacks: bool = False
+    left: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def summary(self) -> dict[str, Any]:
+        """`last_exit` of the contract."""
+        return {"reason": self.reason, "status": self.status, "signal": self.signal, "at": self.at}
+
+
+class Journal:
+    """`write(event)` gets each event once, for the disk."""
+
+    def __init__(self, write: Callable[[dict[str, Any]], None]) -> None:
+        self._write = write
+        self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
+        self._deaths: dict[str, deque[Death]] = {}  # by name: unique in the node
+        self._followers: dict[Callable[[dict[str, Any]], None], None] = {}
+
+    def event(self, kind: str, name: str = "", path: str = "", generation: int = 0, **data: Any) -> None:
+        """Record `otpd.<kind>` now."""
+        found = {"at": time.time(), "event": f"otpd.{kind}", "name": name, "path": path, "generation": generation, **data}
+        self._events.append(found)
+        self._write(found)
+        for follower in list(self._followers):
+            follower(found)
+
+    def last(self, n: int) -> list[dict[str, Any]]:
+        return list(self._events)[-n:] if n > 0 else []
+
+    def follow(self, follower: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Call `follower` with each event from now on; gives back what ends it."""
+        self._followers[follower] = None
+        return lambda: self._followers.pop(follower, None)
+
+    def death(self, name: str, death: Death) -> None:
+        self._deaths.setdefault(name, deque(maxlen=DEATHS_KEPT)).append(death)
+
+    def deaths(self, name: str) -> list[Death]:
+        """Newest first."""
+        return list(reversed(self._deaths.get(name, ())))
+
+    def last_death(self, name: str) -> Death | None:
+        found = self._deaths.get(name)
+        return found[-1] if found else None
+
+    def tail(self, name: str, generation: int, lines: list[str]) -> None:
+        """The last lines of an incarnation have arrived."""
+        for death in self._deaths.get(name, ()):
+            if death.generation == generation:
+                death.tail = lines
+                death.stacks = death.stacks or any(_is_stack(line) for line in lines)
+
+    def forget(self, name: str) -> None:
+        """The child was deleted."""
+        self._deaths.pop(name, None)
+
+
+def _is_stack(line: str) -> bool:
+    """The first line of what faulthandler writes per thread."""
+    return line.startswith(("Thread 0x", "Current thread 0x"))

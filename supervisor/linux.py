@@ -1,0 +1,231 @@
+"""Thin typed wrappers of what Linux offers for process control and Python's standard library does not.
+
+No decisions and no state. `sweep` and `launch` build on it. Every function says what it raises; a process that is gone
+is `None` or an empty list, never an exception.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+MINIMUM_KERNEL: Final = (5, 10)
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
+_PR_GET_TID_ADDRESS: Final = 40
+
+_CLONE_PIDFD: Final = 0x0000_1000
+_CLONE_PARENT: Final = 0x0000_8000
+_CLONE_CHILD_CLEARTID: Final = 0x0020_0000
+_CLONE_CHILD_SETTID: Final = 0x0100_0000
+
+
+class UnsupportedError(Exception):
+    """This machine can't run a node; says what is needed and what was found."""
+
+
+class _CloneCall(NamedTuple):
+    """How clone(2) is called on one architecture: its number, and where `child_tid` stands among the five arguments."""
+
+    number: int
+    child_tid: int
+
+
+_CLONE_CALLS: Final = {"x86_64": _CloneCall(56, 3), "aarch64": _CloneCall(220, 4)}
+
+
+def require_linux() -> None:
+    """UnsupportedError unless this is Linux 5.10 or newer on an architecture whose clone(2) is known."""
+    if not sys.platform.startswith("linux"):
+        raise UnsupportedError(f"otpd needs Linux 5.10 or newer, this is {sys.platform}; run it in a Linux VM or container")
+    release = platform.release()
+    if kernel_version(release) < MINIMUM_KERNEL:
+        raise UnsupportedError(f"otpd needs Linux 5.10 or newer, this kernel is {release}; upgrade the kernel")
+    clone_call()
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """The first two numbers of a kernel release.
+
+    >>> kernel_version("6.1.0-18-amd64"), kernel_version("5.10-rc1"), kernel_version("garbage")
+    ((6, 1), (5, 10), (0, 0))
+    """
+    numbers = []
+    for part in release.split(".")[:2]:
+        digits = "".join(c for c in part.partition("-")[0] if c.isdigit())
+        numbers.append(int(digits or 0))
+    major, minor = (*numbers, 0, 0)[:2]
+    return major, minor
+
+
+def clone_call(machine: str | None = None) -> _CloneCall:
+    """The call of this architecture; UnsupportedError where it is not known."""
+    machine = machine or platform.machine()
+    if machine not in _CLONE_CALLS:
+        raise UnsupportedError(f"otpd runs on {' and '.join(_CLONE_CALLS)}, this machine is {machine}")
+    return _CLONE_CALLS[machine]
+
+
+@functools.cache
+def _libc() -> ctypes.PyDLL:
+    """PyDLL: the interpreter lock stays held, so a cloned child owns it."""
+    return ctypes.PyDLL(None, use_errno=True)
+
+
+@functools.cache
+def _function(name: str, *types: Any) -> Callable[..., int]:
+    function = getattr(_libc(), name)
+    function.argtypes = types
+    function.restype = ctypes.c_long if name == "syscall" else ctypes.c_int
+    return function  # type: ignore[no-any-return]
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _prctl(option: int, argument: int, what: str) -> None:
+    call = _function("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
+    _checked(call(option, argument, 0, 0, 0), what)
+
+
+def set_pdeathsig(number: int = signal.SIGKILL) -> None:
+    """Be sent `number` when the parent dies. Lost by a change of credentials; the caller checks getppid() afterwards."""
+    _prctl(_PR_SET_PDEATHSIG, int(number), "prctl(PR_SET_PDEATHSIG)")
+
+
+def set_child_subreaper(on: bool = True) -> None:
+    """Orphaned descendants become children of this process."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(on), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def is_subreaper() -> bool:
+    found = ctypes.c_int(0)
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.addressof(found), "prctl(PR_GET_CHILD_SUBREAPER)")
+    return found.value == 1
+
+
+def set_name(name: str) -> None:
+    """The 15 bytes that `ps -o comm` shows."""
+    text = ctypes.create_string_buffer(os.fsencode(name)[:15])
+    _prctl(_PR_SET_NAME, ctypes.addressof(text), "prctl(PR_SET_NAME)")
+
+
+def set_title(title: str) -> None:
+    """What `ps` shows. The environment that /proc shows, which holds the cookie, is left as it is."""
+    os.environ.setdefault("SPT_NOENV", "1")
+    import setproctitle
+
+    setproctitle.setproctitle(title)
+
+
+@functools.cache
+def _thread_id_address() -> int:
+    """Where libc caches the thread id, or 0 when the kernel does not tell (CONFIG_CHECKPOINT_RESTORE)."""
+    address = ctypes.c_ulong(0)
+    call = _function("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
+    return address.value if call(_PR_GET_TID_ADDRESS, ctypes.addressof(address), 0, 0, 0) == 0 else 0
+
+
+def clone_sibling() -> tuple[int, int]:
+    """Fork a child of the *parent* of this process: (pid, pidfd) here, (0, -1) in the child. OSError when it fails.
+
+    The caller must have one thread only. Python's own fork hooks run on both sides, and libc's cached thread id is
+    set in the child as fork(3) would do.
+    """
+    call, address = clone_call(), _thread_id_address()
+    syscall = _function("syscall", ctypes.c_long, *[ctypes.c_ulong] * 5)
+    pidfd = ctypes.c_int(-1)
+    flags = _CLONE_PARENT | _CLONE_PIDFD | signal.SIGCHLD
+    if address:
+        flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
+    arguments = [flags, 0, ctypes.addressof(pidfd), 0, 0]
+    arguments[call.child_tid] = address
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = syscall(call.number, *arguments)
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0, -1
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return _checked(pid, "clone"), pidfd.value
+
+
+def overwrite(address: int, content: bytes) -> None:
+    """Write to this process's own memory. The caller answers for the address."""
+    ctypes.memmove(address, content, len(content))
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The part of /proc/PID/stat that identifies a process. `started` is in clock ticks after boot."""
+
+    pid: int
+    state: str
+    ppid: int
+    group: int
+    session: int
+    started: int
+
+
+def stat(pid: int) -> Stat | None:
+    """None when there is no such process."""
+    content = read_proc(f"/proc/{pid}/stat")
+    if content is None:
+        return None
+    fields = content[content.rindex(b")") + 2 :].split(maxsplit=20)
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def environ_block(pid: int) -> bytes | None:
+    """The environment that `pid` was exec'd with, NUL-separated; None when it is gone or not ours to read."""
+    return read_proc(f"/proc/{pid}/environ")
+
+
+def environ_address() -> int:
+    """Where this process's initial environment begins in its memory."""
+    content = read_proc("/proc/self/stat") or b""
+    return int(content[content.rindex(b")") + 2 :].split()[47])
+
+
+def read_proc(path: str) -> bytes | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def children(pid: int) -> list[int]:
+    """Direct children, zombies included. Complete for the caller's own pid; for others a moment may be missed."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    lists = [read_proc(f"/proc/{pid}/task/{task}/children") for task in tasks]
+    if any(content is None for content in lists):
+        return scan_children(pid)
+    return [int(number) for content in lists for number in (content or b"").split()]
+
+
+def scan_children(pid: int) -> list[int]:
+    """The same from a walk over /proc, for kernels without CONFIG_PROC_CHILDREN."""
+    found = (stat(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [entry.pid for entry in found if entry and entry.ppid == pid]
+
+
+def boot_id() -> str:
+    """Changes with every boot."""
+    return (read_proc("/proc/sys/kernel/random/boot_id") or b"unknown").decode().strip()

@@ -1,0 +1,121 @@
+"""The event loop of root: epoll, timers on CLOCK_MONOTONIC, SIGCHLD as a readable descriptor. One thread, no asyncio.
+
+A handler is called with the epoll mask and must not block. A descriptor that was registered while a batch of events is
+being handled gets none of that batch: its number may have belonged to another file a moment ago (T31). An exception in a
+handler ends root, and heart starts it again in a known state: nothing is supervised by a table that may be wrong.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+Handler = Callable[[int], None]
+_BATCH = 256
+
+
+class Timer:
+    """A deadline that can be cancelled; compares by deadline, then by order of creation."""
+
+    __slots__ = ("action", "deadline", "order")
+
+    def __init__(self, deadline: float, order: int, action: Callable[[], None]) -> None:
+        self.deadline, self.order = deadline, order
+        self.action: Callable[[], None] | None = action
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.deadline, self.order) < (other.deadline, other.order)
+
+    def cancel(self) -> None:
+        self.action = None
+
+
+class Loop:
+    """`now` is the monotonic time at which the current batch began, refreshed per batch and per timer."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, tuple[int, Handler]] = {}
+        self._timers: list[Timer] = []
+        self._order = itertools.count()
+        self._batch = 0
+        self._running = False
+        self.now = time.monotonic()
+
+    def add(self, fd: int, mask: int, handler: Handler) -> None:
+        self._epoll.register(fd, mask)
+        self._handlers[fd] = (self._batch, handler)
+
+    def modify(self, fd: int, mask: int) -> None:
+        self._epoll.modify(fd, mask)
+
+    def remove(self, fd: int) -> None:
+        """Forget `fd`, before it is closed. Unknown descriptors are no error."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def after(self, delay: float, action: Callable[[], None]) -> Timer:
+        timer = Timer(self.now + delay, next(self._order), action)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def on_signals(self, numbers: tuple[signal.Signals, ...], action: Callable[[int], None]) -> None:
+        """Call `action(number)` in the loop for each of these signals."""
+        receiver, sender = socket.socketpair()
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        for number in numbers:
+            signal.signal(number, _noop)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        self._signal_ends = (receiver, sender)
+
+        def readable(_mask: int) -> None:
+            for number in sorted(set(receiver.recv(4096))):
+                action(number)
+
+        self.add(receiver.fileno(), READ, readable)
+
+    def run(self) -> None:
+        """Until `stop`."""
+        self._running = True
+        while self._running:
+            self.step()
+
+    def stop(self) -> None:
+        self._running = False
+
+    def step(self) -> None:
+        """Wait for the next event or timer and handle what is there."""
+        timeout = self._until_next()
+        events = self._epoll.poll(timeout, _BATCH)
+        self._batch += 1
+        self.now = time.monotonic()
+        for fd, mask in events:
+            found = self._handlers.get(fd)
+            if found is not None and found[0] != self._batch:
+                found[1](mask)
+        self._fire()
+
+    def _until_next(self) -> float:
+        while self._timers and self._timers[0].action is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return -1
+        return max(0.0, self._timers[0].deadline - time.monotonic())
+
+    def _fire(self) -> None:
+        self.now = time.monotonic()
+        while self._timers and self._timers[0].deadline <= self.now:
+            timer = heapq.heappop(self._timers)
+            if timer.action is not None:
+                timer.action()
+
+
+def _noop(_number: int, _frame: object) -> None:
+    """Python needs a handler for a signal to reach the wakeup descriptor."""

@@ -1,0 +1,215 @@
+"""What root shows of itself: its tables as the JSON of the contract (DESIGN section 7). Reads, never asks, never changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from otpd.supervisor.spec import Backoff, Launch
+from otpd.supervisor.tree import SupervisorView, WorkerView
+
+if TYPE_CHECKING:
+    from otpd.supervisor.root import Root
+
+SCHEMA = "otpd/1"
+View = SupervisorView | WorkerView
+
+
+def version() -> str:
+    return metadata.version("otpd")
+
+
+def tree(root: Root) -> dict[str, Any]:
+    """`otpd tree --json`."""
+    return {"schema": SCHEMA, "node": node(root), "tree": _supervisor(root, root.tree.snapshot(root.loop.now))}
+
+
+def node(root: Root) -> dict[str, Any]:
+    return {
+        "name": root.node.name,
+        "pid": os.getpid(),
+        "heart_pid": root.heart_pid,
+        "version": version(),
+        "started_at": root.started_at,
+        "uptime_s": round(root.loop.now - root.began, 3),
+    }
+
+
+def node_facts(root: Root) -> dict[str, Any]:
+    """The node and what `otpd doctor` asks for."""
+    return {
+        **node(root),
+        "state": root.phase,
+        "config": root.node.config,
+        "state_dir": root.node.state_dir,
+        "runtime_dir": str(root.paths.runtime_dir),
+        "node_id": root.node_id,
+        "zygote_pid": root.zygote.pid,
+        "logger_pid": root.logger.pid,
+        "blanks": root.zygote.blanks,
+        "ladder": root.ladder_name,
+        "children": sum(1 for _ in _workers(root.tree.snapshot(root.loop.now))),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }
+
+
+def workers(root: Root) -> list[dict[str, Any]]:
+    """Every worker, flat, in the order of the tree."""
+    return [_worker(root, view) for view in _workers(root.tree.snapshot(root.loop.now))]
+
+
+def names(root: Root) -> list[str]:
+    return [view.name for view in _all(root.tree.snapshot(root.loop.now)) if "/" in view.path]
+
+
+def named(root: Root, name: str) -> str | None:
+    """The tree's path of the child with this name, or with this path as people see it."""
+    views = (view for view in _all(root.tree.snapshot(root.loop.now)) if "/" in view.path)
+    return next((view.path for view in views if name in (view.name, root.shown(view.path))), None)
+
+
+def group(root: Root, name: str) -> list[str]:
+    """The paths of the instances that share the name `name`."""
+    found = _workers(root.tree.snapshot(root.loop.now))
+    return [v.path for v in found if isinstance(v.spec.start, Launch) and v.spec.start.group == name]
+
+
+def why(root: Root, path: str) -> dict[str, Any]:
+    """The last deaths of a child, and what comes next."""
+    view = _find(root, path)
+    parent = _find(root, path.rpartition("/")[0])
+    assert isinstance(parent, SupervisorView)
+    backoff = view.spec.backoff
+    return {
+        "name": view.name,
+        "path": root.shown(view.path),
+        "type": str(view.type),
+        "state": view.state,
+        "generation": view.generation,
+        "restarts": view.restarts,
+        "what": view.reason,
+        "supervisor": root.shown(parent.path) or root.node.name,
+        "strategy": str(parent.strategy),
+        "max_restarts": parent.max_restarts,
+        "max_seconds": parent.max_seconds,
+        "restarts_in_window": parent.restarts_in_window,
+        "backoff": _backoff(backoff),
+        "next_attempt_s": _seconds_to(root, view),
+        "deaths": [death.to_dict() for death in root.journal.deaths(view.name)],
+    }
+
+
+def not_yet(root: Root, path: str | None, wanted: str) -> str | None:
+    """What keeps the node, or the child at `path`, from being "ready" or "down"; None when it is so."""
+    if path is None and root.phase == "starting" and wanted == "ready":
+        return "the tree is still starting: " + _busy(root)
+    view = root.tree.snapshot(root.loop.now) if path is None else _find(root, path)
+    late = [v for v in _leaves(view) if not _is(v, wanted)]
+    return None if not late else ", ".join(f"{v.name} is {v.state}{_because(v)}" for v in late[:10])
+
+
+def _busy(root: Root) -> str:
+    views = _all(root.tree.snapshot(root.loop.now))
+    return ", ".join(f"{v.name} is {v.state}{_because(v)}" for v in views if v.state != "running" and "/" in v.path)[:500]
+
+
+def _because(view: View) -> str:
+    return f" ({view.reason})" if view.reason and view.state != "running" else ""
+
+
+def _is(view: View, wanted: str) -> bool:
+    down = view.state in ("stopped", "failed")
+    if wanted == "down":
+        return down
+    return view.state == "running" or (down and _rests(view))
+
+
+def _rests(view: View) -> bool:
+    """It is down because that is how it should be: it declined, finished, or was stopped by hand."""
+    return view.state == "stopped"
+
+
+def _find(root: Root, path: str) -> View:
+    view = root.tree.view(path, root.loop.now)
+    assert view is not None
+    return view
+
+
+def _all(view: View) -> Iterator[View]:
+    yield view
+    if isinstance(view, SupervisorView):
+        for child in view.children:
+            yield from _all(child)
+
+
+def _leaves(view: View) -> Iterator[View]:
+    """Workers, and supervisors that have nothing below them because they do not run."""
+    if isinstance(view, WorkerView) or (view.state != "running" and not view.children):
+        yield view
+    else:
+        for child in view.children:
+            yield from _leaves(child)
+
+
+def _workers(view: View) -> Iterator[WorkerView]:
+    return (found for found in _all(view) if isinstance(found, WorkerView))
+
+
+def _node_of(root: Root, view: View) -> dict[str, Any]:
+    return _supervisor(root, view) if isinstance(view, SupervisorView) else _worker(root, view)
+
+
+def _supervisor(root: Root, view: SupervisorView) -> dict[str, Any]:
+    top = "/" not in view.path
+    return {
+        "name": root.node.name if top else view.name,
+        "path": root.shown(view.path),
+        "type": "supervisor",
+        "state": view.state,
+        "strategy": str(view.strategy),
+        "max_restarts": view.max_restarts,
+        "max_seconds": view.max_seconds,
+        "restarts_in_window": view.restarts_in_window,
+        "restarts": view.restarts,
+        "generation": view.generation,
+        "restart": str(view.spec.restart),
+        "next_attempt_s": _seconds_to(root, view),
+        "what": view.reason if view.state != "running" else None,
+        "children": [_node_of(root, child) for child in view.children],
+    }
+
+
+def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
+    live = root.workers.live(view.path)
+    death = root.journal.last_death(view.name)
+    launch = view.spec.start
+    assert isinstance(launch, Launch)
+    return {
+        "name": view.name,
+        "path": root.shown(view.path),
+        "type": "worker",
+        "kind": launch.kind,
+        "state": view.state,
+        "pid": live.pid if live else None,
+        "generation": view.generation,
+        "restarts": view.restarts,
+        "uptime_s": round(root.loop.now - live.began, 3) if live else None,
+        "restart": str(view.spec.restart),
+        "last_exit": death.summary() if death else None,
+        "next_attempt_s": _seconds_to(root, view),
+        "what": str(view.reason) if view.reason and view.state != "running" else None,
+        "group": launch.group,
+        "runtime": view.path in root.runtime,
+    }
+
+
+def _seconds_to(root: Root, view: View) -> float | None:
+    return None if view.next_attempt is None else round(max(0.0, view.next_attempt - root.loop.now), 3)
+
+
+def _backoff(backoff: Backoff | None) -> dict[str, float] | None:
+    if backoff is None:
+        return None
+    return {name: getattr(backoff, name) for name in ("initial", "factor", "max", "jitter", "reset_after")}

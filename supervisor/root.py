@@ -1,0 +1,386 @@
+"""root: the process that holds the supervision tree. One thread, one epoll loop, no blocking call, no ZeroMQ.
+
+It wires the pure machines to the kernel: `tree` decides who runs, `workers` carries it out, `operations` answers the
+control socket, `helpers` keep zygote and logger alive, `journal` remembers. Started by heart, never by a person.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from otpd.ipc.frames import unpack
+from otpd.supervisor import cgroup, heart, launch, linux, spares, specdata, sweep
+from otpd.supervisor.control import ControlServer
+from otpd.supervisor.events import (
+    AbortStart,
+    ArmTimer,
+    Boot,
+    CancelTimer,
+    Effect,
+    Event,
+    Notice,
+    Op,
+    Reply,
+    Request,
+    Spawn,
+    Stop,
+    StopTree,
+    TimerFired,
+    TreeEnded,
+    TreeStarted,
+)
+from otpd.supervisor.helpers import Logger, Zygote
+from otpd.supervisor.journal import Journal
+from otpd.supervisor.loop import READ, Loop, Timer
+from otpd.supervisor.notify import NotifySocket
+from otpd.supervisor.operations import Operations
+from otpd.supervisor.paths import NodePaths
+from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
+from otpd.supervisor.tree import Tree
+from otpd.supervisor.workers import Workers
+
+TOP = "top"
+#: Seconds between looks at the control socket's file and the like.
+_HOUSEKEEPING = 5.0
+#: Seconds for what is left after the tree has ended: blanks, helpers, strays; the first of them to go by themselves.
+_LAST_GRACE, _POLITE = 3.0, 0.3
+#: Notices of the tree that become events under another name than kind with a dot.
+_EVENTS = {"gave_up": "supervisor.gave_up", "auto_shutdown": "supervisor.auto_shutdown", "shutdown": "report.shutdown"}
+_REPORTS = ("child_terminated", "start_error", "shutdown_error")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    channel: int
+    lock: int
+    paths: NodePaths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="otpd root")
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--lock", type=int, required=True)
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--runtime-dir", type=Path, required=True)
+    given = parser.parse_args()
+    sys.exit(Root(Options(given.channel, given.lock, NodePaths(given.state_dir, given.runtime_dir))).run())
+
+
+class Root:
+    """The wiring. `phase` is one of starting, running, stopping, ending."""
+
+    def __init__(self, options: Options) -> None:
+        self.paths = options.paths
+        self.phase = "starting"
+        self.started_at = time.time()
+        self.exit_code = 0
+        self.left: list[str] = []
+        self.usual_files = _raise_file_limit()
+        _prepare_process(options)
+        self.loop = Loop()
+        self.began = self.loop.now
+        self.node: NodeSpec = specdata.from_data(unpack(self.paths.spec.read_bytes()))
+        self.node_id = self.paths.node_id.read_text().strip()
+        self.heart_pid = os.getppid()
+        self._heart = socket.socket(fileno=options.channel)
+        self._watch_heart()
+        self._swept = sweep.sweep_node(self.node_id)
+        self.runtime: set[str] = set()  # paths that were added by hand
+        self.extra_pids: set[int] = set()  # probes
+        self._inbox: deque[Event] = deque()
+        self._pumping = False
+        self.journal = Journal(lambda event: self.logger.write_event(event))
+        self.logger = Logger(
+            self.loop, self._logger_command, self._helper_env(), self._on_tail, self._on_log_state, self._on_helper
+        )
+        self.zygote = Zygote(self.loop, self.node_id, spares.PRELOAD, self._helper_env(), self._on_helper)
+        self._cgroups = self._open_cgroups()
+        self.notify = NotifySocket(self.loop, self.paths.notify, self._on_notify)
+        self.tree = Tree(ChildSpec(id=TOP, start=self.node.top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
+        self.workers = Workers(self)
+        self.operations = Operations(self)
+        self.server = ControlServer(self.loop, self.paths.control, self.operations.dispatch)
+        self._timers: dict[int, Timer] = {}
+        self._replies: dict[int, Callable[[Any], None]] = {}
+        self._requests = 0
+
+    def run(self) -> int:
+        self.loop.on_signals((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT), self._on_signal)
+        self.logger.start()
+        self.zygote.start()
+        self.server.listen()
+        self.loop.after(_HOUSEKEEPING, self._housekeeping)
+        ended, left = ([f"{each.title} (pid {each.pid})" for each in found] for found in (self._swept.ended, self._swept.left))
+        self.journal.event("node.starting", self.node.name, pid=os.getpid(), swept=ended, not_swept=left)
+        self.feed(Boot())
+        self.loop.run()
+        return self.exit_code
+
+    # --- the tree ---
+
+    def feed(self, event: Event) -> None:
+        """Give the tree an event and carry out what it says; an event that comes meanwhile waits its turn."""
+        self._inbox.append(event)
+        if self._pumping:
+            return
+        self._pumping = True
+        while self._inbox:
+            for effect in self.tree.handle(self._inbox.popleft(), self.loop.now):
+                self._carry_out(effect)
+        self._pumping = False
+        self.operations.something_happened()
+
+    def request(self, op: Op, then: Callable[[Any], None]) -> None:
+        """A management request; `then(result)` when the supervisor has got to it."""
+        self._requests += 1
+        self._replies[self._requests] = then
+        self.feed(Request(self._requests, op))
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Spawn():
+                self.workers.spawn(effect)
+            case Stop():
+                self.workers.stop(effect)
+            case AbortStart():
+                self.workers.abort(effect)
+            case ArmTimer(token, delay, _):
+                self._timers[token] = self.loop.after(delay, lambda: self._timer_fired(token))
+            case CancelTimer(token):
+                if token in self._timers:
+                    self._timers.pop(token).cancel()
+            case Reply(number, result):
+                self._replies.pop(number, lambda _result: None)(result)
+            case Notice(kind, path, generation, data):
+                self._notice(kind, path, generation, data)
+            case TreeStarted():
+                self.phase = "running" if self.phase == "starting" else self.phase
+                self.journal.event("node.started", self.node.name, seconds=round(self.loop.now - self.began, 3))
+            case TreeEnded(reason, gave_up):
+                self._tree_ended(reason, gave_up)
+
+    def _notice(self, kind: str, path: str, generation: int, data: dict[str, Any]) -> None:
+        event = f"report.{kind}" if kind in _REPORTS else _EVENTS.get(kind, kind.replace("_", ".", 1))
+        name = path.rpartition("/")[2] if "/" in path else self.node.name
+        self.journal.event(event, name, self.shown(path), generation, **data)
+
+    def _timer_fired(self, token: int) -> None:
+        if self._timers.pop(token, None) is not None:
+            self.feed(TimerFired(token))
+
+    @staticmethod
+    def shown(path: str) -> str:
+        """A path as people see it: without the top."""
+        return path.partition("/")[2]
+
+    @staticmethod
+    def path_below_top(shown: str) -> str:
+        return f"{TOP}/{shown}" if shown else TOP
+
+    def restarts_in_window(self, path: str) -> int:
+        """Of the supervisor of `path`, now."""
+        return self.tree.restarts_in_window(path.rpartition("/")[0], self.loop.now)
+
+    def cgroup_of(self, name: str) -> str | None:
+        """The cgroup of a worker, where there are any."""
+        if self._cgroups is None:
+            return None
+        try:
+            return self._cgroups.leaf(name)
+        except OSError as error:
+            self.journal.event("cgroup.lost", self.node.name, reason=str(error))
+            self._cgroups = None
+            return None
+
+    @property
+    def ladder_name(self) -> str:
+        """The strongest way to own processes that is in force here."""
+        return "cgroup" if self._cgroups is not None else "subreaper"
+
+    def helper_pids(self) -> set[int]:
+        return {pid for pid in (self.zygote.pid, self.logger.pid) if pid is not None} | self.extra_pids
+
+    def set_log_policy(self) -> None:
+        policy = self.node.log
+        self.logger.send(["policy", policy.max_bytes, policy.keep, policy.full])
+
+    # --- the end ---
+
+    def stop(self, now: bool = False) -> None:
+        """Stop the tree in order; `now`, or a second time: kill what is left."""
+        if self.phase in ("starting", "running"):
+            self.phase = "stopping"
+            self._tell_heart(heart.ORDERED)
+            self.journal.event("node.stopping", self.node.name)
+            self.feed(StopTree(urgent=True))
+        if now:
+            self.workers.kill_all()
+
+    def _tree_ended(self, reason: Any, gave_up: bool) -> None:
+        ordered = self.phase == "stopping"
+        self.phase = "ending"
+        if gave_up and not ordered:
+            self.exit_code = heart.EXIT_GAVE_UP
+            self._tell_heart(heart.GAVE_UP)
+            print(f"otpd: root gave up: the top supervisor ended: {reason}", file=sys.stderr, flush=True)
+        self.journal.event("node.ended", self.node.name, reason=str(reason))
+        self.zygote.close()
+        self.zygote.drop_blanks()
+        self._finish(self.loop.now + _LAST_GRACE)
+
+    def _finish(self, deadline: float) -> None:
+        """Again and again until nothing is left below root but the logger; then the logger; then root itself."""
+        self.workers.reap()
+        strays = self.workers.strays({self.logger.pid or 0})
+        if strays and self.loop.now < deadline:
+            if self.loop.now > deadline - _LAST_GRACE + _POLITE:
+                self.workers.kill_strays(strays)
+            self.loop.after(0.005, lambda: self._finish(deadline))
+            return
+        self.left += [f"{each.title} (pid {each.pid})" for each in strays]
+        self._finish_logger(self.loop.now + _LAST_GRACE)
+
+    def _finish_logger(self, deadline: float) -> None:
+        self.logger.close()
+        if self.logger.alive and self.loop.now < deadline:
+            self.loop.after(0.005, lambda: self._finish_logger(deadline))
+            return
+        self.logger.kill()
+        if self.left and self.exit_code == 0:
+            self.exit_code = 1
+        self.operations.stopped(self.left)
+        self._leave(self.loop.now + 1.0)
+
+    def _leave(self, deadline: float) -> None:
+        """The answers must reach the kernel before the socket goes."""
+        if self.server.unwritten and self.loop.now < deadline:
+            self.loop.after(0.005, lambda: self._leave(deadline))
+            return
+        self.server.close()
+        self.notify.close()
+        if self._cgroups is not None:
+            self._cgroups.sweep(patience=0.2)
+        with contextlib.suppress(FileNotFoundError):
+            self.paths.spec.unlink()
+        self.loop.stop()
+
+    # --- what comes in ---
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self.workers.reap()
+        else:
+            self.stop()
+
+    def _watch_heart(self) -> None:
+        """heart is told apart from whoever inherits us by its pidfd; its death closes the channel too."""
+        self._heart.setblocking(False)
+        pidfd = os.pidfd_open(self.heart_pid)
+        if os.getppid() != self.heart_pid:
+            raise SystemExit("otpd: root: heart died while root started; start the node again with: otpd start")
+        self.loop.add(pidfd, READ, lambda _mask: self._heart_died(pidfd))
+        self.loop.add(self._heart.fileno(), READ, lambda _mask: self._on_heart())
+
+    def _on_heart(self) -> None:
+        try:
+            words = self._heart.recv(64)
+        except OSError:
+            words = b""
+        if not words:
+            self.loop.remove(self._heart.fileno())
+            return
+        for index in range(len(words)):
+            self.stop(now=words[index : index + 1] == heart.KILL)
+
+    def _tell_heart(self, word: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._heart.send(word, socket.MSG_NOSIGNAL)
+
+    def _heart_died(self, pidfd: int) -> None:
+        """Nobody would restart root or sweep after it: end in order (DESIGN section 3)."""
+        self.journal.event("heart.exited", "heart")
+        self.loop.remove(pidfd)
+        os.close(pidfd)
+        self.stop()
+
+    def _on_notify(self, pid: int, message: dict[str, str]) -> None:
+        self.workers.notified(pid, message)
+
+    def _on_tail(self, name: str, generation: int, lines: list[str]) -> None:
+        self.journal.tail(name, generation, lines)
+
+    def _on_log_state(self, kind: str, data: dict[str, Any]) -> None:
+        self.journal.event(kind, "logger", **data)
+
+    def _on_helper(self, kind: str, text: str) -> None:
+        self.journal.event(kind, text.partition(":")[0], detail=text)
+
+    def _housekeeping(self) -> None:
+        """A socket file that a cleaner removed is made again (test 52)."""
+        if self.phase in ("starting", "running") and not self.server.present():
+            with contextlib.suppress(OSError):
+                self.server.relisten()
+                self.journal.event("control.recreated", self.node.name, path=str(self.paths.control))
+        self.loop.after(_HOUSEKEEPING, self._housekeeping)
+
+    # --- set-up ---
+
+    def _logger_command(self, fd: int) -> list[str]:
+        policy = self.node.log
+        return [
+            sys.executable, "-P", "-m", "otpd.supervisor.logger", "--channel", str(fd), "--dir", str(self.paths.logs),
+            "--max-bytes", str(policy.max_bytes), "--keep", str(policy.keep), "--full", policy.full,
+        ]  # fmt: skip
+
+    def _helper_env(self) -> dict[str, str]:
+        return {**os.environ, launch.NODE: self.node_id}
+
+    def _open_cgroups(self) -> cgroup.NodeCgroup | None:
+        """Where they are delegated; what an earlier life left in them is ended."""
+        delegated = cgroup.probe().directory
+        if delegated is None:
+            return None
+        found = cgroup.NodeCgroup(delegated, self.node_id)
+        try:
+            found.sweep(patience=2.0)
+            found.create()
+        except OSError:
+            return None
+        return found
+
+
+def _prepare_process(options: Options) -> None:
+    """Signals as root wants them, strays to root, and the lock for root alone."""
+    linux.require_linux()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for fd in (options.channel, options.lock):
+        os.set_inheritable(fd, False)
+    linux.set_child_subreaper()
+    linux.set_title("otpd: root")
+    os.umask(0o022)
+
+
+def _raise_file_limit() -> int:
+    """Up to three descriptors per worker: the soft limit goes to the hard one. Gives the soft one, which workers get."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+if __name__ == "__main__":
+    main()

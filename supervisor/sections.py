@@ -1,0 +1,109 @@
+"""Which keys the tables of a configuration have, and how each is checked: the whole format in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from otpd.supervisor import checks
+from otpd.supervisor.checks import Check
+from otpd.supervisor.problems import Invalid, Invalids, nearest, show
+from otpd.supervisor.spec import AutoShutdown, Restart, Strategy
+
+_LOG: Final[Mapping[str, Check]] = {
+    "max_size": checks.size(4096, "4KiB"),
+    "keep": checks.integer(0, 10_000),
+    "full": checks.word("drop", "block"),
+}
+_LIMITS: Final[Mapping[str, Check]] = {
+    "memory": checks.size(2**20, "1MiB"),
+    "files": checks.integer(8, 2**30),
+    "cpu": checks.duration(1, "1s"),
+    "processes": checks.integer(1, 2**22),
+    "core": checks.size(0, "0B"),
+}
+#: Measures that restart_when will know; until then each is an error that says so.
+_LATER: Final = ("age", "cpu", "files", "threads")
+
+
+def _restart_when(value: Any) -> int | None:
+    """Bytes of memory."""
+    found, wrong = checks.each_field(value, {"memory": checks.size(2**20, "1MiB")})
+    later = Invalid(what="not supported; only restart_when.memory is")
+    wrong = [later.under(*error.path) if error.path and error.path[0] in _LATER else error for error in wrong]
+    if wrong:
+        raise Invalids(wrong)
+    return found.get("memory")
+
+
+_CHILD: Final[Mapping[str, Check]] = {
+    "supervisor": checks.text,
+    "restart": checks.word(*Restart),
+    "shutdown": checks.shutdown,
+    "significant": checks.boolean,
+    "backoff": checks.backoff,
+}
+_WORKER: Final[Mapping[str, Check]] = {
+    **_CHILD,
+    "script": checks.path,
+    "instances": checks.integer(1, 10_000),
+    "start_timeout": checks.duration(0.001, "1ms"),
+    "env": checks.environment,
+    "env_file": checks.path,
+    "cwd": checks.path,
+    "user": checks.text,
+    "umask": checks.umask,
+    "stop_signal": checks.stop_signal,
+    "limits": checks.table(_LIMITS),
+    "restart_when": _restart_when,
+    "watchdog": checks.duration(0.01, "10ms"),
+    "detach": checks.boolean,
+}
+NODE: Final[Mapping[str, Check]] = {"name": checks.name, "state_dir": checks.path, "log": checks.table(_LOG)}
+SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
+    "supervisors": {
+        **_CHILD,
+        "strategy": checks.word(*Strategy),
+        "max_restarts": checks.integer(0),
+        "max_seconds": checks.integer(1),
+        "auto_shutdown": checks.word(*AutoShutdown),
+    },
+    "agents": {**_WORKER, "args": checks.arguments},
+    "programs": {**_WORKER, "command": checks.command, "args": checks.strings, "ready": checks.ready},
+}
+#: What other supervisors of processes call these keys.
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    "cmd": "command", "exec": "command", "environment": "env", "environ": "env", "environment_file": "env_file",
+    "replicas": "instances", "numprocs": "instances", "count": "instances", "directory": "cwd", "dir": "cwd",
+    "working_directory": "cwd", "working_dir": "cwd", "stopsignal": "stop_signal", "signal": "stop_signal",
+    "stopwaitsecs": "shutdown", "stop_timeout": "shutdown", "parent": "supervisor", "depends_on": "", "after": "",
+    "requires": "", "priority": "",
+}  # fmt: skip
+_ORDER: Final = "unknown key; the order in the file is the start order, and rest_for_one restarts what comes later"
+
+
+def unknown_key(section: str, key: str) -> Invalid:
+    """The error for a key that a table of `section` does not have."""
+    known = SECTIONS[section]
+    if section == "agents" and key == "command":
+        return Invalid(what="an agent is a Python script; a command goes under [programs.NAME]")
+    if section == "agents" and key == "ready":
+        return Invalid(what="an agent is ready when its init() has returned; remove this key")
+    owners = [f"[{other}.NAME]" for other, keys in SECTIONS.items() if key in keys]
+    if owners:
+        return Invalid(what=f"not a key of [{section}.NAME], it belongs to {' and '.join(owners)}")
+    if _ELSEWHERE.get(key) == "":
+        return Invalid(what=_ORDER)
+    guess = _ELSEWHERE.get(key, "")
+    guess = guess if guess in known else nearest(key, known)
+    what = "unknown key" if guess else f"unknown key; known here: {', '.join(sorted(known))}"
+    return Invalid(what=what, nearest=guess)
+
+
+def check_entry(section: str, value: Any) -> tuple[dict[str, Any], list[Invalid]]:
+    """The values of one [section.NAME] that are right, and what is wrong with the others."""
+    known = SECTIONS[section]
+    if not isinstance(value, dict):
+        return {}, [Invalid(expected=f"a table [{section}.NAME]", got=show(value))]
+    found, wrong = checks.each_field({key: item for key, item in value.items() if key in known}, known)
+    return found, wrong + [unknown_key(section, key).under(key) for key in value if key not in known]

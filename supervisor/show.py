@@ -1,0 +1,100 @@
+"""The resolved tree of a NodeSpec, for `otpd check --show`: what every default became. Not the state of a running node.
+
+>>> from otpd.supervisor.spec import ChildSpec, Launch, NodeSpec, SupervisorSpec
+>>> hello = ChildSpec(id="hello", start=Launch(kind="agent", script="/srv/hello.py"))
+>>> node = NodeSpec(name="shop", state_dir="/srv/.otpd", config="/srv/otpd.toml", top=SupervisorSpec(children=(hello,)))
+>>> print("\\n".join(lines(node)))
+shop  config /srv/otpd.toml, state /srv/.otpd
+top  one_for_one, 3 restarts in 5s
+`- hello  agent /srv/hello.py, permanent, stop SIGTERM then 5s
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from otpd.supervisor.spec import AutoShutdown, ChildSpec, Launch, NodeSpec, SupervisorSpec
+from otpd.supervisor.specdata import plain
+from otpd.supervisor.units import format_duration, format_size
+
+
+def lines(node: NodeSpec) -> list[str]:
+    """The tree as plain text, one line per child, in start order."""
+    head = f"{node.name}  config {node.config}, state {node.state_dir}"
+    return [head, f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
+
+
+def to_dict(node: NodeSpec) -> dict[str, Any]:
+    """For --json: every field of every spec, nested as the tree is."""
+    return {"schema": "otpd/1", **plain(node)}
+
+
+def _children(supervisor: SupervisorSpec, indent: str) -> Iterator[str]:
+    for child in supervisor.children:
+        last = child is supervisor.children[-1]
+        yield f"{indent}{'`-' if last else '|-'} {child.id}  {', '.join(_words(child))}"
+        if isinstance(child.start, SupervisorSpec):
+            yield from _children(child.start, indent + ("   " if last else "|  "))
+
+
+def _words(child: ChildSpec) -> Iterator[str]:
+    if isinstance(child.start, SupervisorSpec):
+        yield from _supervisor(child.start)
+    elif isinstance(child.start, Launch):
+        yield _what(child.start)
+    yield str(child.restart)
+    if child.significant:
+        yield "significant"
+    yield from _stop(child)
+    if isinstance(child.start, Launch):
+        yield from _launch(child.start)
+    if child.backoff:
+        first, most = format_duration(child.backoff.initial), format_duration(child.backoff.max)
+        yield f"back-off {first} to {most}"
+
+
+def _supervisor(spec: SupervisorSpec) -> Iterator[str]:
+    yield str(spec.strategy)
+    if spec.max_restarts is None:
+        yield "no restart limit"
+    else:
+        yield f"{spec.max_restarts} restarts in {spec.max_seconds}s"
+    if spec.isolate:
+        yield "isolates"
+    if spec.auto_shutdown is not AutoShutdown.NEVER:
+        yield f"auto_shutdown {spec.auto_shutdown}"
+
+
+def _what(launch: Launch) -> str:
+    what = (launch.script or "", *launch.argv) if launch.script else launch.command or ()
+    return f"{launch.kind} {' '.join(what)}"
+
+
+def _stop(child: ChildSpec) -> Iterator[str]:
+    match child.shutdown:
+        case float() | int():
+            then = f"then {format_duration(child.shutdown)}"
+        case "infinity":
+            then = "and wait"
+        case _:
+            yield "stop by SIGKILL"
+            return
+    if isinstance(child.start, Launch):
+        yield f"stop {signal.Signals(child.start.stop_signal).name} {then}"
+    elif child.shutdown != "infinity":
+        yield f"stop {then}"
+
+
+def _launch(launch: Launch) -> Iterator[str]:
+    if launch.ready not in ("init", "spawned"):
+        yield f"ready {launch.ready if isinstance(launch.ready, str) else plain(launch.ready)}"
+    if launch.group:
+        yield f"group {launch.group}"
+    if launch.user:
+        yield f"user {launch.user}"
+    if launch.restart_memory:
+        yield f"restart above {format_size(launch.restart_memory)}"
+    if launch.watchdog:
+        yield f"watchdog {format_duration(launch.watchdog)}"

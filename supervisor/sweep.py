@@ -1,0 +1,279 @@
+"""What the effects of `ladder` do to real processes: signal, kill, reap, find strays, and prove that nothing is left.
+
+No signal goes to a bare pid that could be a stranger's (T19): it goes through a pidfd, to an unreaped child of this
+process, or to a process whose start time is checked after a pidfd holds it. Root is a subreaper, so what a dead worker
+leaves behind becomes root's child as soon as its parent is gone: an empty difference between root's children and root's
+table proves that nothing is left, at the price of one read.
+
+A stray belongs to a worker when it is in its session or group, or carries its cookie (OTPD_CHILD, OTPD_GENERATION) or is
+in its cgroup. A process that has left its session *and* cleaned its environment can only be found through the cgroup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
+from typing import Final
+
+from otpd.supervisor import cgroup, linux
+from otpd.supervisor.incarnation import Status
+from otpd.supervisor.ladder import Process
+from otpd.supervisor.launch import CHILD, GENERATION, NODE
+
+#: Seconds for which one pass may hold root up, and only while there is something to kill.
+_PASS: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The worker whose leftovers are looked for. `pid` is its main process's, which led its session and group."""
+
+    node: str
+    name: str
+    generation: int
+    pid: int
+    cgroup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSweep:
+    """What a sweep by node id did. `unreadable`: processes of other users whose environment may not be read."""
+
+    ended: tuple[Process, ...]
+    left: tuple[Process, ...]
+    unreadable: int
+
+
+# --- the main process of a worker ---
+
+
+def identify(pid: int) -> Process | None:
+    """Identity of a live or dead process that nobody has reaped; None when there is none."""
+    found = linux.stat(pid)
+    return None if found is None else Process(pid, found.started, _title(pid))
+
+
+def ask(pidfd: int, number: int) -> None:
+    """The stop signal, then SIGCONT so that a stopped process gets it."""
+    for each in (number, signal.SIGCONT):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, each)
+
+
+def kill(pid: int, pidfd: int, group: bool) -> None:
+    """SIGKILL to a main process that is not reaped yet, and to its group."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    if group:
+        kill_group(pid)
+
+
+def kill_group(leader: int) -> None:
+    """SIGKILL to the group of an unreaped child. The caller answers for `leader` being one."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def reap(pid: int, pidfd: int, group: bool) -> Status | None:
+    """Collect a dead main process, after killing its group; None while it lives, an empty Status if another reaped it."""
+    if not dead(pidfd):
+        return None
+    if group:
+        kill_group(pid)
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return Status()
+    return None if result is None else _status(result)
+
+
+def dead(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _status(result: os.waitid_result) -> Status:
+    if result.si_code == os.CLD_EXITED:
+        return Status(code=result.si_status)
+    return Status(signal=result.si_status, core=result.si_code == os.CLD_DUMPED)
+
+
+# --- what it left behind ---
+
+
+class Sweeper:
+    """Strays of this process's workers. `known` is always the caller's own table: main processes, helpers, blanks."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def sweep(self, owner: Owner, known: Set[int], kill: bool) -> tuple[Process, ...]:
+        """What `owner` left and is alive; killed on the way if `kill`. Empty: verified that nothing is left.
+
+        The main process must be reaped. Dead strays, of whomever, are reaped.
+        """
+        end = time.monotonic() + _PASS
+        while True:
+            found = self._pass(owner, known, kill)
+            if not found or not kill or time.monotonic() > end:
+                return found
+
+    def strays(self, known: Set[int]) -> tuple[Process, ...]:
+        """Every live child that is not in `known`, whosever it is, for the end of the node."""
+        found = (self._live(pid) for pid in self._unknown(known))
+        return tuple(Process(each.pid, each.started, _title(each.pid)) for each in found if each is not None)
+
+    def reap_dead(self, known: Set[int]) -> None:
+        """Collect dead strays. Call it on SIGCHLD."""
+        for pid in self._unknown(known):
+            self._live(pid)
+
+    def _unknown(self, known: Set[int]) -> list[int]:
+        return [pid for pid in linux.children(self._pid) if pid not in known]
+
+    def _pass(self, owner: Owner, known: Set[int], kill: bool) -> tuple[Process, ...]:
+        strays = [each for each in map(self._live, self._unknown(known)) if each is not None and _belongs(each, owner)]
+        members = cgroup.members(owner.cgroup) if owner.cgroup and cgroup.populated(owner.cgroup) else []
+        found = {each.pid: Process(each.pid, each.started, _title(each.pid)) for each in strays}
+        found |= {each.pid: each for each in map(identify, members) if each is not None and each.pid not in found}
+        if kill:
+            for each in strays:
+                self._kill(each)
+            if members and owner.cgroup:
+                cgroup.kill(owner.cgroup)
+        return tuple(found.values())
+
+    def _live(self, pid: int) -> linux.Stat | None:
+        """A live child of ours; a dead one is reaped."""
+        found = linux.stat(pid)
+        if found is None or found.ppid != self._pid:
+            return None
+        if found.state not in "ZX":
+            return found
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        return None
+
+    def _kill(self, stray: linux.Stat) -> None:
+        """Its whole group at once, so that one that forks and exits for ever has no time to; the stray is our own child,
+        so neither its pid nor its group can have become somebody else's."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(stray.pid, signal.SIGKILL)
+            if stray.group != os.getpgrp():
+                os.killpg(stray.group, signal.SIGKILL)
+
+
+def _belongs(stray: linux.Stat, owner: Owner) -> bool:
+    if stray.pid == owner.pid:  # the number was given anew: main has been reaped
+        return False
+    if owner.pid in (stray.session, stray.group):
+        return True
+    cookie = cookie_of(stray.pid)
+    if cookie.get(NODE) != owner.node or cookie.get(CHILD) != owner.name:
+        return False
+    generation = cookie.get(GENERATION, "")
+    return generation.isdigit() and int(generation) <= owner.generation
+
+
+def cookie_of(pid: int) -> dict[str, str]:
+    """The cookie in the environment of `pid`; empty when there is none or it may not be read."""
+    block = linux.environ_block(pid) or b""
+    pairs = (entry.partition(b"=") for entry in block.split(b"\0") if entry.startswith(b"OTPD_"))
+    return {os.fsdecode(key): os.fsdecode(value) for key, _, value in pairs}
+
+
+def _title(pid: int) -> str:
+    line = linux.read_proc(f"/proc/{pid}/cmdline") or linux.read_proc(f"/proc/{pid}/comm") or b""
+    return line.replace(b"\0", b" ").decode(errors="backslashreplace").strip()[:200]
+
+
+# --- what an earlier life of the node left ---
+
+
+def sweep_node(node: str, patience: float = 5.0, keep: Iterable[int] = ()) -> NodeSweep:
+    """End every process that carries the cookie of `node`, and wait until it is gone, at most `patience` seconds.
+
+    Blocks; for the start of a node, when the lock is held. This process, its ancestors and `keep` are left alone.
+    """
+    spared = {*keep, *_ancestors(os.getpid())}
+    end = time.monotonic() + patience
+    ended: dict[int, Process] = {}
+    while True:
+        unreadable = 0
+        found: list[Process] = []
+        for each in _carriers(node, spared):
+            if each is None:
+                unreadable += 1
+            else:
+                found.append(each)
+        if not found or time.monotonic() > end:
+            left = {each.pid for each in found}
+            return NodeSweep(tuple(p for p in ended.values() if p.pid not in left), tuple(found), unreadable)
+        ended |= {each.pid: each for each in found}
+        _end_all(node, found, end)
+
+
+def _carriers(node: str, spared: Set[int]) -> Iterator[Process | None]:
+    """Processes with the cookie of `node`; None for one whose environment may not be read."""
+    wanted = f"{NODE}={node}".encode()
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        if pid in spared:
+            continue
+        try:
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+                carries = wanted in file.read().split(b"\0")
+        except PermissionError:
+            yield None
+            continue
+        except OSError:
+            continue
+        found = identify(pid) if carries else None
+        if found is not None:
+            yield found
+
+
+def _ancestors(pid: int) -> set[int]:
+    found: set[int] = set()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        entry = linux.stat(pid)
+        pid = entry.ppid if entry else 0
+    return found
+
+
+def _end_all(node: str, targets: list[Process], end: float) -> None:
+    """SIGKILL to all, then wait for each."""
+    with contextlib.ExitStack() as stack:
+        poll = select.poll()
+        waiting = 0
+        for target in targets:
+            pidfd = _hold(target, node)
+            if pidfd is not None:
+                stack.callback(os.close, pidfd)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poll.register(pidfd, select.POLLIN)
+                waiting += 1
+        while waiting and (left := end - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                poll.unregister(fd)
+                waiting -= 1
+
+
+def _hold(target: Process, node: str) -> int | None:
+    """A pidfd of exactly this process; None when it is gone or its pid is somebody else's now."""
+    try:
+        pidfd = os.pidfd_open(target.pid)
+    except OSError:
+        return None
+    found = linux.stat(target.pid)
+    if found is not None and found.started == target.started and cookie_of(target.pid).get(NODE) == node:
+        return pidfd
+    os.close(pidfd)
+    return None

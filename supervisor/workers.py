@@ -1,0 +1,437 @@
+"""The shell around incarnations: turns the tree's effects into processes, and what processes do into the tree's events.
+
+It decides nothing: `incarnation` says what happens next, `ladder` how a process is ended. Here are only the descriptors
+and timers of each worker, in one table, keyed by path; pids are looked up, never trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from otpd.ipc.frames import close_all
+from otpd.supervisor import execspawn, ladder, launch, linux, spares, sweep
+from otpd.supervisor.channel import Channel
+from otpd.supervisor.events import AbortStart, Event, Exited, Spawn, StartFailed, StartIgnored, Stop
+from otpd.supervisor.helpers import Blank
+from otpd.supervisor.incarnation import (
+    Action,
+    Arm,
+    Disarm,
+    Due,
+    Dump,
+    End,
+    Incarnation,
+    Phase,
+    Probe,
+    Status,
+    Tell,
+)
+from otpd.supervisor.journal import Death
+from otpd.supervisor.loop import READ, Timer
+from otpd.supervisor.readiness import Prober
+from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch
+
+if TYPE_CHECKING:
+    from otpd.supervisor.root import Root
+
+#: Phases in which a pid is worth showing.
+_SHOWN = (Phase.LAUNCHING, Phase.STARTING, Phase.RUNNING, Phase.DUMPING, Phase.STOPPING)
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """One incarnation with what the kernel gave for it. -1: no such descriptor now."""
+
+    path: str
+    spec: ChildSpec
+    launch: Launch
+    incarnation: Incarnation
+    began: float
+    pid: int = 0
+    pidfd: int = -1
+    channel: Channel | None = None
+    errors: int = -1  # how its exec went
+    output: int = -1  # the write end of its pipe, until the process has it
+    ladder: ladder.Ladder | None = None
+    tick: Timer | None = None
+    timers: dict[Due, Timer] = field(default_factory=dict)
+    prober: Prober | None = None
+    asked_by: str | None = None
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.spec.id
+
+    @property
+    def generation(self) -> int:
+        return self.incarnation.generation
+
+
+class Workers:
+    """The table. At most one incarnation per path: the tree starts the next one only after the last one's end."""
+
+    def __init__(self, root: Root) -> None:
+        self._root, self._loop = root, root.loop
+        self._table: dict[str, Live] = {}
+        self._by_pid: dict[int, Live] = {}
+        self._asked: dict[str, str] = {}
+        self._sweeper = sweep.Sweeper()
+        self._pid = os.getpid()
+        self._base = {**os.environ}
+
+    # --- what the tree wants ---
+
+    def spawn(self, effect: Spawn) -> None:
+        """Begin a start attempt."""
+        what = effect.spec.start
+        assert isinstance(what, Launch)
+        incarnation = Incarnation(effect.path, effect.generation, what, effect.spec.shutdown)
+        live = Live(effect.path, effect.spec, what, incarnation, self._loop.now)
+        self._table[effect.path] = live
+        self._act(live, incarnation.begin())
+        try:
+            live.output = self._root.logger.open(live.name, live.generation)
+        except OSError as error:
+            self._act(live, incarnation.launch_failed(f"no pipe for its output: {error.strerror}"))
+            return
+        if what.command is not None and not self._root.zygote.blanks:
+            self._exec(live)
+        else:
+            self._root.zygote.take(live, lambda blank: self._assign(live, blank))
+
+    def stop(self, effect: Stop) -> None:
+        live = self._table.get(effect.path)
+        if live is None or live.generation != effect.generation:
+            return
+        live.asked_by = live.asked_by or self._asked.pop(effect.path, None) or "its supervisor"
+        self._act(live, live.incarnation.ask(effect.shutdown))
+
+    def abort(self, effect: AbortStart) -> None:
+        live = self._table.get(effect.path)
+        if live is not None and live.generation == effect.generation:
+            live.asked_by = "operator"
+            self._act(live, live.incarnation.abort())
+
+    def asked(self, path: str, by: str) -> None:
+        """The next stop of `path` is somebody's wish; kept for its death record."""
+        self._asked[path] = by
+
+    def kill_all(self) -> None:
+        """Second ^C: no more waiting."""
+        for live in list(self._table.values()):
+            self._act(live, live.incarnation.ask(BRUTAL_KILL))
+
+    # --- what others want to know ---
+
+    def live(self, path: str) -> Live | None:
+        """The incarnation that has a process now."""
+        found = self._table.get(path)
+        return found if found is not None and found.pid and found.incarnation.phase in _SHOWN else None
+
+    def alive_names(self) -> list[str]:
+        return [live.name for live in self._table.values()]
+
+    def left_behind(self) -> list[str]:
+        return [text for live in self._table.values() for text in live.left]
+
+    def send_signal(self, path: str, number: int) -> int | None:
+        """The pid that got it, or None when there is no process."""
+        live = self.live(path)
+        if live is None or live.pidfd < 0:
+            return None
+        try:
+            signal.pidfd_send_signal(live.pidfd, number)
+        except ProcessLookupError:
+            return None
+        return live.pid
+
+    def notified(self, pid: int, message: dict[str, str]) -> None:
+        """sd_notify from `pid`, which is a main process or carries the cookie of a child of this node."""
+        live = self._by_pid.get(pid) or self._by_cookie(pid)
+        if live is None:
+            return
+        if message.get("READY") == "1" and live.launch.ready == "notify":
+            self._act(live, live.incarnation.ready())
+        if message.get("WATCHDOG") == "1":
+            self._act(live, live.incarnation.beat())
+
+    def _by_cookie(self, pid: int) -> Live | None:
+        cookie = sweep.cookie_of(pid)
+        if cookie.get(launch.NODE) != self._root.node_id:
+            return None
+        return next(
+            (
+                live
+                for live in self._table.values()
+                if live.name == cookie.get(launch.CHILD) and str(live.generation) == cookie.get(launch.GENERATION)
+            ),
+            None,
+        )
+
+    # --- processes come ---
+
+    def job(self, live: Live) -> launch.Job:
+        group = self._root.cgroup_of(live.name)
+        what = live.launch
+        if what.limits.files is None:
+            what = replace(what, limits=replace(what.limits, files=self._root.usual_files))
+        notify = str(self._root.paths.notify) if what.ready == "notify" or _beats_by_notify(what) else None
+        if notify is not None and what.watchdog is not None:
+            what = replace(what, env={**what.env, "WATCHDOG_USEC": str(int(what.watchdog * 1e6))})
+        return launch.job_of(what, live.name, live.generation, self._root.node_id, self._pid, group, notify)
+
+    def _exec(self, live: Live) -> None:
+        try:
+            spawned = execspawn.spawn(self.job(live), live.output, self._base)
+        except execspawn.SpawnError as error:
+            self._close_output(live)
+            self._act(live, live.incarnation.launch_failed(str(error)))
+            return
+        self._close_output(live)
+        live.errors = spawned.error_fd
+        self._loop.add(live.errors, READ, lambda _mask: self._exec_went(live))
+        self._adopt(live, spawned.pid, spawned.pidfd)
+
+    def _exec_went(self, live: Live) -> None:
+        """End of file: exec has happened. Else the one line that says why not."""
+        text = os.read(live.errors, 4096)
+        self._loop.remove(live.errors)
+        os.close(live.errors)
+        live.errors = -1
+        incarnation = live.incarnation
+        self._act(live, incarnation.failed(text.decode(errors="replace")) if text else incarnation.set_up())
+
+    def _assign(self, live: Live, blank: Blank) -> None:
+        try:
+            spares.assign(blank.channel, self.job(live), live.output)
+        except launch.LaunchError as error:
+            live.incarnation.failed(str(error))
+            sweep.ask(blank.pidfd, signal.SIGKILL)
+        self._close_output(live)
+        live.channel = Channel(
+            self._loop, blank.channel, lambda value, fds: self._heard(live, value, fds), lambda: self._hung_up(live)
+        )
+        self._adopt(live, blank.pid, blank.pidfd)
+
+    def _adopt(self, live: Live, pid: int, pidfd: int) -> None:
+        live.pid, live.pidfd, live.began = pid, pidfd, self._loop.now
+        self._by_pid[pid] = live
+        self._loop.add(pidfd, READ, lambda _mask: self._died(live))
+        self._act(live, live.incarnation.launched())
+
+    def _heard(self, live: Live, value: Any, fds: list[int]) -> None:
+        """A packet of a worker; descriptors that it sends are closed."""
+        close_all(fds)
+        self._act(live, _understood(live.incarnation, value))
+
+    def _hung_up(self, live: Live) -> None:
+        """A command's channel closes at exec; an agent's, when it ends or closes what it should not."""
+        if live.launch.command is not None and live.incarnation.cause is None:
+            self._act(live, live.incarnation.set_up())
+
+    # --- processes go ---
+
+    def reap(self) -> None:
+        """On SIGCHLD: strays that ended, and blanks that somebody killed. Workers are seen by their pidfd."""
+        for blank in self._root.zygote.blanks:
+            found = linux.stat(blank)
+            if found is not None and found.state in "ZX" and self._root.zygote.died(blank):
+                os.waitpid(blank, os.WNOHANG)
+        self._sweeper.reap_dead(self.known())
+
+    def strays(self, known: set[int]) -> tuple[ladder.Process, ...]:
+        """Live children of root but `known`, for its end."""
+        return self._sweeper.strays(known)
+
+    def kill_strays(self, strays: tuple[ladder.Process, ...]) -> None:
+        """They are our own children and not reaped: their pids are theirs."""
+        for each in strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGKILL)
+
+    def known(self) -> set[int]:
+        """Children of root that are no strays."""
+        return {*self._by_pid, *self._root.zygote.blanks, *self._root.helper_pids()}
+
+    def _died(self, live: Live) -> None:
+        """Its last words first, then the ladder: it reaps, sweeps, and says when all is gone."""
+        self._loop.remove(live.pidfd)
+        if live.errors >= 0:
+            self._exec_went(live)
+        if live.channel is not None:
+            live.channel.drain()
+        current = live.ladder or self._new_ladder(live)
+        self._climb(live, current, ladder.Died())
+
+    def _new_ladder(self, live: Live) -> ladder.Ladder:
+        main = sweep.identify(live.pid) or ladder.Process(live.pid, 0)
+        return ladder.Ladder(main, live.launch.stop_signal, live.launch.detach)
+
+    def _end(self, live: Live, end: End) -> None:
+        """Ended by itself: the ladder is under way already. Else: begin it, or make it harder."""
+        if live.incarnation.status is None:
+            self._climb(live, live.ladder or self._new_ladder(live), ladder.Stop(end.shutdown))
+
+    def _climb(self, live: Live, current: ladder.Ladder, event: ladder.Event) -> None:
+        live.ladder, effects = ladder.handle(current, event, self._loop.now)
+        for effect in effects:
+            self._do(live, effect)
+        self._rearm(live)
+
+    def _do(self, live: Live, effect: ladder.Effect) -> None:
+        match effect:
+            case ladder.Ask(number):
+                sweep.ask(live.pidfd, number)
+            case ladder.Kill(group):
+                sweep.kill(live.pid, live.pidfd, group)
+            case ladder.Reap(group):
+                self._reaped(live, sweep.reap(live.pid, live.pidfd, group) or Status())
+            case ladder.Sweep(kill):
+                left = self._sweeper.sweep(self._owner(live), self.known(), kill)
+                assert live.ladder is not None
+                self._climb(live, live.ladder, ladder.Swept(left))
+            case ladder.Done(left, detached):
+                self._cleared(live, left, detached)
+
+    def _owner(self, live: Live) -> sweep.Owner:
+        return sweep.Owner(
+            self._root.node_id, live.name, live.generation, live.pid, self._root.cgroup_of(live.name)
+        )
+
+    def _reaped(self, live: Live, status: Status) -> None:
+        self._by_pid.pop(live.pid, None)
+        self._close_process(live)
+        self._act(live, live.incarnation.died(status))
+
+    def _cleared(self, live: Live, left: tuple[ladder.Process, ...], detached: bool) -> None:
+        live.left = [f"{each.title or 'process'} (pid {each.pid})" for each in left]
+        if live.left:
+            kind = "child.detached" if detached else "child.stuck"
+            self._root.journal.event(kind, live.name, self._root.shown(live.path), live.generation, left=live.left)
+        if left and not detached:
+            self._root.left += live.left
+        self._act(live, live.incarnation.cleared())
+
+    def _rearm(self, live: Live) -> None:
+        if live.tick is not None:
+            live.tick.cancel()
+            live.tick = None
+        current = live.ladder
+        if current is not None and current.deadline is not None:
+            live.tick = self._loop.after(
+                max(0.0, current.deadline - self._loop.now), lambda: self._ticked(live)
+            )
+
+    def _ticked(self, live: Live) -> None:
+        if live.ladder is not None:
+            self._climb(live, live.ladder, ladder.Tick())
+
+    # --- actions of the incarnation ---
+
+    def _act(self, live: Live, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Tell(event):
+                    self._tell(live, event)
+                case Arm(due, delay):
+                    self._disarm(live, due)
+                    live.timers[due] = self._loop.after(delay, lambda due=due: self._due(live, due))  # type: ignore[misc]
+                case Disarm(due):
+                    self._disarm(live, due)
+                case Probe():
+                    live.prober = Prober(self._root, live, lambda: self._act(live, live.incarnation.ready()))
+                case Dump():
+                    self.send_signal(live.path, signal.SIGQUIT)
+                case End():
+                    self._end(live, action)
+
+    def _due(self, live: Live, due: Due) -> None:
+        live.timers.pop(due, None)
+        self._act(live, live.incarnation.due(due))
+
+    def _disarm(self, live: Live, due: Due) -> None:
+        timer = live.timers.pop(due, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _tell(self, live: Live, event: Event) -> None:
+        """The tree hears of an end only when the row is out of the table: it may start the next one at once."""
+        if isinstance(event, Exited | StartFailed | StartIgnored):
+            self._forget(live, event)
+        self._root.feed(event)
+
+    def _forget(self, live: Live, event: Exited | StartFailed | StartIgnored) -> None:
+        self._root.zygote.withdraw(live)
+        self._close_process(live)
+        self._close_output(live)
+        if live.prober is not None:
+            live.prober.close()
+        if self._table.get(live.path) is live:
+            del self._table[live.path]
+        self._root.logger.exited(live.name, live.generation)
+        if not isinstance(event, StartIgnored):
+            self._record(live, str(event.reason))
+
+    def _record(self, live: Live, reason: str) -> None:
+        status = live.incarnation.status or Status()
+        death = Death(
+            generation=live.generation,
+            reason=reason,
+            status=status.code,
+            signal=status.signal,
+            at=time.time(),
+            uptime_s=round(self._loop.now - live.began, 3),
+            asked_by=live.asked_by,
+            cause=live.incarnation.cause,
+            restarts_in_window=self._root.restarts_in_window(live.path),
+            left=live.left,
+        )
+        self._root.journal.death(live.name, death)
+
+    # --- descriptors ---
+
+    def _close_output(self, live: Live) -> None:
+        if live.output >= 0:
+            os.close(live.output)
+            live.output = -1
+
+    def _close_process(self, live: Live) -> None:
+        if live.channel is not None:
+            live.channel.close()
+            live.channel = None
+        if live.errors >= 0:
+            self._loop.remove(live.errors)
+            os.close(live.errors)
+            live.errors = -1
+        if live.pidfd >= 0:
+            self._loop.remove(live.pidfd)
+            os.close(live.pidfd)
+            live.pidfd = -1
+
+
+def _understood(incarnation: Incarnation, packet: Any) -> list[Action]:
+    """What a worker says on its channel; anything else is ignored."""
+    match packet:
+        case ["spawned"]:
+            return incarnation.set_up()
+        case ["failed", str(why)]:
+            return incarnation.failed(why)
+        case ["ready"]:
+            return incarnation.ready()
+        case ["ignore"]:
+            return incarnation.ignored()
+        case ["beat"]:
+            return incarnation.beat()
+        case ["exit", str(reason)]:
+            return incarnation.announce(reason)
+    return []
+
+
+def _beats_by_notify(what: Launch) -> bool:
+    return what.watchdog is not None and what.kind == "program"

@@ -1,0 +1,107 @@
+"""root's end of a channel: order, queue, bound, descriptors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from otpd.ipc.frames import channel_pair, close_all, receive_packet, send_packet
+from otpd.supervisor.channel import Channel
+from otpd.supervisor.loop import Loop
+
+
+class Ends:
+    """A channel in a loop, the peer's socket, and what was heard."""
+
+    def __init__(self, bound: int = 10_000) -> None:
+        self.loop = Loop()
+        ours, self.peer = channel_pair()
+        self.heard: list[Any] = []
+        self.gone = 0
+        self.channel = Channel(self.loop, ours, self.on_packet, self.on_gone, bound)
+
+    def on_packet(self, value: Any, fds: list[int]) -> None:
+        close_all(fds)
+        self.heard.append(value)
+
+    def on_gone(self) -> None:
+        self.gone += 1
+
+    def read_all(self) -> list[Any]:
+        """What the peer gets, while the loop works off the queue."""
+        self.peer.setblocking(False)
+        values: list[Any] = []
+        while True:
+            try:
+                packet = receive_packet(self.peer)
+            except BlockingIOError:
+                if not self.channel._queue:
+                    return values
+                self.loop.step()
+                continue
+            assert packet is not None
+            close_all(packet[1])
+            values.append(packet[0])
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    before = len(os.listdir("/proc/self/fd"))
+    made = Ends()
+    yield made
+    made.channel.close()
+    made.peer.close()
+    made.loop._epoll.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_the_peer_cannot_take_is_kept_in_order(ends: Ends) -> None:
+    for number in range(5000):
+        ends.channel.send([number, "x" * 200])
+    assert [value[0] for value in ends.read_all()] == list(range(5000))
+
+
+def test_descriptors_that_wait_are_duplicates(ends: Ends) -> None:
+    filler = 0
+    while not ends.channel._queue:
+        ends.channel.send("x" * 1000)
+        filler += 1
+    reader, writer = os.pipe()
+    ends.channel.send(["open"], (reader,))
+    os.close(reader)
+    os.close(writer)
+    assert ends.read_all()[-1] == ["open"]
+
+
+def test_over_the_bound_packets_are_dropped_and_counted() -> None:
+    ends = Ends(bound=10)
+    for number in range(10_000):
+        ends.channel.send([number, "x" * 200])
+    got = ends.read_all()
+    assert ends.channel.dropped == 10_000 - len(got) > 0
+    ends.channel.close()
+    ends.peer.close()
+
+
+def test_the_end_of_the_peer_is_told_once(ends: Ends) -> None:
+    send_packet(ends.peer, ["last words"])
+    ends.peer.close()
+    ends.channel.drain()
+    assert (ends.heard, ends.gone, ends.channel.open) == ([["last words"]], 1, False)
+    ends.channel.send(["to nobody"])
+
+
+def test_rubbish_ends_the_channel(ends: Ends) -> None:
+    ends.peer.send(b"\xc1")
+    ends.channel.drain()
+    assert (ends.heard, ends.gone) == ([], 1)
+
+
+def test_drain_takes_all_that_is_there(ends: Ends) -> None:
+    for number in range(150):
+        send_packet(ends.peer, number)
+    ends.channel.drain()
+    assert ends.heard == list(range(150))

@@ -1,0 +1,53 @@
+"""The memory of root: bounded, and told to whoever follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otpd.supervisor.journal import DEATHS_KEPT, EVENTS_KEPT, Death, Journal
+
+
+def death(generation: int) -> Death:
+    return Death(generation, "killed", None, 9, 1.0, 2.0, None, None, 1)
+
+
+def test_events_go_to_the_disk_to_the_ring_and_to_followers() -> None:
+    written: list[dict[str, Any]] = []
+    followed: list[dict[str, Any]] = []
+    journal = Journal(written.append)
+    stop = journal.follow(followed.append)
+    journal.event("child.started", "a", "s/a", 2, restart=True)
+    stop()
+    journal.event("child.exited", "a", "s/a", 2)
+    assert [event["event"] for event in written] == ["otpd.child.started", "otpd.child.exited"]
+    assert [event["event"] for event in followed] == ["otpd.child.started"]
+    assert journal.last(1) == written[1:]
+    assert journal.last(0) == []
+    started = {key: written[0][key] for key in ("name", "path", "generation", "restart")}
+    assert started == {"name": "a", "path": "s/a", "generation": 2, "restart": True}
+
+
+def test_memory_is_bounded() -> None:
+    journal = Journal(lambda _event: None)
+    for generation in range(EVENTS_KEPT + 10):
+        journal.event("x")
+        journal.death("a", death(generation))
+    assert len(journal.last(10**6)) == EVENTS_KEPT
+    assert len(journal.deaths("a")) == DEATHS_KEPT
+    assert journal.deaths("a")[0].generation == EVENTS_KEPT + 9
+
+
+def test_the_tail_finds_its_death_and_knows_stacks() -> None:
+    journal = Journal(lambda _event: None)
+    journal.death("a", death(1))
+    journal.death("a", death(2))
+    journal.tail("a", 1, ["bye"])
+    journal.tail("a", 2, ["Current thread 0x00007f (most recent call first):", '  File "a.py", line 3 in work'])
+    assert [(each.generation, each.tail[0], each.stacks) for each in journal.deaths("a")] == [
+        (2, "Current thread 0x00007f (most recent call first):", True),
+        (1, "bye", False),
+    ]
+    last = journal.last_death("a")
+    assert last is not None
+    assert last.summary() == {"reason": "killed", "status": None, "signal": 9, "at": 1.0}
+    assert journal.last_death("nobody") is None

@@ -1,0 +1,81 @@
+"""The wrappers around the kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from otpd.supervisor import linux
+
+
+def test_this_machine_is_supported() -> None:
+    linux.require_linux()
+
+
+def test_another_system_is_refused_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(linux.UnsupportedError, match=r"needs Linux 5\.10 or newer, this is darwin"):
+        linux.require_linux()
+
+
+def test_an_old_kernel_is_refused_with_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.release", lambda: "4.19.0-27-amd64")
+    with pytest.raises(linux.UnsupportedError, match=r"this kernel is 4\.19\.0-27-amd64"):
+        linux.require_linux()
+
+
+def test_an_unknown_architecture_is_refused_by_name() -> None:
+    with pytest.raises(linux.UnsupportedError, match="x86_64 and aarch64, this machine is sparc64"):
+        linux.clone_call("sparc64")
+
+
+def test_children_are_those_of_the_scan() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert child.pid in linux.children(os.getpid())
+        assert sorted(linux.children(os.getpid())) == sorted(linux.scan_children(os.getpid()))
+    finally:
+        child.communicate()
+
+
+def test_a_process_that_is_gone_has_no_stat_environment_or_children() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert (linux.stat(child.pid), linux.environ_block(child.pid), linux.children(child.pid)) == (None, None, [])
+
+
+def test_stat_reads_a_name_with_parentheses_and_blanks() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from otpd.supervisor import linux; linux.set_name('a) (b c'); print(flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    child.stdout.readline()
+    found = linux.stat(child.pid)
+    child.communicate()
+    assert found is not None
+    assert (found.ppid, found.session, found.group) == (os.getpid(), child.pid, child.pid)
+
+
+def test_the_subreaper_flag_is_set_and_cleared() -> None:
+    linux.set_child_subreaper()
+    assert linux.is_subreaper()
+    linux.set_child_subreaper(False)
+    assert not linux.is_subreaper()
+
+
+def test_the_title_leaves_the_environment_alone() -> None:
+    code = (
+        "from otpd.supervisor import linux; linux.set_title('otpd: test'); "
+        "print(open('/proc/self/cmdline').read().strip(chr(0))); print('COOKIE=here' in open('/proc/self/environ').read())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "COOKIE": "here"}, capture_output=True, text=True)
+    assert run.stdout.splitlines() == ["otpd: test", "True"]
+
+
+def test_the_boot_id_stays_the_same() -> None:
+    assert len(linux.boot_id()) == 36
+    assert linux.boot_id() == linux.boot_id()

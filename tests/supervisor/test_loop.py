@@ -1,0 +1,90 @@
+"""The event loop of root."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from otpd.supervisor.loop import READ, Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made._epoll.close()
+
+
+def test_timers_fire_in_order_of_deadline_then_of_creation(loop: Loop) -> None:
+    fired: list[str] = []
+    loop.after(0.002, lambda: fired.append("late"))
+    loop.after(0.0, lambda: fired.append("first"))
+    loop.after(0.0, lambda: fired.append("second"))
+    loop.after(0.004, loop.stop)
+    loop.run()
+    assert fired == ["first", "second", "late"]
+
+
+def test_a_cancelled_timer_never_fires_not_even_by_one_that_fires_before_it(loop: Loop) -> None:
+    fired: list[str] = []
+    victim = loop.after(0.001, lambda: fired.append("victim"))
+    loop.after(0.0, victim.cancel)
+    loop.after(0.003, loop.stop)
+    loop.run()
+    assert fired == []
+
+
+def test_a_descriptor_registered_within_a_batch_gets_none_of_that_batch(loop: Loop) -> None:
+    """T31: the number may have belonged to another file when the kernel made the batch."""
+    one, two, other = os.pipe(), os.pipe(), os.pipe()
+    heard: list[str] = []
+    for pipe in (one, two):
+        os.write(pipe[1], b"x")
+
+    def swap(_mask: int) -> None:
+        """Whichever of the two is first closes the other and puts a silent pipe on its number."""
+        mine, theirs = (one, two) if not heard else (two, one)
+        heard.append("swapped")
+        loop.remove(mine[0])
+        loop.remove(theirs[0])
+        os.dup2(other[0], theirs[0])
+        loop.add(theirs[0], READ, lambda _mask: heard.append("stale"))
+
+    loop.add(one[0], READ, swap)
+    loop.add(two[0], READ, swap)
+    loop.step()
+    loop.after(0.0, lambda: None)
+    loop.step()
+    assert heard == ["swapped"]
+    for fd in (*one, *two, *other):
+        os.close(fd)
+
+
+def test_a_signal_arrives_in_the_loop_once_however_often_it_was_sent(loop: Loop) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    got: list[int] = []
+    loop.on_signals((signal.SIGUSR1,), got.append)
+    try:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        loop.step()
+        assert got == [signal.SIGUSR1]
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGUSR1, before)
+        for end in loop._signal_ends:
+            end.close()
+
+
+def test_an_exception_in_a_handler_ends_the_loop(loop: Loop) -> None:
+    """A table that may be wrong supervises nobody: heart starts root again."""
+
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    loop.after(0.0, broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        loop.run()

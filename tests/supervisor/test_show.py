@@ -1,0 +1,56 @@
+"""The resolved tree is shown as a person reads it and, as data, with every field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from otpd.supervisor.config import load
+from otpd.supervisor.show import lines, to_dict
+
+TEXT = """
+[node]
+name = "shop"
+[supervisors.s]
+strategy = "rest_for_one"
+auto_shutdown = "any_significant"
+[agents.a]
+script = "a.py"
+supervisor = "s"
+restart = "transient"
+significant = true
+shutdown = "infinity"
+[supervisors.t]
+supervisor = "s"
+shutdown = "1m"
+[agents.b]
+script = "a.py"
+instances = 2
+watchdog = "30s"
+restart_when = { memory = "1GiB" }
+[programs.c]
+script = "a.py"
+args = ["x"]
+ready = { tcp = 80 }
+shutdown = "brutal_kill"
+backoff = false
+user = "root"
+"""
+
+
+def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
+    (tmp_path / "a.py").touch()
+    (tmp_path / "otpd.toml").write_text(TEXT)
+    node = load(tmp_path / "otpd.toml")
+    b = "agent DIR/a.py, permanent, stop SIGTERM then 5s, group b, restart above 1GiB, watchdog 30s, back-off 100ms to 30s"
+    assert [line.replace(str(tmp_path), "DIR") for line in lines(node)] == [
+        "shop  config DIR/otpd.toml, state DIR/.otpd",
+        "top  one_for_one, no restart limit, isolates",
+        "|- s  rest_for_one, 3 restarts in 5s, auto_shutdown any_significant, permanent, back-off 100ms to 30s",
+        "|  |- a  agent DIR/a.py, transient, significant, stop SIGTERM and wait",
+        "|  `- t  one_for_one, 3 restarts in 5s, permanent, stop then 1m",
+        f"|- b-1  {b}",
+        f"|- b-2  {b}",
+        "`- c  program DIR/a.py x, permanent, stop by SIGKILL, ready {'port': 80, 'host': '127.0.0.1'}, user root",
+    ]
+    data = to_dict(node)
+    assert (data["schema"], data["name"], len(data["top"]["children"])) == ("otpd/1", "shop", 4)
