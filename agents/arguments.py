@@ -6,7 +6,7 @@ annotation that can't be checked is documentation.
 >>> def init(symbol: str, n: int = 1): ...
 >>> bind("feed", init, {"symbol": "A", "n": 2})
 {'symbol': 'A', 'n': 2}
->>> bind("feed", init, {"symbol": 5})
+>>> bind("feed", init, {"symbol": 5})  # doctest: +IGNORE_EXCEPTION_DETAIL
 Traceback (most recent call last):
     ...
 otpd.agents.arguments.ArgumentError: agent feed, argument symbol: expected str, got int (5)

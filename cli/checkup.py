@@ -17,7 +17,7 @@ from typing import Any, Final
 from otpd.cli.client import connect, lock_holder
 from otpd.cli.context import Context
 from otpd.cli.failures import Failure
-from otpd.cli.words import duration, when
+from otpd.cli.words import count, duration, when
 from otpd.ipc.control import ControlError, NotRunning
 from otpd.supervisor.paths import SOCKET_PATH_LIMIT, NodePaths, PathError
 from otpd.supervisor.problems import ConfigErrors
@@ -234,5 +234,5 @@ def _config(context: Context, paths: NodePaths) -> Finding:
     try:
         spec = context.load()
     except ConfigErrors as error:
-        return Finding("config", Level.FAIL, f"{len(error.problems)} problems", "see them with: otpd check")
+        return Finding("config", Level.FAIL, count(len(error.problems), "problem"), "see them with: otpd check")
     return Finding("config", Level.OK, f"{spec.config} is valid, its state is in {paths.state_dir}")

@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import re
+import select
 import sys
 import time
 import zlib
@@ -232,11 +233,14 @@ def _show(
 ) -> None:
     if follow:
         for batch in _followed(Follower(paths.logs, wanted), lines, since_ns):
-            out.write("".join(map(show, batch)).encode("utf-8", "backslashreplace"))
-            out.flush()
+            if batch:
+                _write(out, "".join(map(show, batch)).encode("utf-8", "backslashreplace"))
+                out.flush()
+            elif _reader_is_gone(out):
+                return
         return
     for entry in _stored(paths, logstore.names(paths.logs) if wanted is None else wanted, lines, since_ns):
-        out.write(show(entry).encode("utf-8", "backslashreplace"))
+        _write(out, show(entry).encode("utf-8", "backslashreplace"))
 
 
 def _stored(paths: NodePaths, chosen: list[str], lines: int | None, since_ns: int | None) -> Iterable[Entry]:
@@ -273,18 +277,32 @@ def _copy(
     if not follow:
         for name in chosen:
             for data in logstore.raw(paths.logs, name, lines, since_ns):
-                out.write(data)
+                _write(out, data)
         return
     follower = Follower(paths.logs, chosen if fixed else None)
     if since_ns is not None:
         follower.to_time(since_ns)
     elif lines is not None:
         follower.to_last(lines)
-    while True:
+    while not _reader_is_gone(out):
         for data in follower.poll_raw():
-            out.write(data)
+            _write(out, data)
         out.flush()
         time.sleep(0.05)
+
+
+def _write(out: IO[bytes], data: bytes) -> None:
+    """All of `data`; with PYTHONUNBUFFERED a write may be short."""
+    left = memoryview(data)
+    while left:
+        left = left[out.write(left) :]
+
+
+def _reader_is_gone(out: IO[bytes]) -> bool:
+    """Whether nobody can read what we print; without it `logs -f | head -1` would wait for the next line to end."""
+    poll = select.poll()
+    poll.register(out.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _forget_stdout() -> None:

@@ -19,6 +19,10 @@ from otpd.cli.failures import Exit, Failure
 from otpd.ipc.control import ControlError
 
 
+#: In the environment: the shell asks for completions.
+COMPLETE: Final = "_OTPD_COMPLETE"
+
+
 class Entry(NamedTuple):
     """Where a command is and what `otpd --help` says of it."""
 
@@ -147,17 +151,26 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of one command line; what went wrong is on stderr."""
+    """The exit code of one command line; what went wrong is on stderr.
+
+    click's own `main` is not used: it takes a broken pipe for a failure.
+    """
+    if instruction := os.environ.get(COMPLETE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(otpd, {}, "otpd", COMPLETE, instruction)
     try:
-        found = otpd.main(list(arguments), prog_name="otpd", standalone_mode=False)
+        with otpd.make_context("otpd", list(arguments)) as ctx:
+            otpd.invoke(ctx)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except BrokenPipeError:
         _forget_stdout()
-        return Exit.DONE
     except (KeyboardInterrupt, click.Abort):
         return Exit.INTERRUPTED
     except Exception as error:
         return _report(_failure(error), "--json" in arguments)
-    return found if isinstance(found, int) else Exit.DONE
+    return Exit.DONE
 
 
 def _failure(error: Exception) -> Failure:

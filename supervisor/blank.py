@@ -97,7 +97,9 @@ def _rehearse(channel: socket.socket) -> None:
     launch.change_directory(job.cwd)
     os.close(launch.job_document(job))
     _replace_environment(dict(os.environ))
-    exec(compile(b"class A:\n async def f(self, n=1): pass\n", "spare", "exec", dont_inherit=True), {"__name__": "spare"})
+    exec(
+        compile(b"class A:\n async def f(self, n=1): pass\n", "spare", "exec", dont_inherit=True), {"__name__": "spare"}
+    )
     with contextlib.suppress(LaunchError):
         launch.execute(("/",), env)
 
@@ -260,7 +262,9 @@ def describe(error: BaseException) -> str:
     ('ValueError: bad', 'KeyError')
     """
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
     try:
         text = str(error)
     except Exception:

@@ -1,7 +1,8 @@
 """root's end of a channel: packets in, packets out with a queue, never a wait.
 
 What the peer can't take yet is kept in order up to a bound; over it the oldest packets that carry no descriptors and may
-be lost (events) are dropped and counted. Descriptors that wait are duplicates and closed when they are gone.
+be lost (events) are dropped and counted. Descriptors that wait are duplicates and closed when they are gone. A lazy
+channel sends nothing until the loop has done what is urgent: to wake its reader costs more than all that root computes.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ class Channel:
         on_packet: Callable[[Any, list[int]], None],
         on_gone: Callable[[], None],
         bound: int = 10_000,
+        lazy: bool = False,
     ) -> None:
         sock.setblocking(False)
-        self._loop, self._socket, self._bound = loop, sock, bound
+        self._loop, self._socket, self._bound, self._lazy = loop, sock, bound, lazy
         self._on_packet, self._on_gone = on_packet, on_gone
         self._queue: deque[tuple[Any, tuple[int, ...]]] = deque()
         self.dropped = 0
@@ -44,7 +46,7 @@ class Channel:
         """Send or queue; the caller keeps its descriptors."""
         if not self.open:
             return
-        if not self._queue and self._try(value, fds):
+        if not self._lazy and not self._queue and self._try(value, fds):
             return
         if not self.open:
             return
@@ -52,7 +54,10 @@ class Channel:
             self.dropped += 1
             return
         self._queue.append((value, tuple(os.dup(fd) for fd in fds)))
-        self._loop.modify(self._socket.fileno(), READ | WRITE)
+        if not self._lazy:
+            self._loop.modify(self._socket.fileno(), READ | WRITE)
+        elif len(self._queue) == 1:
+            self._loop.defer(self._flush)
 
     def drain(self) -> None:
         """Handle all that has arrived by now (before a decision that must know it)."""
@@ -62,6 +67,8 @@ class Channel:
     def close(self) -> None:
         if not self.open:
             return
+        if self._lazy:
+            self._flush()
         self._loop.remove(self._socket.fileno())
         self._socket.close()
         for _, fds in self._queue:
@@ -93,9 +100,10 @@ class Channel:
         return True
 
     def _flush(self) -> None:
-        while self._queue:
+        while self._queue and self.open:
             value, fds = self._queue[0]
             if not self._try(value, fds):
+                self._loop.modify(self._socket.fileno(), READ | WRITE)
                 return
             close_all(fds)
             self._queue.popleft()

@@ -219,7 +219,8 @@ def backoff(value: Any) -> Backoff | None:
         return None
     if not isinstance(value, dict):
         what = "write {} for the defaults" if value is True else ""
-        raise Invalid(expected='a table such as { initial = "100ms", max = "30s" } or false', got=show(value), what=what)
+        expected = 'a table such as { initial = "100ms", max = "30s" } or false'
+        raise Invalid(expected=expected, got=show(value), what=what)
     found = Backoff(**fields(value, _BACKOFF))
     if found.max < found.initial:
         expected = "max to be at least initial"
@@ -362,7 +363,8 @@ def each_field(value: Any, known: Mapping[str, Check]) -> tuple[dict[str, Any], 
 def unknown(key: str, known: Iterable[str]) -> Any:
     """Invalid: no such key."""
     guess = nearest(key, known)
-    raise Invalid(what="unknown key" if guess else f"unknown key; known here: {', '.join(sorted(known))}", nearest=guess)
+    what = "unknown key" if guess else f"unknown key; known here: {', '.join(sorted(known))}"
+    raise Invalid(what=what, nearest=guess)
 
 
 _BACKOFF: Final[Mapping[str, Check]] = {

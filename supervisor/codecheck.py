@@ -81,7 +81,9 @@ _METHODS: Final[Mapping[str, Fault]] = {
     "subprocess_exec": Fault.COMMAND, "subprocess_shell": Fault.COMMAND,
 }  # fmt: skip
 _SLEEPS: Final = frozenset({"time.sleep", "asyncio.sleep", "anyio.sleep", "trio.sleep"})
-_TABLE_NAME: Final = re.compile(r"(^|_)(pids?|procs?|process(es)?|workers?|agents?|children|registry)($|_)", re.IGNORECASE)
+_TABLE_NAME: Final = re.compile(
+    r"(^|_)(pids?|procs?|process(es)?|workers?|agents?|children|registry)($|_)", re.IGNORECASE
+)
 _CONTAINERS: Final = frozenset({"dict", "list", "set", "defaultdict", "OrderedDict", "WeakValueDictionary", "deque"})
 _MUTATORS: Final = frozenset(
     {"add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
@@ -105,8 +107,8 @@ class Finding:
         return INSTEAD[self.fault]
 
     def __str__(self) -> str:
-        number = f" (fault {self.fault:d})" if self.fault else ""
-        return f"{self.file}:{self.line}:{self.column}: warning: {self.what}: {TITLES[self.fault]}{number}; {self.instead}"
+        title = f"{TITLES[self.fault]} (fault {self.fault:d})" if self.fault else TITLES[self.fault]
+        return f"{self.file}:{self.line}:{self.column}: warning: {self.what}: {title}; {self.instead}"
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Reads an otpd.toml: `load(path)` gives a NodeSpec, completely resolved, or ConfigErrors with everything wrong at once.
+"""Reads an otpd.toml: `load(path)` gives a NodeSpec, completely resolved, or ConfigErrors with all that is wrong.
 
 Strict: an unknown key, a wrong type, a name used twice, a script that is not there is an error with file, line, column,
 key, what was expected, what was found and the nearest valid spelling. Nothing is created, run or imported on the way.

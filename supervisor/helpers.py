@@ -17,8 +17,10 @@ from typing import Any
 from otpd.ipc.frames import channel_pair, close_all
 from otpd.supervisor import spares
 from otpd.supervisor.channel import Channel
-from otpd.supervisor.loop import READ, Loop
+from otpd.supervisor.loop import READ, Loop, Timer
 
+#: Seconds between the use of a blank and the request for another.
+REFILL = 0.005
 _FIRST_DELAY, _LONGEST_DELAY, _STABLE = 0.05, 5.0, 10.0
 
 
@@ -34,7 +36,9 @@ class Helper:
         on_packet: Callable[[Any, list[int]], None],
         on_up: Callable[[], None],
         on_event: Callable[[str, str], None],
+        lazy: bool = False,
     ) -> None:
+        self._lazy = lazy
         self._loop, self.name, self._command, self._env = loop, name, command, env
         self._on_packet, self._on_up, self._on_event = on_packet, on_up, on_event
         self._failures = 0
@@ -64,7 +68,7 @@ class Helper:
         finally:
             theirs.close()
         self._began, self.pid = self._loop.now, self._process.pid
-        self.channel = Channel(self._loop, ours, self._on_packet, lambda: None)
+        self.channel = Channel(self._loop, ours, self._on_packet, lambda: None, lazy=self._lazy)
         self._loop.add(self._pidfd, READ, lambda _mask: self._died())
         self._on_event("helper.started", self.name)
         self._on_up()
@@ -144,6 +148,7 @@ class Zygote(Helper):
         self._blanks: deque[Blank] = deque()
         self._waiting: deque[tuple[object, Callable[[Blank], None]]] = deque()
         self._coming = 0
+        self._asking: Timer | None = None
 
     def take(self, key: object, use: Callable[[Blank], None]) -> None:
         """Call `use(blank)` now or as soon as there is one; `use` owns it."""
@@ -180,6 +185,11 @@ class Zygote(Helper):
         self._coming = 0
         self._ask()
 
+    def _ask_later(self) -> None:
+        """A fork takes a core for a millisecond; the worker that has just been given a blank needs it more."""
+        if self._asking is None:
+            self._asking = self._loop.after(REFILL, self._ask)
+
     def _packet(self, value: Any, fds: list[int]) -> None:
         match value:
             case ["blank", int(pid)] if len(fds) == 2:
@@ -196,9 +206,15 @@ class Zygote(Helper):
         while self._waiting and self._blanks:
             _, use = self._waiting.popleft()
             use(self._blanks.popleft())
-        self._ask()
+        if self._waiting:
+            self._ask()
+        else:
+            self._ask_later()
 
     def _ask(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
         if not self._wanted or not self.alive:
             return
         missing = len(self._waiting) + self.SPARE - len(self._blanks) - self._coming
@@ -219,7 +235,7 @@ class Logger(Helper):
         on_state: Callable[[str, dict[str, Any]], None],
         on_event: Callable[[str, str], None],
     ) -> None:
-        super().__init__(loop, "logger", command, env, self._packet, self._up, on_event)
+        super().__init__(loop, "logger", command, env, self._packet, self._up, on_event, lazy=True)
         self._pipes: dict[tuple[str, int], int] = {}
         self._on_tail, self._on_state = on_tail, on_state
 

@@ -97,6 +97,7 @@ def _write(path: Path, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise InitError(f"{error.filename} is there already and is not overwritten; choose another directory") from error
+        what = f"{error.filename} is there already and is not overwritten; choose another directory"
+        raise InitError(what) from error
     except OSError as error:
         raise InitError(f"can't write {path}: {error.strerror}; choose a directory that is yours to write") from error

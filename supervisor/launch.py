@@ -312,7 +312,9 @@ def explain(command: tuple[str, ...], env: Mapping[str, str], error: OSError | N
             return f"command {name}: {path} is neither a binary nor a script of this machine; it may lack its #! line"
         case errno.E2BIG:
             size = sum(len(os.fsencode(part)) + 1 for part in (*command, *env, *env.values()))
-            return f"command {name}: arguments and environment are too long together ({size} bytes), or one of them alone"
+            return (
+                f"command {name}: arguments and environment are too long together ({size} bytes), or one of them alone"
+            )
         case number:
             return f"command {name}: {os.strerror(number or 0)}"
 

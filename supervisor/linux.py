@@ -47,7 +47,9 @@ _CLONE_CALLS: Final = {"x86_64": _CloneCall(56, 3), "aarch64": _CloneCall(220, 4
 def require_linux() -> None:
     """UnsupportedError unless this is Linux 5.10 or newer on an architecture whose clone(2) is known."""
     if not sys.platform.startswith("linux"):
-        raise UnsupportedError(f"otpd needs Linux 5.10 or newer, this is {sys.platform}; run it in a Linux VM or container")
+        raise UnsupportedError(
+            f"otpd needs Linux 5.10 or newer, this is {sys.platform}; run it in a Linux VM or container"
+        )
     release = platform.release()
     if kernel_version(release) < MINIMUM_KERNEL:
         raise UnsupportedError(f"otpd needs Linux 5.10 or newer, this kernel is {release}; upgrade the kernel")

@@ -4,8 +4,8 @@
 >>> places.at(("agents", "feed", "script")), places.at(("agents", "feed", "nothing"))
 ((2, 1), (1, 9))
 
-Knows no more of TOML than it takes to find keys. Every key of a text that tomllib accepts is found; any other text gives
-the places up to where it stops making sense. It never raises.
+Knows no more of TOML than it takes to find keys. Every key of a text that tomllib accepts is found (of up to 64 parts
+each); any other text gives the places up to where it stops making sense. It never raises.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import time
 from collections import deque
 from typing import Any
 
@@ -41,7 +42,7 @@ class EventLog:
     def retry(self) -> None:
         """Store what waits. OSError: not yet."""
         if self._lost and self._pending:
-            self._write(_line({"event": "otpd.log.events_lost", "count": self._lost}))
+            self._write(_line({"at": time.time(), "event": "otpd.log.events_lost", "count": self._lost}))
             self._lost = 0
         while self._pending:
             self._write(self._pending[0])

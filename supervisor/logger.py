@@ -256,11 +256,14 @@ class Logger:
         self._retry_at = time.monotonic() + _RETRY
         try:
             probe(self._logs)
-            self._events.retry()
         except OSError:
             return
         for name, book in [item for item in self._books.items() if item[1].ailing]:
             self._recover(name, book)
+        try:
+            self._events.retry()
+        except OSError:
+            return
         if not any(book.ailing for book in self._books.values()):
             self._troubled = False
             self._send(["recovered", self._dropped])

@@ -46,6 +46,7 @@ class Loop:
         self._order = itertools.count()
         self._batch = 0
         self._running = False
+        self._deferred: list[Callable[[], None]] = []
         self.now = time.monotonic()
 
     def add(self, fd: int, mask: int, handler: Handler) -> None:
@@ -64,6 +65,10 @@ class Loop:
         timer = Timer(self.now + delay, next(self._order), action)
         heapq.heappush(self._timers, timer)
         return timer
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Call `action` when everything that this batch asks for has been done, before the next wait."""
+        self._deferred.append(action)
 
     def on_signals(self, numbers: tuple[signal.Signals, ...], action: Callable[[int], None]) -> None:
         """Call `action(number)` in the loop for each of these signals."""
@@ -92,8 +97,8 @@ class Loop:
 
     def step(self) -> None:
         """Wait for the next event or timer and handle what is there."""
-        timeout = self._until_next()
-        events = self._epoll.poll(timeout, _BATCH)
+        self._work_off()
+        events = self._epoll.poll(self._until_next(), _BATCH)
         self._batch += 1
         self.now = time.monotonic()
         for fd, mask in events:
@@ -101,6 +106,12 @@ class Loop:
             if found is not None and found[0] != self._batch:
                 found[1](mask)
         self._fire()
+
+    def _work_off(self) -> None:
+        while self._deferred:
+            actions, self._deferred = self._deferred, []
+            for action in actions:
+                action()
 
     def _until_next(self) -> float:
         while self._timers and self._timers[0].action is None:

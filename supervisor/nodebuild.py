@@ -1,4 +1,4 @@
-"""From the tables of a configuration to a NodeSpec: names, parents and combinations checked, everything relative resolved.
+"""From the tables of a configuration to a NodeSpec: names, parents and combinations checked, all paths resolved.
 
 `build` neither knows TOML nor opens the configuration; `config` and `treefile` do and hand the tables over. All errors
 are reported at once, in the order of the file.
@@ -169,14 +169,16 @@ def _check_significant(entry: Entry, supervisors: Mapping[str, Entry], report: R
     if parent is None or parent.values.get("auto_shutdown", "never") == "never":
         who = f"supervisors.{parent.name}" if parent else "the top supervisor"
         what = f"significant = true does nothing below {who}, whose auto_shutdown is never; "
-        help_ = 'set its auto_shutdown to "any_significant" or "all_significant"' if parent else "put it in a supervisor"
-        report.add(path, Invalid(what=what + help_))
+        change = 'set its auto_shutdown to "any_significant" or "all_significant"'
+        report.add(path, Invalid(what=what + (change if parent else "put it in a supervisor")))
     if entry.values.get("restart", "permanent") == "permanent":
         what = "a permanent child is always restarted and can't be significant; "
         report.add(path, Invalid(what=what + 'set restart = "transient" or "temporary"'))
 
 
-def _children(parent: str | None, entries: Sequence[Entry], launches: Mapping[KeyPath, Launch]) -> tuple[ChildSpec, ...]:
+def _children(
+    parent: str | None, entries: Sequence[Entry], launches: Mapping[KeyPath, Launch]
+) -> tuple[ChildSpec, ...]:
     """The child specs below `parent` in the order of the file."""
     found: list[ChildSpec] = []
     for entry in entries:

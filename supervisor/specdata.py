@@ -51,9 +51,9 @@ def from_data(data: object) -> NodeSpec:
     if not isinstance(data, dict) or not _is_int(data.get("otpd_spec")):
         raise SpecDataError(f"expected a node spec of otpd, got {type(data).__name__} without a version (otpd_spec)")
     if data["otpd_spec"] != VERSION:
-        age = "newer" if data["otpd_spec"] > VERSION else "older"
+        age = "a newer" if data["otpd_spec"] > VERSION else "an older"
         raise SpecDataError(
-            f"expected version {VERSION} of the node spec, got version {data['otpd_spec']}: it comes from a {age} otpd; "
+            f"expected version {VERSION} of the node spec, got version {data['otpd_spec']}: it is of {age} otpd; "
             "restart the node with the otpd that you call now"
         )
     try:
@@ -243,7 +243,7 @@ _LEAVES: Final[Mapping[str, _Parse]] = {
     "ChildType": ChildType,
     "AutoShutdown": AutoShutdown,
     "Dynamic | None": lambda value: None if value is None else Dynamic(value),
-    'Literal["drop", "block"]': _words("drop", "block"),
+    "Literal['drop', 'block']": _words("drop", "block"),
 }
 
 

@@ -232,6 +232,7 @@ class Supervisor:
             case ChildState.DEAD:
                 self.stopped(child, child.reason, unnoticed=True)
             case ChildState.RESTARTING | ChildState.BACKOFF | ChildState.DOWN:
+                child.failed = False  # from now on it is down because it was told to
                 self.forget(child)
             case _:
                 pass  # is on its way already

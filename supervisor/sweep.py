@@ -112,6 +112,8 @@ class Sweeper:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        #: Whose a stray was found to be. On its way out it has no environment any more that could tell.
+        self._claims: dict[int, tuple[int, str, int]] = {}
 
     def sweep(self, owner: Owner, known: Set[int], kill: bool) -> tuple[Process, ...]:
         """What `owner` left and is alive; killed on the way if `kill`. Empty: verified that nothing is left.
@@ -120,9 +122,11 @@ class Sweeper:
         """
         end = time.monotonic() + _PASS
         while True:
-            found = self._pass(owner, known, kill)
-            if not found or not kill or time.monotonic() > end:
+            found, settled = self._pass(owner, known, kill)
+            if settled and not (found and kill):
                 return found
+            if time.monotonic() > end:
+                return found or (Process(owner.pid, 0, "processes that fork and exit"),)
 
     def strays(self, known: Set[int]) -> tuple[Process, ...]:
         """Every live child that is not in `known`, whosever it is, for the end of the node."""
@@ -135,10 +139,16 @@ class Sweeper:
             self._live(pid)
 
     def _unknown(self, known: Set[int]) -> list[int]:
-        return [pid for pid in linux.children(self._pid) if pid not in known]
+        """One read when this process has one thread; the whole walk where the kernel has no such file."""
+        content = linux.read_proc("/proc/thread-self/children") if len(os.listdir("/proc/self/task")) == 1 else None
+        found = linux.children(self._pid) if content is None else map(int, content.split())
+        return sorted(set(found).difference(known))
 
-    def _pass(self, owner: Owner, known: Set[int], kill: bool) -> tuple[Process, ...]:
-        strays = [each for each in map(self._live, self._unknown(known)) if each is not None and _belongs(each, owner)]
+    def _pass(self, owner: Owner, known: Set[int], kill: bool) -> tuple[tuple[Process, ...], bool]:
+        """What was found, and whether that is all: a stray that died meanwhile may have left a child to us."""
+        unknown = self._unknown(known)
+        live = [each for each in map(self._live, unknown) if each is not None]
+        strays = [each for each in live if self._belongs(each, owner)]
         members = cgroup.members(owner.cgroup) if owner.cgroup and cgroup.populated(owner.cgroup) else []
         found = {each.pid: Process(each.pid, each.started, _title(each.pid)) for each in strays}
         found |= {each.pid: each for each in map(identify, members) if each is not None and each.pid not in found}
@@ -147,7 +157,7 @@ class Sweeper:
                 self._kill(each)
             if members and owner.cgroup:
                 cgroup.kill(owner.cgroup)
-        return tuple(found.values())
+        return tuple(found.values()), len(live) == len(unknown)
 
     def _live(self, pid: int) -> linux.Stat | None:
         """A live child of ours; a dead one is reaped."""
@@ -156,9 +166,22 @@ class Sweeper:
             return None
         if found.state not in "ZX":
             return found
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                return found  # only its first thread is dead
+        except ChildProcessError:
+            pass
+        self._claims.pop(pid, None)
         return None
+
+    def _belongs(self, stray: linux.Stat, owner: Owner) -> bool:
+        started, name, generation = self._claims.get(stray.pid, (0, "", 0))
+        if started == stray.started:
+            return name == owner.name and generation <= owner.generation
+        if _belongs(stray, owner):
+            self._claims[stray.pid] = (stray.started, owner.name, owner.generation)
+            return True
+        return False
 
     def _kill(self, stray: linux.Stat) -> None:
         """Its whole group at once, so that one that forks and exits for ever has no time to; the stray is our own child,

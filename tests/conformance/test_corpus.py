@@ -52,7 +52,7 @@ def test_the_script_counts_and_its_exit_code_tells(tmp_path: Path) -> None:
     done = run_script(str(corpus))
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "1 passed, 1 failed, 1 left out"
-    assert f"{bad['name']}, step 0: result: expected \"nonsense\"" in done.stdout
+    assert f'{bad["name"]}, step 0: result: expected "nonsense"' in done.stdout
     corpus.write_text(json.dumps(good) + "\n")
     done = run_script(str(corpus), "--json", "--level", "B")
     assert (done.returncode, json.loads(done.stdout)) == (

@@ -17,10 +17,12 @@ from otpd.ipc.frames import channel_pair, receive_packet, send_packet
 class LogRoot:
     """What root does for the logger, without a tree. Use as a context manager: nothing is left behind."""
 
-    def __init__(self, logs: Path, max_bytes: int = 1 << 20, keep: int = 1000, full: str = "drop", files: int = 0) -> None:
+    def __init__(
+        self, logs: Path, max_bytes: int = 1 << 20, keep: int = 1000, full: str = "drop", prefix: tuple[str, ...] = ()
+    ) -> None:
         self.logs = logs
         self._options = ["--dir", str(logs), "--max-bytes", str(max_bytes), "--keep", str(keep), "--full", full]
-        self._prefix = ["prlimit", f"--nofile={files}"] if files else []
+        self._prefix = prefix  # a command that runs another one
         self.pipes: dict[tuple[str, int], int] = {}
         self.received: list[list[Any]] = []
         self._token = 0

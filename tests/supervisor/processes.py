@@ -127,7 +127,8 @@ class Root:
 
     def job(self, **more: Any) -> Job:
         base: dict[str, Any] = {
-            "name": "feed", "generation": 1, "kind": "program", "node": NODE, "root_pid": os.getpid(), "cwd": str(self.directory)
+            "name": "feed", "generation": 1, "kind": "program", "node": NODE, "root_pid": os.getpid(),
+            "cwd": str(self.directory),
         }  # fmt: skip
         return Job(**(base | more))
 

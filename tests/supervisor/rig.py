@@ -48,7 +48,8 @@ class Rig:
     """`alive` and `starting` are what the shell would have; `now` is moved by `at`."""
 
     def __init__(self, *children: ChildSpec, **flags: Any) -> None:
-        self.tree = Tree(supervisor("top", *children, **flags))
+        gate = {"gate": flags.pop("gate")} if "gate" in flags else {}
+        self.tree = Tree(supervisor("top", *children, **flags), **gate)
         self.now = 0.0
         self.starting: dict[str, int] = {}
         self.alive: dict[str, int] = {}

@@ -7,8 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otpd.supervisor.config import ConfigErrors, load
+from otpd.supervisor.locate import Places
+from otpd.supervisor.nodebuild import build
+from otpd.supervisor.sections import SECTIONS
 from otpd.supervisor.spec import (
     INFINITY,
     AutoShutdown,
@@ -332,3 +337,27 @@ def test_a_directory_whose_name_is_no_name_gives_a_node_called_node(fleet: Path)
     odd.mkdir()
     (odd / "otpd.toml").write_text('[programs.a]\ncommand = ["sleep", "1"]\n')
     assert load(odd / "otpd.toml").name == "node"
+
+
+_KEYS = st.sampled_from(
+    ["node", *SECTIONS, *(key for keys in SECTIONS.values() for key in keys), "a", "b", "tcp", "initial"]
+)
+_VALUES = st.recursive(
+    st.sampled_from(
+        ["a", "b", "a.py", "5s", "1MiB", "true", "one_for_one", "permanent", "", "\0", "/", 0, 1, -1, 10**30]
+    )
+    | st.booleans()
+    | st.floats()
+    | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(list(SECTIONS)), st.dictionaries(st.sampled_from("abc"), _VALUES)) | _VALUES)
+def test_whatever_the_tables_hold_the_answer_is_a_node_or_errors(data: object) -> None:
+    try:
+        assert build(data if isinstance(data, dict) else {"agents": data}, "otpd.toml", Places()).top.children
+    except ConfigErrors as errors:
+        assert errors.problems
+        assert "None" not in str(errors)

@@ -536,3 +536,11 @@ def test_another_user_is_refused_to_everybody_but_root(fleet: Path, monkeypatch:
     assert errors(fleet, AGENT + 'user = "root"\n') == [
         "3:1: agents.feed.user: only root can start a worker as another user; you are uid 4711, drop this key"
     ]
+
+
+def test_of_very_many_mistakes_the_first_fifty_are_shown(fleet: Path) -> None:
+    (fleet / "otpd.toml").write_text("".join(f"[agents.a{n}]\n" for n in range(60)))
+    with pytest.raises(ConfigErrors) as caught:
+        load("otpd.toml")
+    lines = str(caught.value).split("\n")
+    assert (len(caught.value.problems), len(lines), lines[-1]) == (60, 51, "... and 10 more errors")

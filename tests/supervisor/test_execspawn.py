@@ -41,7 +41,9 @@ def test_a_fork_that_fails_is_an_error_and_leaks_nothing(
 
     before = open_fds()
     monkeypatch.setattr(os, failing, refuse)
-    with pytest.raises(execspawn.SpawnError, match="worker feed: can't make a process: Resource temporarily unavailable"):
+    with pytest.raises(
+        execspawn.SpawnError, match="worker feed: can't make a process: Resource temporarily unavailable"
+    ):
         root.spawn("true")
     monkeypatch.undo()
     assert open_fds() == before

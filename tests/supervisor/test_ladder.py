@@ -101,7 +101,12 @@ def test_a_main_process_in_state_d_is_reported_and_reaped_whenever_it_comes_back
 
 def test_detached_helpers_are_left_alone_and_reported() -> None:
     _, effects = play(Ladder(MAIN, detach=True), (0, Stop(1.0)), (1, Tick()), (1, Died()), (1, Swept((STRAY,))))
-    assert effects == [[Ask(15)], [Kill(group=False)], [Reap(group=False), Sweep(kill=False)], [Done((STRAY,), detached=True)]]
+    assert effects == [
+        [Ask(15)],
+        [Kill(group=False)],
+        [Reap(group=False), Sweep(kill=False)],
+        [Done((STRAY,), detached=True)],
+    ]
 
 
 SHUTDOWNS = st.sampled_from([BRUTAL_KILL, INFINITY, 0.0, 0.5, 5.0])

@@ -127,8 +127,10 @@ def test_a_failed_exec_says_why(root: Root, name: str, way: str) -> None:
         "nothing-of-this-name": "command nothing-of-this-name: not found in PATH (/bin:/usr/bin)",
         "./missing": f"command ./missing: no such file (cwd is {root.directory})",
         "./plain": "command ./plain: permission denied: ./plain is not executable; chmod +x ./plain",
-        "./garbage": "command ./garbage: ./garbage is neither a binary nor a script of this machine; it may lack its #! line",
-        "./interpreter": "command ./interpreter: bad interpreter: ./interpreter begins with #!/no/python -x, which does not exist",
+        "./garbage": "command ./garbage: ./garbage is neither a binary nor a script of this machine; "
+        "it may lack its #! line",
+        "./interpreter": "command ./interpreter: bad interpreter: ./interpreter begins with #!/no/python -x, "
+        "which does not exist",
     }[name]
     env = {"PATH": "/bin:/usr/bin"}
     if way == "exec":
@@ -176,7 +178,9 @@ def test_a_program_of_another_user_that_may_not_be_executed_says_for_whom(root: 
     shutil.copy("/bin/true", public / "mine")
     (public / "mine").chmod(0o700)
     worker = root.spawn(str(public / "mine"), user="nobody", cwd="/")
-    assert worker.exec_error().startswith(f"command {public}/mine: permission denied: uid {pwd.getpwnam('nobody').pw_uid} may")
+    assert worker.exec_error().startswith(
+        f"command {public}/mine: permission denied: uid {pwd.getpwnam('nobody').pw_uid} may"
+    )
     assert root.spawn("id", "-un", user="nobody", cwd="/").printed() == "nobody\n"
 
 

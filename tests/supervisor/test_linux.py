@@ -72,7 +72,9 @@ def test_the_title_leaves_the_environment_alone() -> None:
         "from otpd.supervisor import linux; linux.set_title('otpd: test'); "
         "print(open('/proc/self/cmdline').read().strip(chr(0))); print('COOKIE=here' in open('/proc/self/environ').read())"
     )
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "COOKIE": "here"}, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "COOKIE": "here"}, capture_output=True, text=True
+    )
     assert run.stdout.splitlines() == ["otpd: test", "True"]
 
 

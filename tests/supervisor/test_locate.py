@@ -85,8 +85,11 @@ def paths(value: Any, path: KeyPath = ()) -> list[KeyPath]:
 
 
 _pieces = st.sampled_from(
-    """a b "q" 'l' . = [ ] [[ ]] { } , ''' " ' # 1 1979-05-27 \\ \\n \\u0041 true é""".split()
-    + [" ", "\n", "\r\n", "\t", '"""']
+    [
+        *("a", "b", '"q"', "'l'", "1", "1979-05-27", "true", "é"),
+        *(".", "=", ",", "#", "[", "]", "[[", "]]", "{", "}", "'''", '"""', '"', "'"),
+        *("\\", "\\n", "\\u0041", " ", "\n", "\r\n", "\t"),
+    ]
 )
 _key = st.text("abc-_1", min_size=1, max_size=3) | st.text(max_size=4).map(lambda text: quoted(text))
 _scalar = (

@@ -20,7 +20,7 @@ import pytest
 
 from otpd.ipc.frames import send_packet
 from otpd.supervisor import logstore
-from otpd.supervisor.logevents import read_events
+from otpd.supervisor.logevents import EventLog, read_events
 from otpd.supervisor.logpaths import directory_name, segments
 from tests.helpers import eventually
 from tests.supervisor.logroot import LogRoot
@@ -184,6 +184,31 @@ def test_events_become_lines_of_json_in_order(root: LogRoot, logs: Path) -> None
     root.flush()
     assert read_events(logs.parent, 20) == events[-20:]
     assert [json.loads(line) for line in (logs.parent / "events.jsonl").read_text().splitlines()] == events
+
+
+def test_events_are_rotated_and_the_newest_are_read_across_files(tmp_path: Path) -> None:
+    log = EventLog(str(tmp_path), max_bytes=100)
+    for number in range(60):
+        log.append({"number": number})
+    assert sorted(os.listdir(tmp_path)) == ["events.jsonl", "events.jsonl.1", "events.jsonl.2", "events.jsonl.3"]
+    assert [event["number"] for event in read_events(tmp_path, 15)] == list(range(45, 60))
+    assert read_events(tmp_path / "nowhere", 5) == read_events(tmp_path, 0) == []
+
+
+def test_a_broken_event_log_keeps_no_childs_log_from_recovering(root: LogRoot, logs: Path) -> None:
+    (logs.parent / "events.jsonl").mkdir()
+    root.send("event", {"event": "waits"})
+    assert "events.jsonl" in root.hear("full")[1]
+    limit_file_size(root, 0)
+    write = root.open("web")
+    os.write(write, b"lost\n")
+    eventually(lambda: _pipe_bytes(write) == 0, what="dropped")
+    limit_file_size(root, resource.RLIM_INFINITY)
+    eventually(lambda: [entry.dropped for entry in logstore.tail(logs, ["web"], 5)] == [5], what="the gap is marked")
+    (logs.parent / "events.jsonl").rmdir()
+    assert root.hear("recovered") == ["recovered", 5]
+    assert read_events(logs.parent, 5) == [{"event": "waits"}]
+    os.close(write)
 
 
 def test_nonsense_on_the_channel_is_ignored_and_its_descriptors_are_closed(root: LogRoot) -> None:
@@ -458,18 +483,42 @@ def test_a_file_in_the_place_of_a_childs_directory_is_trouble_for_that_child_alo
     assert (logs / "bad").is_dir()
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read and write everything")
-def test_a_directory_that_may_not_be_entered_is_trouble(root: LogRoot, logs: Path) -> None:
-    write = root.open("web")
-    root.flush()
-    logs.chmod(0)
-    try:
+#: Takes the super-user's right to go everywhere from the logger.
+MORTAL = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
+
+
+def test_a_directory_that_may_not_be_entered_is_trouble(logs: Path) -> None:
+    with LogRoot(logs, prefix=MORTAL) as root:
+        write = root.open("web")
+        root.flush()
+        logs.chmod(0)
         os.write(write, b"lost\n")
-        assert "Permission denied" in root.hear("full")[1]
-    finally:
+        assert root.hear("full")[1].endswith("Permission denied")
+        eventually(lambda: _pipe_bytes(write) == 0, what="dropped")
         logs.chmod(0o700)
-    root.hear("recovered")
-    os.close(write)
+        assert root.hear("recovered") == ["recovered", 5]
+        os.write(write, b"kept\n")
+        os.close(write)
+        root.hear("eof")
+    assert [entry.text() for entry in logstore.tail(logs, ["web"], 5)] == ["[otpd: 5 bytes dropped]", "kept"]
+
+
+def test_a_log_that_may_not_be_opened_is_left_alone_and_a_new_segment_begun(logs: Path) -> None:
+    with LogRoot(logs, prefix=MORTAL) as root:
+        write = root.open("web")
+        os.write(write, b"1\n")
+        root.flush()
+        root.kill()
+        last_segment(logs, "web").chmod(0)
+        root.start()
+        os.write(write, b"2\n")
+        os.close(write)
+        root.hear("eof")
+        assert "Permission denied; a new one was begun" in root.hear("full")[1]
+        assert root.hear("recovered") == ["recovered", 0]
+    for segment in segments(str(logs / "web")):
+        os.chmod(segment.log, 0o600)
+    assert stored(logs, "web") == b"1\n2\n"
 
 
 @pytest.mark.parametrize("full", ["drop", "block"])
@@ -561,7 +610,7 @@ def test_a_flood_does_not_keep_others_waiting(root: LogRoot, logs: Path) -> None
 
 
 def test_more_children_than_open_logs_are_served_within_the_limit_of_descriptors(logs: Path) -> None:
-    with LogRoot(logs, files=200) as root:
+    with LogRoot(logs, prefix=("prlimit", "--nofile=200")) as root:
         writes = [root.open(f"c{number}") for number in range(140)]
         for turn in range(3):
             for write in writes:
@@ -577,7 +626,7 @@ def test_more_children_than_open_logs_are_served_within_the_limit_of_descriptors
 
 
 def test_a_pipe_that_could_not_be_taken_is_refused_and_may_be_sent_again(logs: Path) -> None:
-    with LogRoot(logs, files=40) as root:
+    with LogRoot(logs, prefix=("prlimit", "--nofile=40")) as root:
         writes = [root.open(f"c{number}") for number in range(40)]
         _, name, generation = root.hear("refused")
         for number in range(10):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from otpd.supervisor import spec
 from otpd.supervisor.spec import ChildSpec, Launch, LogPolicy, NodeSpec, SupervisorSpec
-from otpd.supervisor.specdata import SpecDataError, from_data, plain, to_data
+from otpd.supervisor.specdata import SpecDataError, _Reader, from_data, plain, to_data
 
 _text = st.text(max_size=5)
 _float = st.floats(0, 1e9)
@@ -106,6 +106,12 @@ SMALL = NodeSpec(
 )
 
 
+def test_every_field_of_every_spec_can_be_read() -> None:
+    kinds = (NodeSpec, LogPolicy, SupervisorSpec, ChildSpec, Launch, spec.Limits, spec.Backoff, spec.TcpReady)
+    known = _Reader(()).parsers
+    assert [item for kind in kinds for item in dataclasses.fields(kind) if item.type not in known] == []
+
+
 def test_ten_thousand_instances_fit_into_one_request() -> None:
     start = Launch(kind="agent", script="/a.py", env={"A": "x" * 1000})
     children = tuple(ChildSpec(id=f"feed-{n}", start=start, backoff=spec.Backoff()) for n in range(10_000))
@@ -123,12 +129,12 @@ def test_ten_thousand_instances_fit_into_one_request() -> None:
         ({"otpd_spec": True}, "expected a node spec of otpd, got dict without a version (otpd_spec)"),
         (
             {"otpd_spec": 2},
-            "expected version 1 of the node spec, got version 2: it comes from a newer otpd; restart the node with the otpd "
+            "expected version 1 of the node spec, got version 2: it is of a newer otpd; restart the node with the otpd "
             "that you call now",
         ),
         (
             {"otpd_spec": 0},
-            "expected version 1 of the node spec, got version 0: it comes from a older otpd; restart the node with the otpd "
+            "expected version 1 of the node spec, got version 0: it is of an older otpd; restart the node with the otpd "
             "that you call now",
         ),
         ({"otpd_spec": 1}, "expected list, got None"),

@@ -91,7 +91,9 @@ def test_a_group_member_that_outlives_its_leader_is_ended(root: Root) -> None:
 
 
 def test_a_deep_tree_of_sessions_is_ended(root: Root) -> None:
-    worker = root.spawn("sh", "-c", "setsid sh -c 'setsid sh -c \"setsid sleep 60 & echo $! \\$\\$; wait\" & wait' & wait")
+    worker = root.spawn(
+        "sh", "-c", "setsid sh -c 'setsid sh -c \"setsid sleep 60 & echo $! \\$\\$; wait\" & wait' & wait"
+    )
     pids = [int(pid) for pid in worker.line().split()]
     end(root, worker)
     assert not any(alive(pid) for pid in pids)
@@ -175,7 +177,9 @@ def test_dead_strays_are_reaped(root: Root) -> None:
 
 
 def test_a_stopped_process_gets_the_stop_signal(root: Root) -> None:
-    worker = root.python("import signal, time; signal.signal(15, lambda *_: exit(4)); print('up', flush=True); time.sleep(60)")
+    worker = root.python(
+        "import signal, time; signal.signal(15, lambda *_: exit(4)); print('up', flush=True); time.sleep(60)"
+    )
     worker.line()
     signal.pidfd_send_signal(worker.pidfd, signal.SIGSTOP)
     eventually(lambda: (found := linux.stat(worker.pid)) is not None and found.state == "T")
@@ -208,7 +212,13 @@ def test_a_sweep_by_node_ends_what_carries_its_cookie_and_nobody_else() -> None:
     mine, theirs = "a1" * 16, "a1" * 15 + "b2"
     command = [sys.executable, "-c", "print(1, flush=True); " + SLEEP]
     started = []
-    for env in ({"OTPD_NODE": mine}, {"OTPD_NODE": mine}, {"OTPD_NODE": theirs}, {"OTPD_NODE": mine + "0"}, {"X": f"OTPD_NODE={mine}"}):
+    for env in (
+        {"OTPD_NODE": mine},
+        {"OTPD_NODE": mine},
+        {"OTPD_NODE": theirs},
+        {"OTPD_NODE": mine + "0"},
+        {"X": f"OTPD_NODE={mine}"},
+    ):
         child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, start_new_session=True)
         assert child.stdout is not None
         child.stdout.readline()
@@ -225,10 +235,9 @@ def test_a_sweep_by_node_ends_what_carries_its_cookie_and_nobody_else() -> None:
 
 
 def test_a_sweep_by_node_spares_this_process_and_its_ancestors() -> None:
-    code = f"from otpd.supervisor import sweep; print(sweep.sweep_node('{NODE}', 1.0).ended)"
-    run = subprocess.run(
-        ["sh", "-c", f'{sys.executable} -c "{code}"; echo lived'], env={**os.environ, "OTPD_NODE": NODE}, capture_output=True, text=True
-    )  # fmt: skip
+    code = f"from otpd.supervisor import sweep; print(sweep.sweep_node('{'5e' * 16}', 1.0).ended)"
+    command = ["sh", "-c", f'{sys.executable} -c "{code}"; echo lived']
+    run = subprocess.run(command, env={**os.environ, "OTPD_NODE": "5e" * 16}, capture_output=True, text=True)
     assert run.stdout == "()\nlived\n"
 
 

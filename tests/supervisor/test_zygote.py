@@ -107,7 +107,8 @@ def test_a_syntax_error_is_an_exception_like_any(root: Root) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "code", "printed"), [("", 0, ""), ("7", 7, ""), ("'why'", 1, "why\n"), ("None", 0, ""), ("256 + 3", 3, "")]
+    ("argument", "code", "printed"),
+    [("", 0, ""), ("7", 7, ""), ("'why'", 1, "why\n"), ("None", 0, ""), ("256 + 3", 3, "")],
 )
 def test_sys_exit_means_what_it_means_in_python(root: Root, argument: str, code: int, printed: str) -> None:
     worker = root.script(f"import sys; sys.exit({argument})")
@@ -177,11 +178,15 @@ def test_workers_outlive_the_zygote(root: Root) -> None:
 def test_a_module_that_cant_be_imported_is_reported_and_no_harm(root: Root) -> None:
     root.start_zygote("json", "no_such_module_here")
     root.blank()
-    assert root.problems == ["can't preload no_such_module_here: ModuleNotFoundError: No module named 'no_such_module_here'"]
+    assert root.problems == [
+        "can't preload no_such_module_here: ModuleNotFoundError: No module named 'no_such_module_here'"
+    ]
 
 
 def test_a_module_that_starts_a_thread_is_dropped(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root.directory / "threaded.py").write_text("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()")
+    (root.directory / "threaded.py").write_text(
+        "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    )
     monkeypatch.setenv("PYTHONPATH", str(root.directory))
     root.start_zygote("json", "threaded", "asyncio")
     root.blank()

@@ -1,0 +1,203 @@
+"""The life of an agent, run by a real blank under a test that plays root."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from otpd.agents import ArgumentError
+from otpd.agents.arguments import bind, fits
+from otpd.supervisor.incarnation import Status
+from tests.supervisor.processes import Root, Worker
+
+HEAD = "import asyncio, os, time\nfrom otpd.agents import Agent, Ignore, run\nclass Feed(Agent):\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Root]:
+    root = Root(tmp_path)
+    yield root
+    root.close()
+
+
+def start(root: Root, body: str, **more: Any) -> Worker:
+    lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
+    return root.script(f"{HEAD}{lines}\nrun(Feed)\nprint('after run')\n", kind="agent", **more)
+
+
+def stop(worker: Worker, number: int = signal.SIGTERM) -> None:
+    signal.pidfd_send_signal(worker.pidfd, number)
+
+
+@pytest.mark.parametrize("word", ["def", "async def"])
+def test_it_is_ready_after_init_and_stops_after_terminate(root: Root, word: str) -> None:
+    worker = start(
+        root,
+        f"""
+        {word} init(self, symbol, n: int = 1): print("init", symbol, n, self.name, self.generation)
+        {word} terminate(self, reason): print("terminate", reason)
+        """.replace("\n        ", "\n"),
+        args={"symbol": "A"}, generation=3,
+    )  # fmt: skip
+    assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+    stop(worker)
+    assert worker.packets() == [["exit", "shutdown"]]
+    assert worker.printed() == "init A 1 feed 3\nterminate shutdown\nafter run\n"
+    assert worker.reap() == Status(code=0)
+
+
+def test_its_own_stop_signal_stops_it(root: Root) -> None:
+    worker = start(root, "def terminate(self, reason): print(reason)", stop_signal=signal.SIGUSR2)
+    assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+    stop(worker, signal.SIGUSR2)
+    assert worker.packets() == [["exit", "shutdown"]]
+
+
+@pytest.mark.parametrize("when", ["init", "terminate"])
+def test_an_exception_is_printed_from_the_agents_own_frame_and_announced(root: Root, when: str) -> None:
+    worker = start(root, f"async def {when}(self, *_): raise RuntimeError('no luck')")
+    if when == "terminate":
+        assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+        stop(worker)
+    assert worker.packets()[-1] == ["exit", "error(RuntimeError: no luck)"]
+    lines = worker.printed().splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1].endswith(f"line 4, in {when}")
+    assert lines[-1] == "RuntimeError: no luck"
+    assert worker.reap() == Status(code=1)
+
+
+def test_ignore_is_no_error(root: Root) -> None:
+    worker = start(root, "def init(self): raise Ignore")
+    assert worker.packets() == [["spawned"], ["ignore"]]
+    assert worker.reap() == Status(code=0)
+
+
+def test_wrong_arguments_are_named_without_a_traceback(root: Root) -> None:
+    worker = start(root, "def init(self, symbol: str): pass", args={"symbol": 5})
+    text = "agent feed, argument symbol: expected str, got int (5)"
+    assert worker.packets() == [["spawned"], ["exit", f"error(ArgumentError: {text})"]]
+    assert worker.printed() == text + "\n"
+
+
+def test_stopped_during_init_it_is_never_ready(root: Root) -> None:
+    worker = start(root, "async def init(self): print('in'); await asyncio.sleep(60)")
+    assert worker.line() == "in"
+    stop(worker)
+    assert worker.packets() == [["spawned"], ["exit", "shutdown"]]
+    assert worker.reap() == Status(code=0)
+
+
+def test_the_heartbeat_comes_from_the_loop_and_falls_silent_with_it(root: Root) -> None:
+    """A thread beside it lives on; the loop sleeps for good after its third beat."""
+    worker = start(
+        root,
+        """
+def init(self): asyncio.get_running_loop().call_later(0.13, self.hang)
+def hang(self): print("hangs"); time.sleep(60)
+        """,
+        watchdog=0.2,
+    )  # fmt: skip
+    assert [worker.packet() for _ in range(5)] == [["spawned"], ["ready"], ["beat"], ["beat"], ["beat"]]
+    assert worker.line() == "hangs"
+    with pytest.raises(TimeoutError):
+        worker.packet(timeout=0.2)
+
+
+def test_without_a_watchdog_nothing_beats(root: Root) -> None:
+    worker = start(root, "pass")
+    assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+    with pytest.raises(TimeoutError):
+        worker.packet(timeout=0.1)
+
+
+def test_the_end_of_the_channel_is_its_own_end(root: Root) -> None:
+    worker = start(root, "pass")
+    assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+    assert worker.channel is not None
+    worker.channel.close()
+    assert worker.reap() == Status(code=1)
+
+
+def test_rubbish_on_the_channel_is_survived(root: Root) -> None:
+    worker = start(root, "pass")
+    assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+    assert worker.channel is not None
+    worker.channel.send(b"\xc1\xff")
+    stop(worker)
+    assert worker.packets() == [["exit", "shutdown"]]
+
+
+def test_its_log_goes_to_its_output(root: Root) -> None:
+    worker = start(root, "def init(self): self.log.info('%d things', 3)")
+    assert worker.line() == "INFO 3 things"
+
+
+def test_outside_of_otpd_it_says_how_it_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "feed.py").write_text(HEAD + "  pass\nrun(Feed)\n")
+    run = subprocess.run([sys.executable, "feed.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr == (
+        "feed.py is a worker of otpd and was started without it. Put it into otpd.toml and start the node:\n\n"
+        '    [agents.feed]\n    script = "feed.py"\n\n    $ otpd start\n'
+    )
+
+
+def test_run_takes_a_class_derived_from_agent() -> None:
+    from otpd.agents import run
+
+    with pytest.raises(TypeError, match="expects a class derived from Agent, got 5; write: run"):
+        run(5)  # type: ignore[arg-type]
+
+
+def test_the_import_is_light() -> None:
+    code = "import sys, otpd.agents; print(sorted({'zmq', 'psutil', 'click', 'rich', 'otpd.supervisor'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert run.stdout == "[]\n"
+
+
+def init(symbol: str, n: int = 1, *, rate: float = 1.0, tags: list[str] | None = None) -> None:
+    """The signature of the tests below."""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({}, r"argument symbol: expected str, got nothing; add args = { symbol = ... } to \[agents.feed\]"),
+        (
+            {"symbol": "A", "nn": 1},
+            "argument nn: init.. does not take it; did you mean n[?] it takes: symbol, n, rate, tags",
+        ),
+        ({"symbol": "A", "n": True}, r"argument n: expected int, got bool \(True\)"),
+        ({"symbol": "A", "tags": ["a", 1]}, r"argument tags: expected list\[str\] | None, got list"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match="agent feed, " + message):
+        bind("feed", init, args)
+
+
+def test_arguments_that_fit_are_passed_on() -> None:
+    args = {"symbol": "A", "n": 2, "rate": 3, "tags": ["a"]}
+    assert bind("feed", init, args) == args
+    assert bind("feed", lambda **kwargs: None, {"any": 1}) == {"any": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        (1, float, True), (True, float, False), ("x", Literal["x", 1], True), (True, Literal[1], False),
+        ([1, 2], tuple[int, int], True), ([1], tuple[int, int], False), ({"a": 1}, dict[str, int], True),
+        ({"a": "b"}, dict[str, int], False), (5, "unknown", True), ([1], tuple[int, ...], True),
+        (None, None, True), ("abc", list[str], False),
+    ],
+)  # fmt: skip
+def test_what_fits_an_annotation(value: object, hint: object, expected: bool) -> None:
+    assert fits(value, hint) is expected

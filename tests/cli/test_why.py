@@ -1,0 +1,128 @@
+"""`otpd why`: the words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from otpd.cli.output import plain
+from otpd.cli.why_view import render
+from tests.cli.fake import AT, FakeNode, fails
+
+BACKOFF = {"initial": 0.1, "factor": 2.0, "max": 30.0, "jitter": 0.2, "reset_after": 60.0}
+
+GOLDEN = """\
+pricing/calc is backoff (error(1)), generation 3
+budget        pricing (rest_for_one) has used 3 of 3 restarts within 5s; one more and pricing gives up
+back-off      from 0.1s by 2 up to 30s, from the start again after 1m00s of running
+next attempt  in 0.75s
+
+generation 3 ended error(ValueError: no price) 2s ago, at 2027-01-15 07:59:58, after 1.5s, with status 1
+  nobody had asked
+  restart 3 of 3 within 5s; one more and pricing gives up
+  last 2 lines:
+  | Traceback (most recent call last):
+  | ValueError: no price \\x1b[31m
+
+generation 2 ended killed 1m00s ago, at 2027-01-15 07:59:00, after 12s, by SIGKILL
+  asked by pricing: rest_for_one after feed
+  it was silent for too long: the stacks of its threads are among its last lines
+  left behind: 77 sleep
+  it printed nothing"""
+
+
+def death(**more: Any) -> dict[str, Any]:
+    return {
+        "generation": 1, "reason": "normal", "status": 0, "signal": None, "at": AT - 2, "uptime_s": 1.5,
+        "asked_by": None, "cause": None, "restarts_in_window": 0, "tail": [], "stacks": False, "left": [], **more,
+    }  # fmt: skip
+
+
+def answer(**more: Any) -> dict[str, Any]:
+    return {
+        "name": "calc", "path": "pricing/calc", "type": "worker", "state": "backoff", "generation": 3, "restarts": 2,
+        "what": "error(1)", "supervisor": "pricing", "strategy": "rest_for_one", "max_restarts": 3, "max_seconds": 5,
+        "restarts_in_window": 3, "backoff": BACKOFF, "next_attempt_s": 0.75, "deaths": [
+            death(
+                generation=3, reason="error(ValueError: no price)", status=1, restarts_in_window=3,
+                tail=["Traceback (most recent call last):", "ValueError: no price \x1b[31m"],
+            ),
+            death(
+                generation=2, reason="killed", status=None, signal=9, at=AT - 60, uptime_s=12.0, asked_by="pricing",
+                cause="rest_for_one after feed", stacks=True, left=["77 sleep"],
+            ),
+        ], **more,
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+
+
+def words(found: dict[str, Any]) -> str:
+    return "\n".join(plain(line) for line in render(found, AT))
+
+
+def test_the_whole_story() -> None:
+    assert words(answer()) == GOLDEN
+
+
+@pytest.mark.parametrize(
+    ("used", "most", "text"),
+    [
+        (0, 3, "has used 0 of 3 restarts within 5s; 3 more are allowed before pricing gives up"),
+        (2, 3, "has used 2 of 3 restarts within 5s; 1 more is allowed before pricing gives up"),
+        (3, 3, "has used 3 of 3 restarts within 5s; one more and pricing gives up"),
+        (0, 0, "has used 0 of 0 restarts within 5s; one more and pricing gives up"),
+        (9, None, "has no restart limit"),
+    ],
+)
+def test_the_arithmetic_of_the_budget(used: int, most: int | None, text: str) -> None:
+    shown = words(answer(restarts_in_window=used, max_restarts=most, deaths=[]))
+    assert f"budget        pricing (rest_for_one) {text}" in shown.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "no restart was counted for it"),
+        (1, "restart 1 of 3 within 5s"),
+        (3, "restart 3 of 3 within 5s; one more and pricing gives up"),
+        (4, "restart 4 within 5s, but 3 are allowed: pricing gave up"),
+    ],
+)
+def test_the_arithmetic_of_a_death(number: int, text: str) -> None:
+    assert f"  {text}" in words(answer(deaths=[death(restarts_in_window=number)])).splitlines()
+
+
+def test_a_child_of_the_top_has_the_top_as_its_supervisor() -> None:
+    shown = words(answer(path="calc", max_restarts=None, deaths=[]))
+    assert "the top supervisor (rest_for_one) has no restart limit" in shown
+
+
+def test_a_child_that_never_ended() -> None:
+    found = answer(state="running", what=None, deaths=[], backoff=None, next_attempt_s=None)
+    assert words(found).splitlines()[0] == "pricing/calc is running, generation 3"
+    assert words(found).splitlines()[-1] == "it has not ended since the node was started"
+
+
+def test_json_is_what_root_answered(node: FakeNode) -> None:
+    node.answers["why"] = answer()
+    assert node.json("why", "calc") == answer()
+    assert node.asked("why") == [{"name": "calc"}]
+
+
+def test_the_command_prints_the_words(node: FakeNode) -> None:
+    node.answers["why"] = answer()
+    shown = node.otpd("why", "calc").stdout.splitlines()
+    assert shown[:4] == GOLDEN.splitlines()[:4]
+
+
+def test_an_unknown_name_is_exit_4(node: FakeNode) -> None:
+    node.answers["why"] = fails(4, "no child is called 'clac'", "did you mean calc?")
+    assert node.otpd("why", "clac", code=4).stderr.endswith("next: did you mean calc?\n")
