@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,15 +30,15 @@ def events(context: Context, follow: bool, n: int, json_: bool) -> None:
     """Show what happened in the tree: starts, exits, restarts, escalations."""
     if follow:
         for event in stream(context.paths(), n):
-            say(json.dumps(event) if json_ else _text(event))
-            sys.stdout.flush()
+            say(json.dumps(event) if json_ else _text(event), now=True)
         return
     with context.control() as control:
         found = [answer["event"] for answer in control.stream("events", 10.0, follow=False, n=n) if "event" in answer]
     if json_:
         say_json(found)
     else:
-        sys.stdout.writelines(_text(event) + "\n" for event in found)
+        for event in found:
+            say(_text(event))
 
 
 def stream(paths: NodePaths, n: int) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from otpd.cli.failures import Exit, Failure
+
 
 class Style(enum.Enum):
     """A colour by its meaning; the value is its SGR code."""
@@ -60,15 +62,22 @@ def wants_unicode() -> bool:
     return "utf" in (sys.stdout.encoding or "").lower()
 
 
-def say(text: str = "") -> None:
-    """One line, or several, to stdout."""
-    sys.stdout.write(text + "\n")
+def say(text: str = "", now: bool = False) -> None:
+    """One line, or several, to stdout; `now`: the reader waits for it."""
+    try:
+        sys.stdout.write(text + "\n")
+        if now:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(Exit.FAILED, f"can't write the output: {error.strerror}") from error
 
 
 def say_json(value: Any) -> None:
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2 if sys.stdout.isatty() else None) + "\n")
+    say(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
 
 
 def say_lines(lines: Iterable[Line]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +83,5 @@ def _stream(context: Context, sampler: Sampler, sort: str, interval: float) -> N
             found = usage.get(row["pid"])
             row["cpu_percent"] = round(found.cpu_percent, 1) if found else None
             row["memory"] = found.memory if found else None
-        say(json.dumps(_sorted(rows, usage, sort)))
-        sys.stdout.flush()
+        say(json.dumps(_sorted(rows, usage, sort)), now=True)
         time.sleep(interval)

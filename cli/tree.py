@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -90,8 +89,7 @@ def _stream(context: Context, sampler: Sampler | None) -> None:
     while True:
         answer = _ask(context)
         usage = sampler.sample(_pids(answer["tree"])) if sampler is not None else None
-        say(json.dumps(_with_usage(answer, usage)))
-        sys.stdout.flush()
+        say(json.dumps(_with_usage(answer, usage)), now=True)
         time.sleep(1.0)
 
 

@@ -19,6 +19,8 @@ from otpd.supervisor import spares
 from otpd.supervisor.channel import Channel
 from otpd.supervisor.loop import READ, Loop, Timer
 
+#: Seconds until a logger without free descriptors is asked again.
+REOPEN = 1.0
 #: Seconds between the use of a blank and the request for another.
 REFILL = 0.005
 _FIRST_DELAY, _LONGEST_DELAY, _STABLE = 0.05, 5.0, 10.0
@@ -246,6 +248,12 @@ class Logger(Helper):
         self.send(["open", name, generation], (read_end,))
         return write_end
 
+    def _open_again(self, name: str, generation: int) -> None:
+        """The logger was out of descriptors."""
+        fd = self._pipes.get((name, generation))
+        if fd is not None:
+            self.send(["open", name, generation], (fd,))
+
     def exited(self, name: str, generation: int) -> None:
         """The main process is gone; what it printed is complete but for what others write into its pipe."""
         self.send(["exited", name, generation])
@@ -270,6 +278,8 @@ class Logger(Helper):
                 if fd >= 0:
                     os.close(fd)
                 self._on_tail(name, generation, [str(line) for line in lines])
+            case ["refused", str(name), int(generation)]:
+                self._loop.after(REOPEN, lambda: self._open_again(name, generation))
             case ["tail", str(name), int(generation), list(lines)]:
                 self._on_tail(name, generation, [str(line) for line in lines])
             case ["full", str(reason)]:

@@ -28,6 +28,8 @@ _CLONE_PIDFD: Final = 0x0000_1000
 _CLONE_PARENT: Final = 0x0000_8000
 _CLONE_CHILD_CLEARTID: Final = 0x0020_0000
 _CLONE_CHILD_SETTID: Final = 0x0100_0000
+_CLONE_INTO_CGROUP: Final = 0x2_0000_0000
+_CLONE3: Final = 435  # on every architecture
 
 
 class UnsupportedError(Exception):
@@ -142,27 +144,44 @@ def _thread_id_address() -> int:
     return address.value if call(_PR_GET_TID_ADDRESS, ctypes.addressof(address), 0, 0, 0) == 0 else 0
 
 
-def clone_sibling() -> tuple[int, int]:
+def clone_sibling(cgroup_fd: int | None = None) -> tuple[int, int]:
     """Fork a child of the *parent* of this process: (pid, pidfd) here, (0, -1) in the child. OSError when it fails.
 
     The caller must have one thread only. Python's own fork hooks run on both sides, and libc's cached thread id is
-    set in the child as fork(3) would do.
+    set in the child as fork(3) would do. With `cgroup_fd`, a directory, the child is born in that cgroup: to move it
+    there later would wait 12 ms for a grace period of the kernel.
     """
-    call, address = clone_call(), _thread_id_address()
-    syscall = _function("syscall", ctypes.c_long, *[ctypes.c_ulong] * 5)
     pidfd = ctypes.c_int(-1)
-    flags = _CLONE_PARENT | _CLONE_PIDFD | signal.SIGCHLD
-    if address:
+    flags = _CLONE_PARENT | _CLONE_PIDFD
+    if address := _thread_id_address():
         flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
-    arguments = [flags, 0, ctypes.addressof(pidfd), 0, 0]
-    arguments[call.child_tid] = address
+    syscall = _function("syscall", ctypes.c_long, *[ctypes.c_ulong] * 5)
+    if cgroup_fd is None:
+        number, arguments, keep = _clone(flags, ctypes.addressof(pidfd), address)
+    else:
+        number, arguments, keep = _clone3(flags | _CLONE_INTO_CGROUP, ctypes.addressof(pidfd), address, cgroup_fd)
     ctypes.pythonapi.PyOS_BeforeFork()
-    pid = syscall(call.number, *arguments)
+    pid = syscall(number, *arguments)
+    del keep
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
         return 0, -1
     ctypes.pythonapi.PyOS_AfterFork_Parent()
     return _checked(pid, "clone"), pidfd.value
+
+
+def _clone(flags: int, pidfd: int, tid: int) -> tuple[int, list[int], object]:
+    call = clone_call()
+    arguments = [flags | signal.SIGCHLD, 0, pidfd, 0, 0]
+    arguments[call.child_tid] = tid
+    return call.number, arguments, None
+
+
+def _clone3(flags: int, pidfd: int, tid: int, cgroup_fd: int) -> tuple[int, list[int], object]:
+    """The arguments point into a structure, which must be kept until the call. The exit signal is the sibling's own."""
+    fields = (flags, pidfd, tid, 0, 0, 0, 0, 0, 0, 0, cgroup_fd)
+    structure = (ctypes.c_uint64 * len(fields))(*fields)
+    return _CLONE3, [ctypes.addressof(structure), ctypes.sizeof(structure), 0, 0, 0], structure
 
 
 def overwrite(address: int, content: bytes) -> None:

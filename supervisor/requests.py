@@ -73,11 +73,17 @@ def _start_child(sup: Supervisor, request: int, op: StartChild) -> Any:
     if present is not None:
         running = present.state in HAS_PID
         return ["error", "already_started", present.generation] if running else ["error", "already_present"]
-    if sup.spec.max_children is not None and len(sup.children) >= sup.spec.max_children:
+    if _is_full(sup):
         return ["error", "max_children"]
     child = sup.children[spec.id] = sup.row(spec)
     sup.job = Job(Doing.ADD, starts=deque([child]), request=request)
     return None
+
+
+def _is_full(sup: Supervisor) -> bool:
+    """Restarting children keep their places (rule 89)."""
+    limit = sup.spec.max_children
+    return sup.spec.dynamic is not None and limit is not None and len(sup.children) >= limit
 
 
 def _restart_child(sup: Supervisor, request: int, op: RestartChild) -> Any:

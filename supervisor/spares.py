@@ -20,11 +20,17 @@ COOKIE_SIZE: Final = 512
 PRELOAD: Final = ("asyncio", "json", "logging", "msgpack", "zmq", "otpd.agents")
 
 
-def zygote_argv(channel_fd: int, root_pid: int, node: str, preload: Iterable[str] = PRELOAD) -> list[str]:
-    """-P: a file in the current directory must not pass for a module of the standard library."""
+def zygote_argv(
+    channel_fd: int, root_pid: int, node: str, preload: Iterable[str] = PRELOAD, cgroup: str | None = None
+) -> list[str]:
+    """-P: a file in the current directory must not pass for a module of the standard library.
+
+    With `cgroup`, the node's own directory, each blank is born in a leaf of its own below it.
+    """
     return [
         sys.executable, "-P", "-m", "otpd.supervisor.zygote",
-        "--channel", str(channel_fd), "--root-pid", str(root_pid), "--node", node, "--preload", *preload,
+        "--channel", str(channel_fd), "--root-pid", str(root_pid), "--node", node,
+        *(("--cgroup", cgroup) if cgroup else ()), "--preload", *preload,
     ]  # fmt: skip
 
 

@@ -3,8 +3,8 @@
 It supervises nothing: a blank is root's own child (clone with CLONE_PARENT), and when the zygote is killed its blanks and
 the workers that they became live on. One thread, always: a module that starts a thread on import is dropped.
 
-Packets. From root: ["fork", n]. To root: ["blank", pid] with its pidfd and root's end of its channel, and
-["problem", text]. Ends when the channel closes or root dies.
+Packets. From root: ["fork", n]. To root: ["blank", pid] or ["blank", pid, cgroup] with its pidfd and root's end of its
+channel, and ["problem", text] (after a failed fork a blank is missing). Ends when the channel closes or root dies.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--channel", type=int, required=True)
     options.add_argument("--root-pid", type=int, required=True)
     options.add_argument("--node", required=True)
+    options.add_argument("--cgroup", help="the node's own; blanks are born in leaves below it")
     options.add_argument("--preload", nargs="*", default=[])
     given = options.parse_args(argv)
     launch.bind_to(given.root_pid)
@@ -45,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             _start_again(given, usable)
         channel.set_inheritable(False)
         _settle()
-        return _serve(channel, given.root_pid, cookie)
+        return _serve(channel, given, cookie)
 
 
 def _start_again(given: argparse.Namespace, preload: Sequence[str]) -> NoReturn:
     """exec this file anew: with room for the cookie in its environment, or without a module that can't be preloaded."""
-    argv = zygote_argv(given.channel, given.root_pid, given.node, preload)
+    argv = zygote_argv(given.channel, given.root_pid, given.node, preload, given.cgroup)
     os.execve(argv[0], argv, zygote_environment(os.environ, given.node))
 
 
@@ -84,42 +85,68 @@ def _settle() -> None:
     gc.freeze()
 
 
-def _serve(channel: socket.socket, root_pid: int, cookie: Cookie) -> int:
+def _serve(channel: socket.socket, given: argparse.Namespace, cookie: Cookie) -> int:
+    nursery = Nursery(channel, given.root_pid, cookie, given.cgroup)
     while (packet := receive_packet(channel)) is not None:
         match packet[0]:
             case ["fork", int(n)]:
                 for _ in range(n):
-                    status = _fork_blank(channel, root_pid, cookie)
+                    status = nursery.fork()
                     if status is not None:
                         return status
     return 0
 
 
-def _fork_blank(channel: socket.socket, root_pid: int, cookie: Cookie) -> int | None:
-    """None in the zygote; in the blank, at the end of its life, its exit status."""
-    try:
-        ours, theirs = channel_pair()
-        try:
-            pid, pidfd = linux.clone_sibling()
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
-    except OSError as error:
-        send_packet(channel, ["problem", f"can't fork: {error.strerror or error}"])
+class Nursery:
+    """Forks blanks, each in a cgroup of its own where there is one."""
+
+    def __init__(self, channel: socket.socket, root_pid: int, cookie: Cookie, cgroup: str | None) -> None:
+        self._channel, self._root_pid, self._cookie, self._cgroup = channel, root_pid, cookie, cgroup
+        self._born = 0
+
+    def fork(self) -> int | None:
+        """None in the zygote; in the blank, at the end of its life, its exit status."""
+        with contextlib.ExitStack() as stack:
+            leaf = self._leaf(stack)
+            try:
+                ours, theirs = channel_pair()
+                stack.callback(ours.close)
+                stack.callback(theirs.close)
+                pid, pidfd = linux.clone_sibling(leaf[1] if leaf else None)
+            except OSError as error:
+                send_packet(self._channel, ["problem", f"can't fork: {error.strerror or error}"])
+                return self._again(leaf[0]) if leaf else None
+            if pid == 0:
+                # The descriptors of the zygote are forgotten, not closed twice: `live` closes all but its own.
+                stack.pop_all()
+                self._channel.detach()
+                ours.detach()
+                return live(theirs, self._root_pid, self._cookie)
+            stack.callback(os.close, pidfd)
+            send_packet(self._channel, ["blank", pid, *(leaf[:1] if leaf else ())], (pidfd, ours.fileno()))
         return None
-    if pid == 0:
-        # The sockets of the zygote are forgotten, not closed twice: `live` closes every descriptor but its own.
-        channel.detach()
-        ours.detach()
-        return live(theirs, root_pid, cookie)
-    theirs.close()
-    try:
-        send_packet(channel, ["blank", pid], (pidfd, ours.fileno()))
-    finally:
-        os.close(pidfd)
-        ours.close()
-    return None
+
+    def _leaf(self, stack: contextlib.ExitStack) -> tuple[str, int] | None:
+        """A fresh cgroup and a descriptor of it."""
+        if self._cgroup is None:
+            return None
+        self._born += 1
+        path = os.path.join(self._cgroup, f"b-{os.getpid()}-{self._born}")
+        try:
+            os.mkdir(path)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            send_packet(self._channel, ["problem", f"can't make a cgroup: {error.strerror}"])
+            self._cgroup = None
+            return None
+        stack.callback(os.close, fd)
+        return path, fd
+
+    def _again(self, leaf: str) -> int | None:
+        """Without cgroups, in case that was what failed (seccomp may forbid clone3)."""
+        os.rmdir(leaf)
+        self._cgroup = None
+        return self.fork()
 
 
 if __name__ == "__main__":

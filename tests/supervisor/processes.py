@@ -30,6 +30,7 @@ class Worker:
     channel: socket.socket | None
     output: int = -1
     error_fd: int = -1
+    cgroup: str | None = None
 
     def packet(self, timeout: float = 10.0) -> Any:
         """The next packet; None when the channel is closed."""
@@ -101,10 +102,10 @@ class Root:
         linux.set_child_subreaper()
         self.before = set(linux.children(os.getpid()))
 
-    def start_zygote(self, *preload: str) -> None:
+    def start_zygote(self, *preload: str, cgroup: str | None = None) -> None:
         self.channel, theirs = channel_pair()
         self.channel.settimeout(10)
-        argv = spares.zygote_argv(theirs.fileno(), os.getpid(), NODE, preload or self.preload)
+        argv = spares.zygote_argv(theirs.fileno(), os.getpid(), NODE, preload or self.preload, cgroup)
         env = spares.zygote_environment(os.environ, NODE)
         self.zygote = subprocess.Popen(argv, env=env, pass_fds=(theirs.fileno(),), start_new_session=True)
         theirs.close()
@@ -122,6 +123,7 @@ class Root:
                 break
             self.problems.append(value[1])
         worker = Worker(value[1], fds[0], socket.socket(fileno=fds[1]))
+        worker.cgroup = value[2] if len(value) > 2 else None
         self.workers.append(worker)
         return worker
 

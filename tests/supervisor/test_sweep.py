@@ -149,16 +149,18 @@ def test_a_hopper_without_any_cookie_is_ended_through_its_cgroup(root: Root) -> 
     assert directory is not None
     node = cgroup.NodeCgroup(directory, "feedfeed" * 4)
     node.create()
-    leaf = node.leaf("feed")
-    source = HOPPER.format(setsid=LEAVE)
-    worker = root.spawn("env", "-i", sys.executable, "-c", source, cgroup=leaf)
+    root.start_zygote(cgroup=node.directory)
+    command = ("env", "-i", sys.executable, "-c", HOPPER.format(setsid=LEAVE))
+    worker = root.run(root.job(command=command))
+    leaf = worker.cgroup
+    assert leaf is not None and worker.pid in cgroup.members(leaf)
     worker.line()
     worker.reap()
     sweeper = sweep.Sweeper()
     eventually(lambda: sweeper.sweep(owner(worker, cgroup=leaf), root.known, kill=True) == ())
     assert not cgroup.populated(leaf)
     sweeper.reap_dead(root.known)
-    assert eventually(lambda: node.forget("feed"))
+    eventually(lambda: cgroup.remove(leaf))
     node.close()
     assert not os.path.exists(node.directory)
 

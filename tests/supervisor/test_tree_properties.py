@@ -62,7 +62,7 @@ FIXED = settings(
     derandomize=True, database=None, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
 )
 REASONS = ["normal", "shutdown", "shutdown(x)", "error(1)", "killed", "signal(11)"]
-NUMBERS = st.lists(st.integers(0, 10**6), max_size=70)
+NUMBERS = st.lists(st.integers(0, 10**6), min_size=50, max_size=120)
 
 # --- random trees ---
 
@@ -80,20 +80,21 @@ def specs(draw: st.DrawFn, depth: int, name: str, modes: AutoShutdown) -> ChildS
         "backoff": draw(backoffs),
         "significant": modes != AutoShutdown.NEVER and restart != Restart.PERMANENT and draw(st.booleans()),
     }
-    if depth == 0 or draw(st.integers(0, 2)):
+    if depth == 0 or draw(st.booleans()):
         return worker(name, **fields)
-    return supervisor(name, **fields, **draw(flags(depth - 1)))
+    own = draw(flags(depth - 1))
+    return supervisor(name, *own.pop("children", ()), **fields, **own)
 
 
 @st.composite
 def flags(draw: st.DrawFn, depth: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"max_restarts": draw(st.sampled_from([0, 1, 3, None]))}
-    dynamic = draw(st.sampled_from([None, None, None, Dynamic.SIMPLE, Dynamic.DYNAMIC]))
+    found: dict[str, Any] = {"max_restarts": draw(st.sampled_from([3, 9, None, 1, 0]))}
+    dynamic = draw(st.sampled_from([None] * 8 + list(Dynamic))) if depth < 2 else None
     if dynamic is not None:
         template = draw(specs(0, "t", AutoShutdown.NEVER)) if dynamic is Dynamic.SIMPLE else None
         return {**found, "dynamic": dynamic, "template": template, "max_children": draw(st.sampled_from([None, 2]))}
     auto = draw(st.sampled_from([AutoShutdown.NEVER, AutoShutdown.NEVER, *AutoShutdown]))
-    names = "abcd"[: draw(st.integers(0, 4))]
+    names = "abcd"[: draw(st.sampled_from([3, 4, 2, 1, 0] if depth < 2 else [4, 3, 2]))]
     children = tuple(draw(specs(depth, name, auto)) for name in names)
     return {**found, "strategy": draw(st.sampled_from(list(Strategy))), "auto_shutdown": auto, "children": children}
 
@@ -189,18 +190,20 @@ class Shell:
     def choices(self) -> list[Callable[[int], object]]:
         found: list[Callable[[int], object]] = []
         if self.starting:
-            found += [self.starts] * 6 + [self.start_fails]
+            found += [self.starts] * 12 + [self.start_fails]
         if self.asked:
             found += [self.asked_ends] * 6
         if self.alive:
             found += [self.dies] * 3
         if self.timers:
             found.append(self.timer_fires)
-        return found + [self.time_passes, self.asks, self.asks, self.supervisor_is_killed]
+        return [*found, self.time_passes, self.asks, self.asks, self.supervisor_is_killed]
 
     def play(self, numbers: list[int]) -> None:
         self.feed(Boot())
         for number in numbers:
+            if self.ended:
+                return
             choices = self.choices()
             choices[number % len(choices)](number // len(choices))
 
@@ -336,7 +339,7 @@ def test_exactly_the_set_of_the_strategy_restarts(
     if not running:
         return
     victim, reason = data.draw(st.sampled_from(running)), data.draw(st.sampled_from(REASONS))
-    known = [name for name in rig.states()]
+    known = list(rig.states())
     said = rig.crash(victim, reason)
 
     position = known.index(victim)

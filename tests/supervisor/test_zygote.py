@@ -229,3 +229,16 @@ def test_everything_dies_with_root(tmp_path: Path) -> None:
     for pid in pids:
         os.waitpid(pid, 0)
     linux.set_child_subreaper(False)
+
+
+def test_a_cgroup_that_cant_be_made_is_reported_and_done_without(root: Root) -> None:
+    root.start_zygote("json", cgroup="/no/such/cgroup")
+    assert root.blank().cgroup is None
+    assert root.problems == ["can't make a cgroup: No such file or directory"]
+
+
+def test_a_directory_that_is_no_cgroup_is_reported_and_done_without(root: Root) -> None:
+    root.start_zygote("json", cgroup=str(root.directory))
+    assert root.blank().cgroup is None
+    assert os.listdir(root.directory) == []
+    assert root.problems == ["can't fork: clone: Bad file descriptor"]
