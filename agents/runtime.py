@@ -56,7 +56,10 @@ class Job:
 
 
 class Agent:
-    """A worker under supervision. Override what you need; nothing here has to be called."""
+    """A worker under supervision. Override what you need; nothing here has to be called.
+
+    Handlers and tasks share one asyncio loop. A task that ends with an exception while nobody awaits it crashes the agent.
+    """
 
     name: str = ""
     generation: int = 0
@@ -140,6 +143,7 @@ class _Life:
     def __init__(self, agent_class: type[Agent], channel: socket.socket, job: Job) -> None:
         self._class, self._channel, self._job = agent_class, channel, job
         self._stop = asyncio.Event()
+        self._crash: BaseException | None = None
 
     def say(self, value: list[Any]) -> None:
         """To root; when it is gone this process is about to end anyway."""
@@ -148,6 +152,7 @@ class _Life:
 
     async def live(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_task_factory(self._task)
         loop.add_reader(self._channel.fileno(), self._read)
         loop.add_signal_handler(self._job.stop_signal, self._stop.set)
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
@@ -157,7 +162,25 @@ class _Life:
         self.say(["ready"])
         self._beat()
         await self._stop.wait()
-        await _finished(agent.terminate, "shutdown")
+        if self._crash is None:
+            await _finished(agent.terminate, "shutdown")
+        else:
+            await _finished(agent.terminate, f"error({_one_line(self._crash)})")
+            raise self._crash
+
+    def _task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        """Tasks of an agent are linked to it: one that fails while nobody awaits it is a crash of the agent, as for
+        linked processes. asyncio alone would keep silent until the task object is collected, so perhaps for ever."""
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
+        task.add_done_callback(lambda done: loop.call_soon(loop.call_soon, self._ended, done))
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Two turns after its end: whoever awaits it has taken its exception by now."""
+        if task.cancelled() or not getattr(task, "_log_traceback", False):
+            return
+        self._crash = self._crash or task.exception()
+        self._stop.set()
 
     def _make(self) -> Agent:
         agent = self._class()

@@ -109,17 +109,17 @@ def narrate(event: dict[str, Any]) -> Span | None:
     """A line for what a person in front of the node wants to know; None for the rest."""
     who = harmless(str(event.get("path") or event.get("name") or "the node"))
     match str(event["event"]).removeprefix("otpd."):
-        case "child_started":
+        case "child.started":
             return Span(f"otpd: {who} started, generation {event['generation']}", Style.GOOD)
-        case "child_start_failed":
+        case "child.start_failed":
             return Span(f"otpd: {who} did not start: {harmless(str(event.get('reason')))}", Style.BAD)
-        case "child_exited" if event.get("asked"):
+        case "child.exited" if event.get("asked"):
             return Span(f"otpd: {who} stopped", Style.DIM)
-        case "child_exited":
+        case "child.exited":
             return Span(f"otpd: {who} ended: {harmless(str(event.get('reason')))}", Style.BAD)
-        case "restart_scheduled" if event.get("delay"):
+        case "restart.scheduled" if event.get("delay"):
             return Span(f"otpd: {who} is started again in {duration(event['delay'])}", Style.BUSY)
-        case "gave_up":
+        case "supervisor.gave_up":
             limit = f"{event.get('max_restarts')} restarts in {event.get('max_seconds')} s"
             return Span(f"otpd: {who} gives up: more than {limit} were needed", Style.BAD)
         case "node.started":

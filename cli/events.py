@@ -18,7 +18,7 @@ from otpd.supervisor.paths import NodePaths
 #: All that a new root remembers: nothing is missed when heart has started root again.
 _EVERYTHING = 1000
 _KNOWN = ("at", "event", "name", "path", "generation")
-_BAD = ("gave_up", "failed", "terminated", "error", "killed", "exited")
+_BAD = ("gave_up", "failed", "killed", "report.", "lost", "not_ended")
 
 
 @click.command("events")
@@ -59,11 +59,11 @@ def line(event: dict[str, Any]) -> Line:
     """Time, what, whom, details."""
     kind = str(event["event"]).removeprefix("otpd.")
     milliseconds = int(event["at"] * 1000) % 1000
-    style = Style.BAD if any(word in kind for word in _BAD) else Style.NAME
+    bad = any(word in kind for word in _BAD) or (kind.endswith(".exited") and not event.get("asked"))
     details = " ".join(f"{key}={_value(value)}" for key, value in event.items() if key not in _KNOWN and value is not None)
     return [
         Span(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event['at']))}.{milliseconds:03d}", Style.DIM),
-        Span(f"  {kind:<20}  ", style),
+        Span(f"  {kind:<22}  ", Style.BAD if bad else Style.NAME),
         Span(harmless(event.get("path") or event.get("name") or "-")),
         Span(f"  gen {event['generation']}" if event.get("generation") else "", Style.DIM),
         Span(f"  {harmless(details)}" if details else ""),
@@ -71,6 +71,8 @@ def line(event: dict[str, Any]) -> Line:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

@@ -18,7 +18,6 @@ from otpd.cli.context import Context
 from otpd.cli.failures import Exit, Failure
 from otpd.ipc.control import ControlError
 
-
 #: In the environment: the shell asks for completions.
 COMPLETE: Final = "_OTPD_COMPLETE"
 

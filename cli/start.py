@@ -223,7 +223,7 @@ def _hopeless(rows: list[dict[str, Any]]) -> bool:
     """Nobody is on the way any more: who is not running has failed again and again."""
     late = [row for row in rows if row["state"] not in ("running", "stopped")]
     return bool(late) and all(
-        row["state"] == "failed" or (row["state"] in ("backoff", "starting") and row["restarts"] >= _HOPELESS)
+        row["state"] == "failed" or (row["state"] in ("backoff", "starting", "restarting") and row["restarts"] >= _HOPELESS)
         for row in late
     )
 

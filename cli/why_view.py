@@ -75,8 +75,8 @@ def _death(death: Mapping[str, Any], found: Mapping[str, Any], now: float) -> It
         Span(f" {ago(death['at'], now)}, at {when(death['at'])}, after {duration(death['uptime_s'])}{_how(death)}"),
     ]
     yield [Span(f"  {_who(death)}")]
-    if not death.get("asked_by") and found["max_restarts"] is not None:
-        yield [Span(f"  {_arithmetic(death['restarts_in_window'], found)}")]
+    if not death.get("asked_by"):
+        yield [Span(f"  {_arithmetic(death, clean, found)}")]
     if death.get("stacks"):
         yield [Span("  it was silent for too long: the stacks of its threads are among its last lines")]
     if death.get("left"):
@@ -95,14 +95,18 @@ def _who(death: Mapping[str, Any]) -> str:
     return f"asked by {harmless(str(death['asked_by']))}{cause}" if death.get("asked_by") else f"nobody had asked{cause}"
 
 
-def _arithmetic(number: int, found: Mapping[str, Any]) -> str:
-    """Restarts counted in the window after this death, in words."""
+def _arithmetic(death: Mapping[str, Any], clean: bool, found: Mapping[str, Any]) -> str:
+    """What followed from this end; root notes how many restarts were in the window before it."""
+    restart = found.get("restart", "permanent")
+    if restart == "temporary" or (restart == "transient" and clean):
+        return f"not restarted: it is {restart}{' and its end was clean' if restart == 'transient' else ''}"
     name, most, window = supervisor_of(found), found["max_restarts"], duration(found["max_seconds"])
+    number = death["restarts_in_window"] + 1
+    if most is None:
+        return f"{name} restarts without a limit"
     if number > most:
-        return f"restart {number} within {window}, but {most} are allowed: {name} gave up"
-    if number == most:
-        return f"restart {number} of {most} within {window}; one more and {name} gives up"
-    return f"restart {number} of {most} within {window}" if number else "no restart was counted for it"
+        return f"{most} of {most} restarts within {window} were used; this was one more, and {name} gave up"
+    return f"restart {number} of {most} within {window}{f'; one more and {name} gives up' if number == most else ''}"
 
 
 def _tail(lines: list[str]) -> Iterator[Line]:

@@ -1,14 +1,16 @@
-"""Changes to a running tree that are more than one of OTP's requests: restart by hand, scale, reload.
+"""Changes to a running tree that are more than one of OTP's requests: restart and delete by hand, scale, reload.
 
 Each is a row of ordinary requests to supervisors, so that everything that holds for those holds for these; `plan` says
-what a reload consists of.
+what a reload consists of. What was changed by hand (scaled, deleted) is remembered until a reload, which goes by the
+config alone; a child that was stopped by hand stays down until it is started by hand. Scale and reload take turns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ class Changes:
     def __init__(self, root: Root) -> None:
         self._root = root
         self._templates: dict[str, tuple[str, ChildSpec]] = {}  # of groups that were scaled to nothing
+        self._turns: deque[tuple[Connection, Callable[[], None]]] = deque()
 
     def restart(self, path: str, then: Callable[[Any], None]) -> None:
         """Stop and start in one go: both requests stand in the mailbox before anybody else's."""
@@ -40,45 +43,111 @@ class Changes:
         self._root.workers.asked(path, "operator")
         self._all([TerminateChild(sup, child), again], lambda results: then(results[-1]))
 
+    def delete(self, path: str, then: Callable[[Any], None]) -> None:
+        """Of a child that is down."""
+        sup, _, child = path.rpartition("/")
+
+        def answered(result: Any) -> None:
+            if result == "ok":
+                self._deleted(path)
+            then(result)
+
+        self._root.request(DeleteChild(sup, child), answered)
+
+    def _deleted(self, path: str) -> None:
+        if path in _paths(self._root.node.top, self._root.path_below_top("")):
+            self._root.deleted.add(path)
+
+    # --- turns ---
+
+    def _in_turn(self, connection: Connection, action: Callable[[], None]) -> None:
+        """Begin `action` when the one before it is over; it ends with `_turn_over`, or with an OperationError."""
+        self._turns.append((connection, action))
+        if len(self._turns) == 1:
+            self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        connection, action = self._turns[0]
+        try:
+            action()
+        except OperationError as error:
+            connection.fail(error)
+            self._turn_over()
+
+    def _turn_over(self) -> None:
+        self._turns.popleft()
+        if self._turns:
+            self._begin_turn()
+
+    # --- scale ---
+
     def scale(self, connection: Connection, request: dict[str, Any]) -> None:
-        """Operation `scale`: n instances of a child, from now until the next start of the node."""
+        """Operation `scale`: n instances of a child, until the next reload or start of the node."""
         name, n = request.get("name"), request.get("n")
-        if not isinstance(n, int) or not 0 <= n <= MAX_INSTANCES:
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= MAX_INSTANCES:
             raise OperationError(2, f"expected a number of instances from 0 to {MAX_INSTANCES}, got {n!r}")
-        members = self._members(str(name))
+        self._in_turn(connection, lambda: self._scale(connection, str(name), n))
+
+    def _scale(self, connection: Connection, name: str, n: int) -> None:
+        members = self._members(name)
         if not members and name not in self._templates:
             self._root.operations.path_of(name)  # says what is wrong with the name
         if members:
-            self._templates[str(name)] = (members[0].rpartition("/")[0], self._spec(members[0]))
-        sup, template = self._templates[str(name)]
+            self._templates[name] = (members[0].rpartition("/")[0], self._spec(members[0]))
+        sup, template = self._templates[name]
         removed = members[n:][::-1]
-        added = [_instance(template, str(name), k) for k in _free(members, str(name), n - len(members))]
+        added = [_instance(template, id, name) for id in _free(members, template.id, name, n - len(members))]
         ops: list[Op] = [op for path in removed for op in (TerminateChild(sup, _id(path)), DeleteChild(sup, _id(path)))]
         ops += [StartChild(sup, spec) for spec in added]
-        self._root.runtime.update(f"{sup}/{spec.id}" for spec in added)
+        for path in removed:
+            self._root.workers.asked(path, "scale")
+        self._root.runtime.update({f"{sup}/{spec.id}": spec for spec in added})
 
         def done(results: list[Any]) -> None:
-            problems = [str(result) for result in results if _failed(result)]
+            for path in removed:
+                self._deleted(path)
+            problems = [_problem(op, result) for op, result in zip(ops, results, strict=True) if _failed(op, result)]
             if problems:
                 connection.fail(OperationError(1, f"scaling {name}: {'; '.join(problems)}", "look with: otpd status"))
             else:
                 connection.answer({"added": [spec.id for spec in added], "removed": [_id(path) for path in removed]})
+            self._turn_over()
 
         self._all(ops, done)
+
+    # --- reload ---
 
     def reload(self, connection: Connection, request: dict[str, Any]) -> None:
         """Operation `reload`: what differs between the running node and `spec`; with `plan`, only says so."""
         try:
             new = specdata.from_data(request.get("spec"))
         except (specdata.SpecDataError, TypeError, ValueError) as error:
-            raise OperationError(2, f"the new configuration can't be read: {error}", "use the same otpd as the node's") from error
-        plan = diff(self._root.node, new)
-        if plan.refused and not request.get("plan"):
-            raise OperationError(3, "; ".join(plan.refused), "stop the node and start it again")
-        if request.get("plan") or plan.empty:
-            connection.answer({**plan.to_dict(), "applied": False, "lines": plan.lines()})
+            raise OperationError(2, f"the new configuration can't be read: {error}", "use the node's own otpd") from error
+        if request.get("plan"):
+            _answer(connection, self._plan(new), applied=False)
         else:
-            self._apply(plan, new, lambda problems: _reloaded(connection, plan, problems))
+            self._in_turn(connection, lambda: self._reload(connection, new))
+
+    def _plan(self, new: NodeSpec) -> Plan:
+        """Against the node as it is, with what was changed by hand since it was configured."""
+        root, top = self._root, self._root.path_below_top("")
+        runtime = {path: spec for path, spec in root.runtime.items() if root.tree.view(path) is not None}
+        deleted = {path for path in root.deleted if root.tree.view(path) is None}
+        return diff(replace(root.node, top=_as_it_is(top, root.node.top, runtime, deleted)), new)
+
+    def _reload(self, connection: Connection, new: NodeSpec) -> None:
+        plan = self._plan(new)
+        if plan.refused:
+            raise OperationError(3, "; ".join(plan.refused), "stop the node and start it again")
+
+        def done(problems: list[str]) -> None:
+            if problems:
+                connection.fail(OperationError(1, f"reloaded, but: {'; '.join(problems)}", "look with: otpd why NAME"))
+            else:
+                _answer(connection, plan, applied=not plan.empty)
+            self._turn_over()
+
+        self._apply(plan, new, done)
 
     def _apply(self, plan: Plan, new: NodeSpec, then: Callable[[list[str]], None]) -> None:
         """First everything goes that must go, everywhere (a child may move); then the new specs; then what must start."""
@@ -95,9 +164,12 @@ class Changes:
                 self._root.workers.asked(f"{sup}/{id}", "reload")
             wanted = {*restarts, *(child.id for child in each.added)}
             last += [RestartChild(sup, child.id) for child in each.spec.children if child.id in wanted]
-        changes: list[Op] = [ChangeSpec(self._root.path_below_top(path), spec) for path, spec in _supervisors("", new.top)]
+        supervisors = [] if plan.empty else _supervisors(self._root.path_below_top(""), new.top)
+        changes: list[Op] = [ChangeSpec(path, spec) for path, spec in supervisors]
 
         def removed(_results: list[Any]) -> None:
+            for path in _paths(new.top, self._root.path_below_top("")):
+                self._root.tree.adopt_history(path)
             self._all(changes, changed)
 
         def changed(_results: list[Any]) -> None:
@@ -105,7 +177,7 @@ class Changes:
             self._all(last, started)
 
         def started(results: list[Any]) -> None:
-            then([f"{op.id}: {result}" for op, result in zip(last, results, strict=True) if _failed(result)])  # type: ignore[union-attr]
+            then([_problem(op, result) for op, result in zip(last, results, strict=True) if _failed(op, result)])
 
         self._all(first, removed)
 
@@ -113,7 +185,10 @@ class Changes:
         """The new spec is what root starts with, should it have to start again."""
         self._root.node = new
         self._root.runtime.clear()
+        self._root.deleted.clear()
+        self._templates.clear()
         self._root.set_log_policy()
+        self._root.workers.watch_memory()
         path = self._root.paths.spec
         draft = path.with_name("spec.new")
         with contextlib.suppress(OSError):
@@ -124,8 +199,9 @@ class Changes:
             os.replace(draft, path)
 
     def _rests(self, path: str) -> bool:
+        """It is down because it was stopped by hand, or because it has done its work."""
         view = self._root.tree.view(path)
-        return view is not None and view.state == "stopped"
+        return view is None or view.state == "stopped"
 
     def _members(self, name: str) -> list[str]:
         """The child of that name and the instances of that group, in start order."""
@@ -157,30 +233,46 @@ class Changes:
             self._root.request(op, lambda result, index=index: answered(index, result))  # type: ignore[misc]
 
 
-def _reloaded(connection: Connection, plan: Plan, problems: list[str]) -> None:
-    if problems:
-        connection.fail(OperationError(1, f"reloaded, but: {'; '.join(problems)}", "look with: otpd why NAME"))
-    else:
-        connection.answer({**plan.to_dict(), "applied": True, "lines": plan.lines()})
+def _answer(connection: Connection, plan: Plan, applied: bool) -> None:
+    connection.answer({**plan.to_dict(), "applied": applied, "lines": plan.lines()})
+
+
+def _as_it_is(path: str, spec: SupervisorSpec, runtime: Mapping[str, ChildSpec], deleted: Set[str]) -> SupervisorSpec:
+    """`spec` of the supervisor at `path` without what was deleted below it and with what was added at run time."""
+    own = [child for child in spec.children if f"{path}/{child.id}" not in deleted]
+    own += [child for each, child in runtime.items() if each == f"{path}/{child.id}"]
+    return replace(spec, children=tuple(_child_as_it_is(path, child, runtime, deleted) for child in own))
+
+
+def _child_as_it_is(path: str, child: ChildSpec, runtime: Mapping[str, ChildSpec], deleted: Set[str]) -> ChildSpec:
+    if not isinstance(child.start, SupervisorSpec):
+        return child
+    return replace(child, start=_as_it_is(f"{path}/{child.id}", child.start, runtime, deleted))
 
 
 def _supervisors(path: str, spec: SupervisorSpec) -> Iterator[tuple[str, SupervisorSpec]]:
     yield path, spec
     for child in spec.children:
         if isinstance(child.start, SupervisorSpec):
-            yield from _supervisors(f"{path}/{child.id}".lstrip("/"), child.start)
+            yield from _supervisors(f"{path}/{child.id}", child.start)
 
 
-def _instance(template: ChildSpec, name: str, k: int) -> ChildSpec:
+def _paths(spec: SupervisorSpec, path: str) -> set[str]:
+    """Of everything below the supervisor at `path`."""
+    return {f"{sup}/{child.id}" for sup, each in _supervisors(path, spec) for child in each.children}
+
+
+def _instance(template: ChildSpec, id: str, group: str) -> ChildSpec:
     assert isinstance(template.start, Launch)
-    return replace(template, id=f"{name}-{k}", start=replace(template.start, group=name))
+    return replace(template, id=id, start=replace(template.start, group=group))
 
 
-def _free(members: list[str], name: str, n: int) -> list[int]:
-    """The n lowest instance numbers that nobody has."""
+def _free(members: list[str], first: str, name: str, n: int) -> list[str]:
+    """The n lowest instances that nobody is: `first`, then name-1 or name-2 and so on."""
     taken = {_id(path) for path in members}
-    first = 2 if name in taken else 1
-    free = (k for k in range(first, 2 * MAX_INSTANCES) if f"{name}-{k}" not in taken)
+    ids = [first] if first == name else []
+    numbers = range(2 if first == name else 1, 2 * MAX_INSTANCES)
+    free = (id for id in (*ids, *(f"{name}-{k}" for k in numbers)) if id not in taken)
     return [next(free) for _ in range(n)]
 
 
@@ -188,5 +280,21 @@ def _id(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _failed(result: Any) -> bool:
+def _failed(op: Op, result: Any) -> bool:
+    """Not failed: a temporary child is gone with its process, nothing is left to delete; and who is below a supervisor
+    that does not run is started with it."""
+    match op, result:
+        case (DeleteChild(), ["error", "not_found"]) | (RestartChild(), ["error", "noproc"]):
+            return False
     return isinstance(result, list) and bool(result) and result[0] == "error"
+
+
+def _problem(op: Op, result: Any) -> str:
+    match op, result:
+        case (StartChild(spec=spec), ["error", "start_failed", why]):
+            return f"{spec.id} did not start: {why}"
+        case (RestartChild(id=id), ["error", "start_failed", why]):
+            return f"{id} did not start: {why}"
+        case (StartChild(spec=spec), _):
+            return f"{spec.id}: {result}"
+    return f"{getattr(op, 'id', op.sup)}: {result}"

@@ -20,7 +20,7 @@ _PACKETS_PER_TURN = 64
 
 
 class Channel:
-    """`on_packet(value, fds)` for each packet (it owns the fds); `on_gone()` once, when the peer is gone or talks rubbish."""
+    """`on_packet(value, fds)` for each packet (it owns the fds); `on_gone()` once, when the peer is gone or wrong."""
 
     def __init__(
         self,

@@ -10,15 +10,17 @@ import os
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from otpd.ipc.frames import channel_pair, close_all
-from otpd.supervisor import spares
+from otpd.supervisor import cgroup, spares
 from otpd.supervisor.channel import Channel
 from otpd.supervisor.loop import READ, Loop, Timer
 
+#: Seconds until a zygote that could not fork is asked again.
+RETRY = 0.2
 #: Seconds until a logger without free descriptors is asked again.
 REOPEN = 1.0
 #: Seconds between the use of a blank and the request for another.
@@ -122,10 +124,13 @@ class Blank:
     pid: int
     pidfd: int
     channel: socket.socket
+    cgroup: str | None = None  # of its own, where there are any
 
     def close(self) -> None:
         self.channel.close()
         os.close(self.pidfd)
+        if self.cgroup is not None:
+            cgroup.remove(self.cgroup)
 
 
 class Zygote(Helper):
@@ -138,12 +143,12 @@ class Zygote(Helper):
         self,
         loop: Loop,
         node_id: str,
-        preload: Iterable[str],
+        own_cgroup: str | None,
         env: dict[str, str],
         on_event: Callable[[str, str], None],
     ) -> None:
         def command(fd: int) -> list[str]:
-            return spares.zygote_argv(fd, os.getpid(), node_id, preload)
+            return spares.zygote_argv(fd, os.getpid(), node_id, cgroup=own_cgroup)
 
         env = spares.zygote_environment(env, node_id)
         super().__init__(loop, "zygote", command, env, self._packet, self._up, on_event)
@@ -194,12 +199,15 @@ class Zygote(Helper):
 
     def _packet(self, value: Any, fds: list[int]) -> None:
         match value:
-            case ["blank", int(pid)] if len(fds) == 2:
+            case ["blank", int(pid), *leaf] if len(fds) == 2:
                 self._coming = max(0, self._coming - 1)
-                self._blanks.append(Blank(pid, fds[0], socket.socket(fileno=fds[1])))
+                self._blanks.append(Blank(pid, fds[0], socket.socket(fileno=fds[1]), str(leaf[0]) if leaf else None))
                 self._match()
             case ["problem", str(text)]:
                 close_all(fds)
+                if text.startswith("can't fork"):
+                    self._coming = max(0, self._coming - 1)
+                    self._loop.after(RETRY, self._ask)
                 self._on_event("helper.problem", f"zygote: {text}")
             case _:
                 close_all(fds)

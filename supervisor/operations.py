@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from otpd.supervisor import picture
 from otpd.supervisor.changes import Changes
 from otpd.supervisor.control import Connection, OperationError
-from otpd.supervisor.events import DeleteChild, RestartChild, TerminateChild
+from otpd.supervisor.events import RestartChild, TerminateChild
 
 if TYPE_CHECKING:
     from otpd.supervisor.root import Root
@@ -174,7 +174,7 @@ class Operations:
                 self._root.workers.asked(path, "operator")
                 self._root.request(TerminateChild(sup, child), answered)
             case "delete":
-                self._root.request(DeleteChild(sup, child), answered)
+                self._changes.delete(path, answered)
             case "restart":
                 self._changes.restart(path, answered)
 

@@ -48,6 +48,7 @@ def node_facts(root: Root) -> dict[str, Any]:
         "node_id": root.node_id,
         "zygote_pid": root.zygote.pid,
         "logger_pid": root.logger.pid,
+        "sampler_pid": root.memory.pid,
         "blanks": root.zygote.blanks,
         "ladder": root.ladder_name,
         "children": sum(1 for _ in _workers(root.tree.snapshot(root.loop.now))),

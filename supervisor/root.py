@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from otpd.ipc.frames import unpack
-from otpd.supervisor import cgroup, heart, launch, linux, spares, specdata, sweep
+from otpd.supervisor import cgroup, heart, launch, linux, specdata, sweep
 from otpd.supervisor.control import ControlServer
 from otpd.supervisor.events import (
     AbortStart,
@@ -43,7 +43,9 @@ from otpd.supervisor.events import (
 )
 from otpd.supervisor.helpers import Logger, Zygote
 from otpd.supervisor.journal import Journal
+from otpd.supervisor.ladder import Process
 from otpd.supervisor.loop import READ, Loop, Timer
+from otpd.supervisor.memory import MemoryWatch
 from otpd.supervisor.notify import NotifySocket
 from otpd.supervisor.operations import Operations
 from otpd.supervisor.paths import NodePaths
@@ -97,7 +99,8 @@ class Root:
         self._heart = socket.socket(fileno=options.channel)
         self._watch_heart()
         self._swept = sweep.sweep_node(self.node_id)
-        self.runtime: set[str] = set()  # paths that were added by hand
+        self.runtime: dict[str, ChildSpec] = {}  # by path: added by hand, until a reload
+        self.deleted: set[str] = set()  # paths of the config that were deleted by hand, until a reload
         self.extra_pids: set[int] = set()  # probes
         self._inbox: deque[Event] = deque()
         self._pumping = False
@@ -105,8 +108,10 @@ class Root:
         self.logger = Logger(
             self.loop, self._logger_command, self._helper_env(), self._on_tail, self._on_log_state, self._on_helper
         )
-        self.zygote = Zygote(self.loop, self.node_id, spares.PRELOAD, self._helper_env(), self._on_helper)
-        self._cgroups = self._open_cgroups()
+        self._cgroups = cgroup.open_node(self.node_id)
+        own = self._cgroups.directory if self._cgroups is not None else None
+        self.zygote = Zygote(self.loop, self.node_id, own, self._helper_env(), self._on_helper)
+        self.memory = MemoryWatch(self.loop, self._helper_env(), self._on_over, self._on_helper)
         self.notify = NotifySocket(self.loop, self.paths.notify, self._on_notify)
         self.tree = Tree(ChildSpec(id=TOP, start=self.node.top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.workers = Workers(self)
@@ -122,7 +127,7 @@ class Root:
         self.zygote.start()
         self.server.listen()
         self.loop.after(_HOUSEKEEPING, self._housekeeping)
-        ended, left = ([f"{each.title} (pid {each.pid})" for each in found] for found in (self._swept.ended, self._swept.left))
+        ended, left = _titles(self._swept.ended), _titles(self._swept.left)
         self.journal.event("node.starting", self.node.name, pid=os.getpid(), swept=ended, not_swept=left)
         self.feed(Boot())
         self.loop.run()
@@ -185,10 +190,8 @@ class Root:
     def _forget(self, path: str) -> None:
         """Nothing is kept of a child that is no more, but what is on disk."""
         name = path.rpartition("/")[2]
-        self.runtime.discard(path)
+        self.runtime.pop(path, None)
         self.journal.forget(name)
-        if self._cgroups is not None:
-            self._cgroups.forget(name)
 
     @staticmethod
     def shown(path: str) -> str:
@@ -203,24 +206,14 @@ class Root:
         """Of the supervisor of `path`, now."""
         return self.tree.restarts_in_window(path.rpartition("/")[0], self.loop.now)
 
-    def cgroup_of(self, name: str) -> str | None:
-        """The cgroup of a worker, where there are any."""
-        if self._cgroups is None:
-            return None
-        try:
-            return self._cgroups.leaf(name)
-        except OSError as error:
-            self.journal.event("cgroup.lost", self.node.name, reason=str(error))
-            self._cgroups = None
-            return None
-
     @property
     def ladder_name(self) -> str:
         """The strongest way to own processes that is in force here."""
         return "cgroup" if self._cgroups is not None else "subreaper"
 
     def helper_pids(self) -> set[int]:
-        return {pid for pid in (self.zygote.pid, self.logger.pid) if pid is not None} | self.extra_pids
+        helpers = (self.zygote.pid, self.logger.pid, self.memory.pid)
+        return {pid for pid in helpers if pid is not None} | self.extra_pids
 
     def set_log_policy(self) -> None:
         policy = self.node.log
@@ -248,6 +241,7 @@ class Root:
         self.journal.event("node.ended", self.node.name, reason=str(reason))
         self.zygote.close()
         self.zygote.drop_blanks()
+        self.memory.close()
         self._finish(self.loop.now + _LAST_GRACE)
 
     def _finish(self, deadline: float) -> None:
@@ -259,7 +253,7 @@ class Root:
                 self.workers.kill_strays(strays)
             self.loop.after(0.005, lambda: self._finish(deadline))
             return
-        self.left += [f"{each.title} (pid {each.pid})" for each in strays]
+        self.left += _titles(strays)
         self._finish_logger(self.loop.now + _LAST_GRACE)
 
     def _finish_logger(self, deadline: float) -> None:
@@ -334,6 +328,9 @@ class Root:
     def _on_log_state(self, kind: str, data: dict[str, Any]) -> None:
         self.journal.event(kind, "logger", **data)
 
+    def _on_over(self, name: str, generation: int, why: str) -> None:
+        self.workers.over_limit(name, generation, why)
+
     def _on_helper(self, kind: str, text: str) -> None:
         self.journal.event(kind, text.partition(":")[0], detail=text)
 
@@ -357,18 +354,9 @@ class Root:
     def _helper_env(self) -> dict[str, str]:
         return {**os.environ, launch.NODE: self.node_id}
 
-    def _open_cgroups(self) -> cgroup.NodeCgroup | None:
-        """Where they are delegated; what an earlier life left in them is ended."""
-        delegated = None  # XX cgroup.probe().directory
-        if delegated is None:
-            return None
-        found = cgroup.NodeCgroup(delegated, self.node_id)
-        try:
-            found.sweep(patience=2.0)
-            found.create()
-        except OSError:
-            return None
-        return found
+
+def _titles(processes: tuple[Process, ...]) -> list[str]:
+    return [f"{each.title} (pid {each.pid})" for each in processes]
 
 
 def _prepare_process(options: Options) -> None:

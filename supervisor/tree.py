@@ -18,6 +18,8 @@ for an urgent StopTree and for killing a supervisor whose time to stop has passe
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from otpd.supervisor import answers, leaving
 from otpd.supervisor.answers import Answer
 from otpd.supervisor.child import HAS_PROCESS, Child, ChildState
@@ -99,6 +101,15 @@ class Tree:
             sup.job = Job()
             sup.wake()
         return self._settle()
+
+    def adopt_history(self, path: str) -> None:
+        """A name that has lived at another path goes on counting there: (name, generation) never means two processes."""
+        name = path.rpartition("/")[2]
+        records = self._ledger.records
+        others = [record for other, record in records.items() if other.rpartition("/")[2] == name]
+        if others and path not in records:
+            last = max(others, key=lambda record: record.generation)
+            records[path] = replace(last)
 
     def _settle(self) -> list[Effect]:
         ready = self._ledger.ready

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from otpd.ipc.frames import close_all
-from otpd.supervisor import execspawn, ladder, launch, linux, spares, sweep
+from otpd.supervisor import cgroup, execspawn, ladder, launch, linux, spares, sweep
 from otpd.supervisor.channel import Channel
 from otpd.supervisor.events import AbortStart, Event, Exited, Spawn, StartFailed, StartIgnored, Stop
 from otpd.supervisor.helpers import Blank
@@ -61,6 +61,7 @@ class Live:
     tick: Timer | None = None
     timers: dict[Due, Timer] = field(default_factory=dict)
     prober: Prober | None = None
+    cgroup: str | None = None
     asked_by: str | None = None
     left: list[str] = field(default_factory=list)
 
@@ -161,6 +162,20 @@ class Workers:
         if message.get("WATCHDOG") == "1":
             self._act(live, live.incarnation.beat())
 
+    def over_limit(self, name: str, generation: int, why: str) -> None:
+        """It uses more than `restart_when` allows."""
+        for live in self._table.values():
+            if live.name == name and live.generation == generation:
+                self._act(live, live.incarnation.over_limit(why))
+                return
+
+    def watch_memory(self) -> None:
+        """After a reload: what is allowed may have changed for those that run on."""
+        for live in self._table.values():
+            view = self._root.tree.view(live.path)
+            if live.incarnation.phase is Phase.RUNNING and view is not None and isinstance(view.spec.start, Launch):
+                self._root.memory.watch(live.name, live.generation, live.pid, view.spec.start.restart_memory)
+
     def _by_cookie(self, pid: int) -> Live | None:
         cookie = sweep.cookie_of(pid)
         if cookie.get(launch.NODE) != self._root.node_id:
@@ -177,14 +192,13 @@ class Workers:
     # --- processes come ---
 
     def job(self, live: Live) -> launch.Job:
-        group = self._root.cgroup_of(live.name)
         what = live.launch
         if what.limits.files is None:
             what = replace(what, limits=replace(what.limits, files=self._root.usual_files))
         notify = str(self._root.paths.notify) if what.ready == "notify" or _beats_by_notify(what) else None
         if notify is not None and what.watchdog is not None:
             what = replace(what, env={**what.env, "WATCHDOG_USEC": str(int(what.watchdog * 1e6))})
-        return launch.job_of(what, live.name, live.generation, self._root.node_id, self._pid, group, notify)
+        return launch.job_of(what, live.name, live.generation, self._root.node_id, self._pid, None, notify)
 
     def _exec(self, live: Live) -> None:
         try:
@@ -217,6 +231,7 @@ class Workers:
         live.channel = Channel(
             self._loop, blank.channel, lambda value, fds: self._heard(live, value, fds), lambda: self._hung_up(live)
         )
+        live.cgroup = blank.cgroup
         self._adopt(live, blank.pid, blank.pidfd)
 
     def _adopt(self, live: Live, pid: int, pidfd: int) -> None:
@@ -301,7 +316,7 @@ class Workers:
 
     def _owner(self, live: Live) -> sweep.Owner:
         return sweep.Owner(
-            self._root.node_id, live.name, live.generation, live.pid, self._root.cgroup_of(live.name)
+            self._root.node_id, live.name, live.generation, live.pid, live.cgroup
         )
 
     def _reaped(self, live: Live, status: Status) -> None:
@@ -316,6 +331,8 @@ class Workers:
             self._root.journal.event(kind, live.name, self._root.shown(live.path), live.generation, left=live.left)
         if left and not detached:
             self._root.left += live.left
+        if live.cgroup is not None:
+            cgroup.remove(live.cgroup)
         self._act(live, live.incarnation.cleared())
 
     def _rearm(self, live: Live) -> None:
@@ -364,10 +381,13 @@ class Workers:
         """The tree hears of an end only when the row is out of the table: it may start the next one at once."""
         if isinstance(event, Exited | StartFailed | StartIgnored):
             self._forget(live, event)
+        elif live.launch.restart_memory is not None:
+            self._root.memory.watch(live.name, live.generation, live.pid, live.launch.restart_memory)
         self._root.feed(event)
 
     def _forget(self, live: Live, event: Exited | StartFailed | StartIgnored) -> None:
         self._root.zygote.withdraw(live)
+        self._root.memory.forget(live.name, live.generation)
         self._close_process(live)
         self._close_output(live)
         if live.prober is not None:

@@ -74,6 +74,41 @@ def test_an_exception_is_printed_from_the_agents_own_frame_and_announced(root: R
     assert worker.reap() == Status(code=1)
 
 
+def test_a_task_that_fails_while_nobody_awaits_it_is_a_crash_of_the_agent(root: Root) -> None:
+    """asyncio alone keeps silent as long as somebody holds the task object."""
+    worker = start(
+        root,
+        """
+async def init(self): self.task = asyncio.create_task(self.work())
+async def work(self): raise RuntimeError("nobody had foreseen that")
+def terminate(self, reason): print("terminate", reason)
+""",
+    )
+    assert worker.packets()[-1] == ["exit", "error(RuntimeError: nobody had foreseen that)"]
+    printed = worker.printed()
+    assert printed.startswith("terminate error(RuntimeError: nobody had foreseen that)\nTraceback")
+    assert "never retrieved" not in printed
+    assert worker.reap() == Status(code=1)
+
+
+def test_a_task_whose_failure_is_awaited_is_no_crash(root: Root) -> None:
+    worker = start(
+        root,
+        """
+async def init(self): self.task = asyncio.create_task(self.watch())
+async def work(self): raise RuntimeError("foreseen")
+async def watch(self):
+    try: await asyncio.create_task(self.work())
+    except RuntimeError as error: print("caught", error)
+    done = await asyncio.gather(self.work(), self.work(), return_exceptions=True)
+    print(len(done), flush=True)
+    os.kill(os.getpid(), 15)
+""",
+    )
+    assert worker.packets()[-1] == ["exit", "shutdown"]
+    assert worker.printed() == "caught foreseen\n2\nafter run\n"
+
+
 def test_ignore_is_no_error(root: Root) -> None:
     worker = start(root, "def init(self): raise Ignore")
     assert worker.packets() == [["spawned"], ["ignore"]]

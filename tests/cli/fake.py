@@ -19,7 +19,8 @@ from otpd.supervisor.paths import node_paths
 #: What an operation answers: a result, or a function that sends frames itself and gives back None or a result.
 Answer = Any | Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], Any]
 OTPD = [sys.executable, "-m", "otpd.cli.main"]
-CONFIG = '[node]\nname = "shop"\n'
+PROGRAM = '[programs.sleeper]\ncommand = ["sleep", "600"]\n'
+CONFIG = f'[node]\nname = "shop"\n{PROGRAM}'
 AT = 1_800_000_000.0
 
 

@@ -8,7 +8,7 @@ import subprocess
 from otpd.cli.output import plain
 from otpd.cli.status_view import table
 from otpd.cli.tree_view import Usage
-from tests.cli.fake import AT, OTPD, FakeNode, Failed, fails, tree, worker, workers
+from tests.cli.fake import AT, OTPD, Failed, FakeNode, fails, tree, worker, workers
 
 GOLDEN = """\
 NAME  KIND     STATE    PID   GEN  RESTARTS  UPTIME    LAST EXIT

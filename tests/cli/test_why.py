@@ -45,7 +45,7 @@ def answer(**more: Any) -> dict[str, Any]:
         "what": "error(1)", "supervisor": "pricing", "strategy": "rest_for_one", "max_restarts": 3, "max_seconds": 5,
         "restarts_in_window": 3, "backoff": BACKOFF, "next_attempt_s": 0.75, "deaths": [
             death(
-                generation=3, reason="error(ValueError: no price)", status=1, restarts_in_window=3,
+                generation=3, reason="error(ValueError: no price)", status=1, restarts_in_window=2,
                 tail=["Traceback (most recent call last):", "ValueError: no price \x1b[31m"],
             ),
             death(
@@ -90,14 +90,30 @@ def test_the_arithmetic_of_the_budget(used: int, most: int | None, text: str) ->
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (0, "no restart was counted for it"),
-        (1, "restart 1 of 3 within 5s"),
-        (3, "restart 3 of 3 within 5s; one more and pricing gives up"),
-        (4, "restart 4 within 5s, but 3 are allowed: pricing gave up"),
+        (0, "restart 1 of 3 within 5s"),
+        (2, "restart 3 of 3 within 5s; one more and pricing gives up"),
+        (3, "3 of 3 restarts within 5s were used; this was one more, and pricing gave up"),
     ],
 )
 def test_the_arithmetic_of_a_death(number: int, text: str) -> None:
     assert f"  {text}" in words(answer(deaths=[death(restarts_in_window=number)])).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("restart", "reason", "text"),
+    [
+        ("temporary", "killed", "not restarted: it is temporary"),
+        ("transient", "normal", "not restarted: it is transient and its end was clean"),
+        ("transient", "killed", "restart 1 of 3 within 5s"),
+        ("permanent", "normal", "restart 1 of 3 within 5s"),
+    ],
+)
+def test_an_end_that_leads_to_no_restart_says_why(restart: str, reason: str, text: str) -> None:
+    assert f"  {text}" in words(answer(restart=restart, deaths=[death(reason=reason)])).splitlines()
+
+
+def test_a_supervisor_without_a_limit_counts_nothing() -> None:
+    assert "  pricing restarts without a limit" in words(answer(max_restarts=None, deaths=[death()])).splitlines()
 
 
 def test_a_child_of_the_top_has_the_top_as_its_supervisor() -> None:

@@ -97,6 +97,11 @@ class Node:
         with Control.open(self.control) as control:
             return control.ask(op, **arguments)
 
+    def events(self) -> list[dict[str, Any]]:
+        """What root remembers, oldest first."""
+        with Control.open(self.control) as control:
+            return [answer["event"] for answer in control.stream("events", 10.0, n=1000) if "event" in answer]
+
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = self.ask("node")
         return found

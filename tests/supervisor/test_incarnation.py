@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otpd.supervisor.events import Exited, StartFailed, Started, StartIgnored
+from otpd.supervisor.events import Exited, Started, StartFailed, StartIgnored
 from otpd.supervisor.incarnation import (
     DUMP_TIME,
     Action,
