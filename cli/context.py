@@ -62,8 +62,21 @@ class Context:
 
 
 def state_dir_of(config: Path) -> Path:
-    """node.state_dir of a config that need not be valid. A tree in Python is not run for this: it is `.otpd` beside it."""
-    return config.parent / ((_state_dir_in(config) if config.suffix != ".py" else None) or STATE)
+    """node.state_dir of a config that need not be valid."""
+    if config.suffix == ".py":
+        return _state_dir_of_python(config)
+    return config.parent / (_state_dir_in(config) or STATE)
+
+
+def _state_dir_of_python(config: Path) -> Path:
+    """A tree in Python has to be run for it; one that is broken now is taken to have the default."""
+    from otpd.supervisor.problems import ConfigErrors
+    from otpd.supervisor.treefile import load
+
+    try:
+        return Path(load(config).state_dir)
+    except ConfigErrors:
+        return config.parent / STATE
 
 
 def _state_dir_in(config: Path) -> str | None:

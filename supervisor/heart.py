@@ -64,6 +64,7 @@ class Heart:
                 return EXIT_ALREADY_RUNNING
             os.replace(self._spec, self._paths.spec)
             self._write_node_id()
+            _write(self._paths.runtime_record, os.fsencode(self._paths.runtime_dir))
         except (PathError, OSError) as error:
             print(f"otpd: {error}", file=sys.stderr)
             return 1
@@ -75,6 +76,7 @@ class Heart:
             return self._guard()
         finally:
             self._end_console()
+            self._remove_files()
 
     def _take_lock(self) -> bool:
         """The lock comes before anything visible; root inherits it, so that it outlives a heart that was killed."""
@@ -99,9 +101,7 @@ class Heart:
         with contextlib.suppress(FileNotFoundError):
             if len(path.read_text().strip()) == 32:
                 return
-        draft = path.with_suffix(".new")
-        draft.write_text(uuid.uuid4().hex + "\n")
-        os.replace(draft, path)
+        _write(path, uuid.uuid4().hex.encode() + b"\n")
 
     def _guard(self) -> int:
         failures = 0
@@ -216,6 +216,13 @@ class Heart:
                 return True
         return False
 
+    def _remove_files(self) -> None:
+        """What a root that was killed could not remove."""
+        paths = self._paths
+        for path in (paths.control, paths.notify, paths.spec, paths.runtime_record):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
     def _start_console(self) -> None:
         command = [
             sys.executable, "-P", "-m", "otpd.cli.console",
@@ -233,6 +240,16 @@ class Heart:
         except subprocess.TimeoutExpired:
             self._console.kill()
             self._console.wait()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of it or nothing, whenever the power goes (T28)."""
+    draft = path.with_suffix(".new")
+    with open(draft, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
 
 
 def _named(status: int) -> str:

@@ -16,6 +16,7 @@ from otpd.supervisor import picture
 from otpd.supervisor.changes import Changes
 from otpd.supervisor.control import Connection, OperationError
 from otpd.supervisor.events import RestartChild, TerminateChild
+from otpd.supervisor.rawrequests import RawRequests
 
 if TYPE_CHECKING:
     from otpd.supervisor.root import Root
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 #: Seconds between two words of a stop that takes its time (T23).
 PROGRESS = 2.0
 #: Seconds between a change and the look at those who wait for one.
-LOOK = 0.01
+LOOK = 0.02
 _ACTIONS = ("start", "stop", "restart", "delete")
+#: Refused while the node stops.
+_CHANGING = ("child", "scale", "reload", "request", "signal")
 
 
 class Waiter:
@@ -53,6 +56,7 @@ class Operations:
             "signal": self._signal,
             "scale": self._changes.scale,
             "reload": self._changes.reload,
+            "request": RawRequests(root, self._changes).request,
         }
 
     def dispatch(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -60,7 +64,7 @@ class Operations:
         if operation is None:
             near = difflib.get_close_matches(request["op"], self._table, 1)
             raise OperationError(2, f"unknown operation '{request['op']}'", f"did you mean '{near[0]}'?" if near else "")
-        if self._root.phase in ("stopping", "ending") and request["op"] in ("child", "scale", "reload", "signal"):
+        if self._root.phase in ("stopping", "ending") and request["op"] in _CHANGING:
             raise OperationError(3, "the node is stopping", "wait for it, then: otpd start")
         operation(connection, request)
 
@@ -139,7 +143,8 @@ class Operations:
     def _time_out(self, waiter: Waiter) -> None:
         if waiter in self._waiters:
             self._forget(waiter)
-            waiter.connection.fail(OperationError(8, f"timed out: {waiter.condition()}", "look with: otpd why NAME"))
+            text = f"timed out: {waiter.condition()}: {picture.busy(self._root)}"
+            waiter.connection.fail(OperationError(8, text, "look with: otpd why NAME"))
 
     # --- changing ---
 

@@ -38,6 +38,11 @@ class NodePaths:
         return self.state_dir / "logs"
 
     @property
+    def runtime_record(self) -> Path:
+        """Says which runtime directory the running node has, to commands with another environment than its start had."""
+        return self.state_dir / "runtime"
+
+    @property
     def heart_log(self) -> Path:
         return self.state_dir / "heart.log"
 
@@ -55,11 +60,14 @@ class NodePaths:
 
 
 def node_paths(state_dir: str | os.PathLike[str]) -> NodePaths:
-    """The paths of the node that keeps its state in `state_dir`; the same for every process of one user.
+    """The paths of the node that keeps its state in `state_dir`; those of the running node, if there is one.
 
     PathError when no directory gives a socket path of at most 107 bytes.
     """
     state = Path(os.path.abspath(state_dir))
+    recorded = _recorded(state)
+    if recorded is not None:
+        return NodePaths(state, recorded)
     digest = hashlib.sha256(os.fsencode(os.path.realpath(state))).hexdigest()[:16]
     tried = []
     for base in _runtime_bases():
@@ -71,6 +79,15 @@ def node_paths(state_dir: str | os.PathLike[str]) -> NodePaths:
         f"no directory for the control socket: a socket path may have {SOCKET_PATH_LIMIT} bytes, these are longer: "
         f"{', '.join(tried)}; set XDG_RUNTIME_DIR to a short path that is yours, for example /run/user/{os.getuid()}"
     )
+
+
+def _recorded(state: Path) -> Path | None:
+    """Where the node's sockets are, if they are there: a record that a killed node left says nothing."""
+    try:
+        found = Path(os.fsdecode((state / "runtime").read_bytes()))
+    except OSError:
+        return None
+    return found if found.is_absolute() and os.path.exists(found / "control.sock") else None
 
 
 def _runtime_bases() -> Iterator[Path]:

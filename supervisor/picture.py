@@ -90,6 +90,7 @@ def why(root: Root, path: str) -> dict[str, Any]:
         "state": view.state,
         "generation": view.generation,
         "restarts": view.restarts,
+        "restart": str(view.spec.restart),
         "what": view.reason,
         "supervisor": root.shown(parent.path) or root.node.name,
         "strategy": str(parent.strategy),
@@ -103,15 +104,19 @@ def why(root: Root, path: str) -> dict[str, Any]:
 
 
 def not_yet(root: Root, path: str | None, wanted: str) -> str | None:
-    """What keeps the node, or the child at `path`, from being "ready" or "down"; None when it is so."""
+    """What keeps the node, or the child at `path`, from being "ready" or "down"; None when it is so.
+
+    Asked after every change while somebody waits: while the tree starts it must not cost a walk over it.
+    """
     if path is None and root.phase == "starting" and wanted == "ready":
-        return "the tree is still starting: " + _busy(root)
+        return "the tree is still starting"
     view = root.tree.snapshot(root.loop.now) if path is None else _find(root, path)
     late = [v for v in _leaves(view) if not _is(v, wanted)]
     return None if not late else ", ".join(f"{v.name} is {v.state}{_because(v)}" for v in late[:10])
 
 
-def _busy(root: Root) -> str:
+def busy(root: Root) -> str:
+    """What is not running and why, for somebody who has waited in vain."""
     views = _all(root.tree.snapshot(root.loop.now))
     return ", ".join(f"{v.name} is {v.state}{_because(v)}" for v in views if v.state != "running" and "/" in v.path)[:500]
 

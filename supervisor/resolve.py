@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from otpd.supervisor.problems import ConfigErrors, Problem
-from otpd.supervisor.spec import NodeSpec
+
+if TYPE_CHECKING:
+    from otpd.supervisor.spec import NodeSpec
 
 FILE_NAME: Final = "otpd.toml"
 

@@ -1,7 +1,8 @@
 """NodeSpec to plain data (what msgpack carries) and back, exactly: from_data(to_data(node)) == node.
 
 Only values that differ from the default are written, and workers of one group share their Launch, so that 10,000
-instances fit into one request. `from_data` trusts nothing: anything that is not a NodeSpec is a SpecDataError.
+instances fit into one request. `from_data` trusts nothing: anything that is not a NodeSpec is a SpecDataError. The spec
+of one child or one supervisor travels the same way, for requests to a running node.
 """
 
 from __future__ import annotations
@@ -36,31 +37,50 @@ _Parse: TypeAlias = Callable[[Any], Any]
 
 
 class SpecDataError(ValueError):
-    """The data is no NodeSpec, or one of another version of otpd."""
+    """The data is no spec of the expected kind, or one of another version of otpd."""
 
 
-def to_data(node: NodeSpec) -> dict[str, Any]:
+def to_data(spec: NodeSpec | ChildSpec | SupervisorSpec) -> dict[str, Any]:
     """Dicts, lists, strings, numbers, booleans and None only."""
     writer = _Writer()
-    data = writer.write(node)
-    return {"otpd_spec": VERSION, "node": data, "launches": writer.launches}
+    data = writer.write(spec)
+    return {"otpd_spec": VERSION, _KEYS[type(spec)]: data, "launches": writer.launches}
 
 
 def from_data(data: object) -> NodeSpec:
     """The NodeSpec that `to_data` wrote; SpecDataError for anything else."""
+    return _read(data, NodeSpec, _Reader.node)
+
+
+def child_from_data(data: object) -> ChildSpec:
+    """The ChildSpec that `to_data` wrote; SpecDataError for anything else."""
+    return _read(data, ChildSpec, _Reader.child)
+
+
+def supervisor_from_data(data: object) -> SupervisorSpec:
+    """The SupervisorSpec that `to_data` wrote; SpecDataError for anything else."""
+    return _read(data, SupervisorSpec, _Reader.supervisor)
+
+
+#: Under which key a spec of each kind stands.
+_KEYS: Final[Mapping[type, str]] = {NodeSpec: "node", ChildSpec: "child", SupervisorSpec: "supervisor"}
+
+
+def _read(data: object, kind: type[T], read: Callable[[_Reader, Any], T]) -> T:
+    key = _KEYS[kind]
     if not isinstance(data, dict) or not _is_int(data.get("otpd_spec")):
-        raise SpecDataError(f"expected a node spec of otpd, got {type(data).__name__} without a version (otpd_spec)")
+        raise SpecDataError(f"expected a {key} spec of otpd, got {type(data).__name__} without a version (otpd_spec)")
     if data["otpd_spec"] != VERSION:
         age = "a newer" if data["otpd_spec"] > VERSION else "an older"
         raise SpecDataError(
-            f"expected version {VERSION} of the node spec, got version {data['otpd_spec']}: it is of {age} otpd; "
+            f"expected version {VERSION} of the {key} spec, got version {data['otpd_spec']}: it is of {age} otpd; "
             "restart the node with the otpd that you call now"
         )
     try:
         launches = tuple(_parse(Launch, item, _LEAVES) for item in _list(data.get("launches")))
-        return _Reader(launches).node(data.get("node"))
+        return read(_Reader(launches), data.get(key))
     except RecursionError:
-        raise SpecDataError("expected a node spec, got data nested too deeply") from None
+        raise SpecDataError(f"expected a {key} spec, got data nested too deeply") from None
 
 
 class _Writer:

@@ -27,6 +27,9 @@ from otpd.supervisor.launch import CHILD, GENERATION, NODE
 
 #: Seconds for which one pass may hold root up, and only while there is something to kill.
 _PASS: Final = 0.005
+#: Seconds of the search for somebody who forks and exits for ever, and how many of the newest pids it looks at.
+_CHASE: Final = 0.02
+_NEWEST: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,24 +231,32 @@ def sweep_node(node: str, patience: float = 5.0, keep: Iterable[int] = ()) -> No
     end = time.monotonic() + patience
     ended: dict[int, Process] = {}
     while True:
-        unreadable = 0
-        found: list[Process] = []
-        for each in _carriers(node, spared):
-            if each is None:
-                unreadable += 1
-            else:
-                found.append(each)
+        seen = list(_carriers(node, _numbers("/proc"), spared))
+        found = [each for each in seen if each is not None] or _fleeting(node, spared)
         if not found or time.monotonic() > end:
+            unreadable = seen.count(None)
             left = {each.pid for each in found}
             return NodeSweep(tuple(p for p in ended.values() if p.pid not in left), tuple(found), unreadable)
         ended |= {each.pid: each for each in found}
         _end_all(node, found, end)
 
 
-def _carriers(node: str, spared: Set[int]) -> Iterator[Process | None]:
-    """Processes with the cookie of `node`; None for one whose environment may not be read."""
+def _fleeting(node: str, spared: Set[int]) -> list[Process]:
+    """Who forks and exits for ever has another pid before a walk over /proc gets to it: look at the newest pids only."""
+    end = time.monotonic() + _CHASE
+    while time.monotonic() < end:
+        newest = int((linux.read_proc("/proc/loadavg") or b"0").split()[-1])
+        around = range(newest + _NEWEST // 4, max(1, newest - _NEWEST), -1)
+        found = [each for each in _carriers(node, around, spared) if each is not None]
+        if found:
+            return found
+    return []
+
+
+def _carriers(node: str, pids: Iterable[int], spared: Set[int]) -> Iterator[Process | None]:
+    """Those of `pids` with the cookie of `node`; None for one whose environment may not be read."""
     wanted = f"{NODE}={node}".encode()
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+    for pid in pids:
         if pid in spared:
             continue
         try:
@@ -259,6 +270,10 @@ def _carriers(node: str, spared: Set[int]) -> Iterator[Process | None]:
         found = identify(pid) if carries else None
         if found is not None:
             yield found
+
+
+def _numbers(directory: str) -> list[int]:
+    return [int(name) for name in os.listdir(directory) if name.isdigit()]
 
 
 def _ancestors(pid: int) -> set[int]:

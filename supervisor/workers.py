@@ -364,6 +364,8 @@ class Workers:
                 case Probe():
                     live.prober = Prober(self._root, live, lambda: self._act(live, live.incarnation.ready()))
                 case Dump():
+                    shown, cause = self._root.shown(live.path), live.incarnation.cause
+                    self._root.journal.event("child.frozen", live.name, shown, live.generation, reason=cause)
                     self.send_signal(live.path, signal.SIGQUIT)
                 case End():
                     self._end(live, action)

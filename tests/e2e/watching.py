@@ -49,6 +49,13 @@ def environment(pid: int) -> list[bytes]:
         return []
 
 
+def linux_children(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
@@ -70,10 +77,20 @@ def everything(n: Node) -> list[Seen]:
     return [found for pid in pids() if mine in environment(pid) and (found := seen(pid))]
 
 
+def by_child(n: Node) -> dict[str, list[Seen]]:
+    """Every live process with the cookie of a child, by the child's name."""
+    node, by_name = f"OTPD_NODE={n.node_id()}".encode(), dict[str, list[Seen]]()
+    for pid in pids():
+        entries = environment(pid)
+        names = [entry[11:].decode() for entry in entries if entry.startswith(b"OTPD_CHILD=")]
+        if node in entries and names and names[0].strip() and (found := seen(pid)):
+            by_name.setdefault(names[0], []).append(found)
+    return by_name
+
+
 def of_child(n: Node, name: str) -> list[Seen]:
     """Every live process with the cookie of this child."""
-    cookie = {f"OTPD_NODE={n.node_id()}".encode(), f"OTPD_CHILD={name}".encode()}
-    return [found for pid in pids() if cookie <= set(environment(pid)) and (found := seen(pid))]
+    return by_child(n).get(name, [])
 
 
 def alive(processes: list[Seen]) -> list[Seen]:

@@ -1,0 +1,221 @@
+"""Readiness (T54): a dependent starts after its dependency is ready, however that is found out; never ready is a failed start."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from tests.e2e.node import Node, gone, node
+from tests.helpers import eventually
+
+NOTIFY = (
+    "import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+    "s.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
+)
+GATE = "until [ -e go ]; do sleep 0.02; done; "
+#: Answers 503 until the file `go` is there.
+HTTP = """
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if os.path.exists("go") else 503)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+TCP = """
+import os, socket, sys, time
+while not os.path.exists("go"):
+    time.sleep(0.02)
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    server.accept()[0].close()
+"""
+#: Notifies from a process whose parent, the main process, only waits for it.
+GRANDCHILD = f"""
+import os, subprocess, sys, time
+while not os.path.exists("go"):
+    time.sleep(0.02)
+subprocess.run([sys.executable, "-c", {NOTIFY + "; import time; time.sleep(1000)"!r}])
+"""
+FILES = {"http_server.py": HTTP, "tcp_server.py": TCP, "grandchild.py": GRANDCHILD}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]
+
+
+def shell(text: str) -> list[str]:
+    return ["sh", "-c", text]
+
+
+def begin(n: Node) -> None:
+    """Start without waiting for anybody to be ready."""
+    n.otpd("start", "--detach", "--timeout", "1ms", check=None)
+    eventually(n.answers)
+
+
+def pair(command: list[str], ready: str, **more: str) -> str:
+    """A dependency and what comes after it."""
+    lines = "".join(f"{key} = {value}\n" for key, value in more.items())
+    return f"""
+[supervisors.s]
+strategy = "rest_for_one"
+[programs.first]
+command = {command!r}
+supervisor = "s"
+ready = {ready}
+{lines}
+[agents.second]
+script = "idle.py"
+supervisor = "s"
+"""
+
+
+def order(n: Node) -> list[tuple[str, str]]:
+    """What happened to the two, in order."""
+    kinds = ("otpd.child.started", "otpd.child.start_failed", "otpd.child.exited")
+    return [(each["name"], each["event"].removeprefix("otpd.child.")) for each in n.events() if each["event"] in kinds]
+
+
+NOTIFIES = {
+    "a child of a shell": shell(f'{GATE} "{sys.executable}" -c "{NOTIFY}"; exec sleep 1000'),
+    "the main process": python("-c", f"import time, os\nwhile not os.path.exists('go'): time.sleep(0.02)\n{NOTIFY}\ntime.sleep(1000)"),
+    "a grandchild": python("grandchild.py"),
+}
+
+
+@pytest.mark.parametrize("who", NOTIFIES)
+def test_ready_by_sd_notify_and_only_then_the_next_one_starts(who: str) -> None:
+    """T54: also from below the main process, told by the cookie of its environment."""
+    with node(pair(NOTIFIES[who], '"notify"'), FILES, start=False) as n:
+        _comes_after(n)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http", "exec"])
+def test_ready_by_a_probe_and_only_then_the_next_one_starts(kind: str) -> None:
+    """T54."""
+    port = free_port()
+    command, ready = {
+        "tcp": (python("tcp_server.py", str(port)), f"{{ tcp = {port} }}"),
+        "http": (python("http_server.py", str(port)), f'{{ http = "http://127.0.0.1:{port}/health" }}'),
+        "exec": (["sleep", "1000"], '{ exec = ["test", "-e", "go"] }'),
+    }[kind]
+    with node(pair(command, ready), FILES, start=False) as n:
+        _comes_after(n)
+
+
+def _comes_after(n: Node) -> None:
+    begin(n)
+    row = n.when("first", state="starting")
+    assert row["pid"] is not None
+    second = n.worker("second")
+    assert (second["state"], second["pid"], second["generation"]) == ("starting", None, 0)
+    assert order(n) == []
+    n.write("go", "")
+    n.otpd("status", "--wait", "ready", "--timeout", "20s")
+    assert order(n) == [("first", "started"), ("second", "started")]
+    assert n.worker("first")["pid"] == row["pid"]
+
+
+def test_spawned_is_ready_as_soon_as_it_runs_and_a_missing_program_never_is() -> None:
+    """T9: the failed start is told with its reason, and the dependent has never started."""
+    with node(pair(["sleep", "1000"], '"spawned"')) as n:
+        assert order(n) == [("first", "started"), ("second", "started")]
+    with node(pair(["./gone"], '"spawned"'), {"gone": "#!/nowhere/interpreter\n"}, start=False) as n:
+        (n.home / "gone").chmod(0o755)
+        n.start(1)
+        assert ("second", "started") not in order(n)
+        assert "/nowhere/interpreter" in n.otpd("why", "first").stdout + n.otpd("status", "first").stdout
+
+
+def test_a_forged_notification_is_ignored() -> None:
+    """T54: from a stranger with the socket's path, and from another child of the same node."""
+    forge = f'while :; do NOTIFY_SOCKET="$1" "{sys.executable}" -c "{NOTIFY}"; echo forged; sleep 0.2; done'
+    config = f"""
+        [programs.first]
+        command = ["sh", "-c", "exec sleep 1000"]
+        ready = "notify"
+        start_timeout = "60s"
+    """
+    with node(config, start=False) as n:
+        begin(n)
+        row = n.when("first", state="starting")
+        path = next((n.runtime / "otpd").glob("*/notify.sock"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            for message in (b"READY=1", b"READY=1\nMAINPID=%d" % row["pid"], b"\xff\x00rubbish", b"WATCHDOG=1"):
+                stranger.sendto(message, str(path))
+        sibling = n.json("status", "first")
+        assert sibling[0]["state"] == "starting"
+    both = config + f"""
+        [programs.forger]
+        command = {["sh", "-c", forge, "sh", "PATH"]!r}
+    """
+    with node(both.replace('"PATH"', "'PATH'"), start=False) as n:
+        n.write("otpd.toml", both.replace("'PATH'", f'"{_notify_path(n)}"'))
+        begin(n)
+        eventually(lambda: n.log("forger").count("forged") > 2)
+        assert n.worker("first")["state"] == "starting"
+        assert n.worker("forger")["state"] in ("running", "starting")
+
+
+def _notify_path(n: Node) -> str:
+    """Where the socket will be; the directory is known once the node has run."""
+    n.write("otpd.toml", "")
+    n.start()
+    path = str(next((n.runtime / "otpd").glob("*/notify.sock")))
+    n.stop()
+    return path
+
+
+def test_who_is_not_ready_in_time_is_ended_and_tried_again_with_its_back_off() -> None:
+    """Tests 25 and 26: start_timeout; nothing of the attempt is left, the reason says so, and ready twice is ready once."""
+    config = pair(shell('trap "" TERM; echo up; sleep 1000'), '"notify"', start_timeout='"300ms"', shutdown='"200ms"')
+    with node(config, start=False) as n:
+        begin(n)
+        failed = eventually(lambda: [each for each in n.events() if each["event"] == "otpd.child.start_failed"])
+        assert (failed[0]["name"], failed[0]["reason"]) == ("first", "not ready within 0.3 s")
+        assert ("second", "started") not in order(n)
+        again = eventually(lambda: [each for each in n.events() if each["event"] == "otpd.restart.scheduled"])
+        assert again[0]["name"] == "s"
+        death = n.json("why", "first")["deaths"][-1]
+        assert (death["cause"], death["signal"]) == ("not ready within 0.3 s", 9)
+        assert len([p for p in n.processes() if "sleep 1000" in " ".join(p.cmdline())]) <= 2
+    twice = shell(f'"{sys.executable}" -c "{NOTIFY}"; "{sys.executable}" -c "{NOTIFY}"; echo done; exec sleep 1000')
+    with node(pair(twice, '"notify"')) as n:
+        eventually(lambda: "done" in n.log("first"))
+        assert order(n) == [("first", "started"), ("second", "started")]
+
+
+def test_who_dies_before_it_is_ready_has_failed_to_start() -> None:
+    """Test 26."""
+    config = pair(shell("echo dying; exit 7"), '"notify"')
+    with node(config, start=False) as n:
+        begin(n)
+        failed: list[dict[str, Any]] = eventually(
+            lambda: [each for each in n.events() if each["event"] == "otpd.child.start_failed"]
+        )
+        assert (failed[0]["name"], failed[0]["reason"]) == ("first", "error(7)")
+        assert ("second", "started") not in order(n)
+
+
+def test_a_stop_while_nobody_is_ready_ends_at_once() -> None:
+    """T24: the start of the first is given up; nothing else has ever started."""
+    with node(pair(["sleep", "1000"], '"notify"', start_timeout='"60s"'), start=False) as n:
+        begin(n)
+        pid = n.when("first", state="starting")["pid"]
+        n.stop()
+        assert gone(pid)
+        assert not n.answers()
