@@ -78,9 +78,17 @@ class NodeCgroup:
 
     def __init__(self, delegated: str, node: str) -> None:
         self.directory = os.path.join(delegated, f"otpd-{node[:8]}")
+        self._made = 0
 
     def create(self) -> None:
         os.makedirs(self.directory, exist_ok=True)
+
+    def fresh(self) -> str:
+        """The directory of a new leaf, of a name that neither a worker nor the zygote gives."""
+        self._made += 1
+        directory = os.path.join(self.directory, f"r-{os.getpid()}-{self._made}")
+        os.mkdir(directory)
+        return directory
 
     def leaf(self, name: str) -> str:
         """The directory of a worker's cgroup, made if missing."""

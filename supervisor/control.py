@@ -12,13 +12,13 @@ import errno
 import os
 import socket
 import struct
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from otpd.ipc.frames import ANSWER_LIMIT, REQUEST_LIMIT, FrameError, FrameReader, pack_frame
+from otpd.supervisor import linux
 from otpd.supervisor.loop import READ, WRITE, Loop, Timer
 
 MAX_CONNECTIONS = 256
@@ -213,7 +213,7 @@ class ControlServer:
         except OperationError as error:
             connection.fail(error)
         except Exception as error:
-            print(traceback.format_exc(), file=sys.stderr, flush=True)
+            linux.complain(traceback.format_exc())
             connection.fail(OperationError(70, f"'{request['op']}' failed: {type(error).__name__}: {error}"))
 
     def _accept(self) -> None:

@@ -1,8 +1,9 @@
 """Starts a program by fork and exec from root itself, without waiting for either.
 
-The other way is `spares`: a process forked ahead by the zygote that execs. That one is faster; this one needs nobody.
-Root must have one thread. How the exec went arrives on `Spawned.error_fd`: end of file when it is done, else the one
-line that says what failed. A fork that fails is a SpawnError: data for the tree, never the end of root.
+The others are `nativespawn`, the fastest, which needs a compiled part, and `spares`, a process forked ahead by the zygote
+that execs; this one needs nobody. Root must have one thread. How the exec went arrives on `Spawned.error_fd`: end of file
+when it is done, else the one line that says what failed. A fork that fails is a SpawnError: data for the tree, never the
+end of root.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class SpawnError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A child between fork and exec. Root owns both descriptors; `error_fd` is non-blocking."""
+    """A child between fork and exec. Root owns both descriptors; `error_fd` is non-blocking, -1: exec has happened."""
 
     pid: int
     pidfd: int
@@ -43,21 +44,22 @@ def spawn(job: Job, stdout_fd: int, base: Mapping[str, str], channel_fd: int | N
     with contextlib.ExitStack() as ours:
         try:
             env = launch.environment(job, base)
-            passed = _passed(job, env, channel_fd, ours)
+            passed_fds = passed(job, env, channel_fd, ours)
             launch.refuse_nul(job, env)
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except (LaunchError, OSError) as error:
             raise SpawnError(f"worker {job.name}: {error}") from error
         ours.callback(os.close, writer)
         try:
-            pid = _fork(job, env, stdout_fd, writer, passed)
+            pid = _fork(job, env, stdout_fd, writer, passed_fds)
             return Spawned(pid, _pidfd(pid), reader)
         except OSError as error:
             os.close(reader)
             raise SpawnError(f"worker {job.name}: can't make a process: {error.strerror}") from error
 
 
-def _passed(job: Job, env: dict[str, str], channel_fd: int | None, ours: contextlib.ExitStack) -> tuple[int, ...]:
+def passed(job: Job, env: dict[str, str], channel_fd: int | None, ours: contextlib.ExitStack) -> tuple[int, ...]:
+    """The descriptors that a program inherits, which `env` is told; those made here are closed by `ours`."""
     if channel_fd is None:
         return ()
     document = launch.job_document(job)

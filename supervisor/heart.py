@@ -66,7 +66,7 @@ class Heart:
             self._write_node_id()
             _write(self._paths.runtime_record, os.fsencode(self._paths.runtime_dir))
         except (PathError, OSError) as error:
-            print(f"otpd: {error}", file=sys.stderr)
+            linux.complain(f"otpd: {error}")
             return 1
         linux.set_child_subreaper()
         linux.set_title("otpd: heart")
@@ -85,10 +85,9 @@ class Heart:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            print(
+            linux.complain(
                 f"otpd: a node is already running with {self._paths.state_dir} (pid {holder}); "
-                "look at it with: otpd tree, or end it with: otpd stop",
-                file=sys.stderr,
+                "look at it with: otpd tree, or end it with: otpd stop"
             )
             return False
         os.ftruncate(self._lock, 0)
@@ -112,13 +111,13 @@ class Heart:
             word = self._last_word()
             left_clean = self._kill_everything()
             if word == ORDERED:
-                return status if left_clean else 1
+                return status if left_clean and status >= 0 and self._stops < 2 else 1
             if word == GAVE_UP:
                 return EXIT_GAVE_UP
             if self._stops:
                 return 1
             failures = 0 if time.monotonic() - began > _STABLE else failures + 1
-            print(f"otpd: heart: root ended ({_named(status)}); starting it again", file=sys.stderr, flush=True)
+            linux.complain(f"otpd: heart: root ended ({_named(status)}); starting it again")
             if failures > 1 and self._sleep(min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (failures - 2))):
                 return 1
 
@@ -146,13 +145,17 @@ class Heart:
             got = signal.sigtimedwait(_SIGNALS, wait)
             if got is None and deadline is not None:
                 self._signal_root(signal.SIGKILL)
-            elif got is not None and got.si_signo != signal.SIGCHLD:
+            elif got is not None and self._is_stop(got.si_signo):
                 self._stops += 1
                 self._tell(STOP if self._stops == 1 else KILL)
                 deadline = deadline if self._stops < 2 else time.monotonic() + _KILL_GRACE
             status = self._reap()
             if status is not None:
                 return status
+
+    def _is_stop(self, number: int) -> bool:
+        """A terminal that closes hangs up more than once (the kernel, then the shell): that is one stop, and no kill."""
+        return number != signal.SIGCHLD and not (number == signal.SIGHUP and self._stops)
 
     def _reap(self) -> int | None:
         """Collect every dead child; the status of root if it is among them."""

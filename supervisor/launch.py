@@ -1,8 +1,9 @@
 """What a new process does between its birth and the code that it is for: the child side of every launch.
 
-Both ways of starting a worker use it: `blank` (forked ahead by the zygote) and `execspawn` (forked by root). Nothing
-here decides whether or when a worker starts. The order of the steps is the contract: each may fail, and the failure is
-a LaunchError of one line that names the thing that was wrong.
+Two ways of starting a worker use it: `blank` (forked ahead by the zygote) and `execspawn` (forked by root); the third,
+`nativespawn`, has its own steps in C, in the same order and with the same words. Nothing here decides whether or when a
+worker starts. The order of the steps is the contract: each may fail, and the failure is a LaunchError of one line that
+names the thing that was wrong.
 
 Guarantees to the user's code: working directory, umask, limits, environment and user as asked; the default signal
 dispositions and an empty mask; descriptors 0 (/dev/null), 1 and 2 (one pipe) and those that are passed on purpose;
@@ -190,30 +191,53 @@ def join_cgroup(directory: str) -> None:
         raise LaunchError(f"cgroup {directory}: {error.strerror}") from error
 
 
-def set_limits(limits: Limits) -> None:
-    for name, kind in _LIMITS.items():
-        value = getattr(limits, name)
-        if value is not None:
-            _set_limit(name, kind, value)
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What setrlimit gets for one of the limits of a job."""
+
+    name: str
+    kind: int
+    soft: int
+    hard: int
+
+    def refused(self, why: object) -> str:
+        allowed = resource.getrlimit(self.kind)[1]
+        return f"limit {self.name} = {self.soft}: {why}; the hard limit here is {allowed}"
 
 
-def _set_limit(name: str, kind: int, value: int) -> None:
+def limits_of(limits: Limits) -> tuple[Limit, ...]:
+    """Those that are asked for."""
+    return tuple(
+        _limit(name, kind, value) for name, kind in _LIMITS.items() if (value := getattr(limits, name)) is not None
+    )
+
+
+def _limit(name: str, kind: int, value: int) -> Limit:
     """Soft and hard alike; for cpu one second more, so that SIGXCPU comes before SIGKILL."""
     hard = value + 1 if kind == resource.RLIMIT_CPU else value
     allowed = resource.getrlimit(kind)[1]
     if allowed != resource.RLIM_INFINITY:
         hard = min(hard, allowed) if value <= allowed else hard
-    try:
-        resource.setrlimit(kind, (value, hard))
-    except (OSError, ValueError) as error:
-        raise LaunchError(f"limit {name} = {value}: {error}; the hard limit here is {allowed}") from error
+    return Limit(name, kind, value, hard)
+
+
+def set_limits(limits: Limits) -> None:
+    for limit in limits_of(limits):
+        try:
+            resource.setrlimit(limit.kind, (limit.soft, limit.hard))
+        except (OSError, ValueError) as error:
+            raise LaunchError(limit.refused(error)) from error
 
 
 def change_directory(path: str) -> None:
     try:
         os.chdir(path)
     except OSError as error:
-        raise LaunchError(f"cwd {path}: {error.strerror}") from error
+        raise LaunchError(cwd_refused(path, error.errno)) from error
+
+
+def cwd_refused(path: str, number: int | None) -> str:
+    return f"cwd {path}: {os.strerror(number or 0)}"
 
 
 def redirect(stdout_fd: int) -> None:
@@ -228,20 +252,40 @@ def redirect(stdout_fd: int) -> None:
 
 def change_user(user: str) -> None:
     """Groups, group, user. LaunchError when it is unknown or this process may not."""
+    ids = ids_of(user)
+    if ids is None:
+        return
+    try:
+        os.setgroups(ids.groups)
+        os.setgid(ids.gid)
+        os.setuid(ids.uid)
+    except OSError as error:
+        raise LaunchError(user_refused(user, error.errno)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Who a process is to the kernel."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def ids_of(user: str) -> Ids | None:
+    """None for the user that this process is already. LaunchError for one that nobody knows."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError as error:
         raise LaunchError(f"user {user}: unknown; `getent passwd` lists the users of this machine") from error
     if os.getuid() == os.geteuid() == entry.pw_uid:
-        return
-    try:
-        os.initgroups(user, entry.pw_gid)
-        os.setgid(entry.pw_gid)
-        os.setuid(entry.pw_uid)
-    except OSError as error:
-        raise LaunchError(
-            f"user {user}: {error.strerror}; only root may change to another user, this is uid {os.getuid()}"
-        ) from error
+        return None
+    return Ids(entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(user, entry.pw_gid)))
+
+
+def user_refused(user: str, number: int | None) -> str:
+    why = os.strerror(number or 0)
+    return f"user {user}: {why}; only root may change to another user, this is uid {os.getuid()}"
 
 
 def bind_to(root_pid: int) -> None:
@@ -299,15 +343,22 @@ def candidates(name: str, env: Mapping[str, str]) -> list[str]:
     return [os.path.join(directory or ".", name) for directory in env.get("PATH", _DEFAULT_PATH).split(":")]
 
 
-def explain(command: tuple[str, ...], env: Mapping[str, str], error: OSError | None) -> str:
-    """Why exec failed, in one line."""
+def explain(
+    command: tuple[str, ...],
+    env: Mapping[str, str],
+    error: OSError | None,
+    cwd: str | None = None,
+    uid: int | None = None,
+) -> str:
+    """Why exec failed, in one line. `cwd` and `uid`: of the process that tried, where it was not this one."""
     name = command[0]
     path = error.filename if error and error.filename else name
+    place = os.path.join(cwd or "", path)
     match error.errno if error else errno.ENOENT:
         case errno.ENOENT | errno.ENOTDIR:
-            return f"command {name}: {_missing(name, path, env)}"
+            return f"command {name}: {_missing(name, path, place, env, cwd)}"
         case errno.EACCES:
-            return f"command {name}: permission denied: {_denied(path)}"
+            return f"command {name}: permission denied: {_denied(path, place, uid)}"
         case errno.ENOEXEC:
             return f"command {name}: {path} is neither a binary nor a script of this machine; it may lack its #! line"
         case errno.E2BIG:
@@ -319,28 +370,30 @@ def explain(command: tuple[str, ...], env: Mapping[str, str], error: OSError | N
             return f"command {name}: {os.strerror(number or 0)}"
 
 
-def _denied(path: str) -> str:
+def _denied(path: str, place: str, uid: int | None) -> str:
     try:
-        executable = os.stat(path).st_mode & 0o111
+        executable = os.stat(place).st_mode & 0o111
     except OSError:
         executable = 1
     if executable:
-        return f"uid {os.geteuid()} may not execute {path} or not enter a directory on the way"
+        uid = os.geteuid() if uid is None else uid
+        return f"uid {uid} may not execute {path} or not enter a directory on the way"
     return f"{path} is not executable; chmod +x {path}"
 
 
-def _missing(name: str, path: str, env: Mapping[str, str]) -> str:
-    interpreter = _interpreter(path)
+def _missing(name: str, path: str, place: str, env: Mapping[str, str], cwd: str | None) -> str:
+    interpreter = _interpreter(place)
     if interpreter is not None:
         return f"bad interpreter: {path} begins with #!{interpreter}, which does not exist"
     if "/" in name:
-        return f"no such file (cwd is {os.getcwd()})"
+        return f"no such file (cwd is {cwd or os.getcwd()})"
     return f"not found in PATH ({env.get('PATH', _DEFAULT_PATH)})"
 
 
 def _interpreter(path: str) -> str | None:
+    """Never waits, not even for the writer of a pipe."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
             first = file.readline(256)
     except OSError:
         return None

@@ -6,6 +6,7 @@ is `None` or an empty list, never an exception.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -250,3 +251,10 @@ def scan_children(pid: int) -> list[int]:
 def boot_id() -> str:
     """Changes with every boot."""
     return (read_proc("/proc/sys/kernel/random/boot_id") or b"unknown").decode().strip()
+
+
+def complain(text: str) -> None:
+    """A line on stderr. Nobody may read there any more: a terminal that has closed must not end who only wants to speak,
+    now or when buffers are flushed at the end, so it is written without any."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode(errors="backslashreplace"))

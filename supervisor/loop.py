@@ -121,8 +121,10 @@ class Loop:
         return max(0.0, self._timers[0].deadline - time.monotonic())
 
     def _fire(self) -> None:
+        """Timers that are armed meanwhile wait for the next turn: those without delay must not shut out all else."""
         self.now = time.monotonic()
-        while self._timers and self._timers[0].deadline <= self.now:
+        end = (self.now, next(self._order))
+        while self._timers and (self._timers[0].deadline, self._timers[0].order) < end:
             timer = heapq.heappop(self._timers)
             if timer.action is not None:
                 timer.action()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PROGRESS = 2.0
 #: Seconds between a change and the look at those who wait for one.
 LOOK = 0.02
+#: Seconds between looks when nothing changes: some states only time brings (see `picture.SETTLED`).
+LOOK_AGAIN = 0.1
 _ACTIONS = ("start", "stop", "restart", "delete")
 #: Refused while the node stops.
 _CHANGING = ("child", "scale", "reload", "request", "signal")
@@ -70,9 +72,12 @@ class Operations:
 
     def something_happened(self) -> None:
         """The tree has changed: look soon at everybody who waits, once for all that happens until then."""
+        self._look_again(LOOK)
+
+    def _look_again(self, delay: float) -> None:
         if self._waiters and not self._looking:
             self._looking = True
-            self._root.loop.after(LOOK, self._look)
+            self._root.loop.after(delay, self._look)
 
     def _look(self) -> None:
         self._looking = False
@@ -80,6 +85,7 @@ class Operations:
             if waiter.condition() is None:
                 self._forget(waiter)
                 waiter.connection.answer(True)
+        self._look_again(LOOK_AGAIN)
 
     def stopped(self, left: list[str]) -> None:
         """The last word to everybody who asked for the stop."""
@@ -133,6 +139,7 @@ class Operations:
             return
         waiter = Waiter(connection, condition)
         self._waiters.append(waiter)
+        self._look_again(LOOK)
         connection.on_close = lambda: self._forget(waiter)
         self._root.loop.after(float(request.get("timeout", 60.0)), lambda: self._time_out(waiter))
 

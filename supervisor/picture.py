@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from otpd.supervisor.root import Root
 
 SCHEMA = "otpd/1"
+#: Seconds for which a program that is ready as soon as it is spawned must live to count as ready.
+SETTLED = 0.25
 View = SupervisorView | WorkerView
 
 
@@ -111,7 +113,7 @@ def not_yet(root: Root, path: str | None, wanted: str) -> str | None:
     if path is None and root.phase == "starting" and wanted == "ready":
         return "the tree is still starting"
     view = root.tree.snapshot(root.loop.now) if path is None else _find(root, path)
-    late = [v for v in _leaves(view) if not _is(v, wanted)]
+    late = [v for v in _leaves(view) if not _is(v, wanted) or (wanted == "ready" and not _settled(root, v))]
     return None if not late else ", ".join(f"{v.name} is {v.state}{_because(v)}" for v in late[:10])
 
 
@@ -130,6 +132,15 @@ def _is(view: View, wanted: str) -> bool:
     if wanted == "down":
         return down
     return view.state == "running" or (down and _rests(view))
+
+
+def _settled(root: Root, view: View) -> bool:
+    """One that says nothing of itself, or has died before, is believed to be ready only when it has lived for a while."""
+    if not isinstance(view, WorkerView) or view.ready_at is None or view.state != "running":
+        return True
+    assert isinstance(view.spec.start, Launch)
+    mute = view.spec.start.ready == "spawned" or view.restarts > 0
+    return not mute or root.loop.now - view.ready_at >= SETTLED
 
 
 def _rests(view: View) -> bool:

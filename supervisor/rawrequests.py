@@ -1,8 +1,9 @@
 """Operation `request` of the control socket: one of OTP's requests to one supervisor, as data, with its own answer.
 
 `child`, `scale` and `reload` are for people: by name, many at once, in sentences. This one is for programs that keep
-children of their own. {"op": "request", "request": {"op", "sup", ...}, "by"?: who asks, for death records}; `sup` is the path
-of a supervisor as `otpd tree` shows it, "" is the top.
+children of their own: {"op": "request", "request": {"op", "sup", "sup_generation"?, ...}, "by"?: who asks, for death records}.
+`sup` is the path of a supervisor as `otpd tree` shows it, "" is the top. With `sup_generation` that incarnation is meant
+and no later one, as OTP means a pid.
 
 | op              | further keys                          | result when it goes well                 |
 |-----------------|---------------------------------------|------------------------------------------|
@@ -68,15 +69,19 @@ class RawRequests:
 
     def request(self, connection: Connection, request: dict[str, Any]) -> None:
         """The operation."""
-        op = read(request.get("request"), self._root.path_below_top)
+        wanted = request.get("request")
+        op = read(wanted, self._root.path_below_top)
         by = request.get("by", "operator")
         if not isinstance(by, str):
             raise OperationError(2, f"expected 'by' to be a text, got {by!r}")
+        if self._is_gone(op.sup, _number(wanted, "sup_generation")):
+            _answer(connection, ["error", "noproc"])
+            return
         self._refuse_taken_names(op)
 
         def answered(result: Any) -> None:
             self._note(op, result)
-            connection.end({"ok": True, "result": result, "at": time.time()})
+            _answer(connection, result)
 
         if isinstance(op, DeleteChild):
             self._changes.delete(f"{op.sup}/{op.id}", answered)
@@ -84,6 +89,10 @@ class RawRequests:
         if isinstance(op, TerminateChild) and self._root.workers.live(f"{op.sup}/{op.id}") is not None:
             self._root.workers.asked(f"{op.sup}/{op.id}", by)
         self._root.request(op, answered)
+
+    def _is_gone(self, sup: str, generation: int | None) -> bool:
+        view = self._root.tree.view(sup)
+        return generation is not None and (view is None or view.generation != generation)
 
     def _note(self, op: Op, result: Any) -> None:
         """What was added by hand is known as such until a reload."""
@@ -116,6 +125,10 @@ class RawRequests:
         return []
 
 
+def _answer(connection: Connection, result: Any) -> None:
+    connection.end({"ok": True, "result": result, "at": time.time()})
+
+
 def _below(path: str, spec: SupervisorSpec) -> Iterator[tuple[str, str]]:
     for child in spec.children:
         yield child.id, f"{path}/{child.id}"
@@ -136,7 +149,7 @@ def read(request: Any, path_of: Callable[[str], str]) -> Op:
         case "start_child":
             return StartChild(sup, _child(request))
         case "terminate_child":
-            return TerminateChild(sup, _id(request, path_of), _generation(request))
+            return TerminateChild(sup, _id(request, path_of), _number(request, "generation"))
         case "restart_child":
             return RestartChild(sup, _text(request, "id"))
         case "delete_child":
@@ -146,7 +159,7 @@ def read(request: Any, path_of: Callable[[str], str]) -> Op:
         case "count_children":
             return CountChildren(sup)
         case "get_childspec":
-            return GetChildSpec(sup, _text(request, "id"), _generation(request))
+            return GetChildSpec(sup, _text(request, "id"), _number(request, "generation"))
     return ChangeSpec(sup, _spec(request, "spec", specdata.supervisor_from_data))
 
 
@@ -176,8 +189,8 @@ def _text(request: dict[str, Any], key: str) -> str:
     return found
 
 
-def _generation(request: dict[str, Any]) -> int | None:
-    found = request.get("generation")
+def _number(request: dict[str, Any], key: str) -> int | None:
+    found = request.get(key)
     if found is not None and (not isinstance(found, int) or isinstance(found, bool)):
-        raise OperationError(2, f"expected 'generation' in {request['op']} to be a number, got {found!r}")
+        raise OperationError(2, f"expected '{key}' in {request['op']} to be a number, got {found!r}")
     return found

@@ -79,16 +79,17 @@ class Prober:
 
     def _run(self, argv: tuple[str, ...]) -> None:
         """A probe of its own: what it prints goes nowhere, what it leaves behind is swept as the child's own."""
-        job = replace(self._root.workers.job(self._live), command=argv, kind="program", script=None)
+        job = replace(self._root.workers.job(self._live), command=argv, kind="program", script=None, cgroup=None)
         sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            spawned = execspawn.spawn(job, sink, os.environ)
+            spawned = self._root.workers.native.spawn(job, sink)
         except execspawn.SpawnError:
             self._again()
             return
         finally:
             os.close(sink)
-        os.close(spawned.error_fd)
+        if spawned.error_fd >= 0:
+            os.close(spawned.error_fd)
         self._pid, self._pidfd = spawned.pid, spawned.pidfd
         self._root.extra_pids.add(self._pid)
         self._loop.add(self._pidfd, READ, lambda _mask: self._ran())

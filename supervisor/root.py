@@ -211,6 +211,14 @@ class Root:
         """The strongest way to own processes that is in force here."""
         return "cgroup" if self._cgroups is not None else "subreaper"
 
+    def fresh_cgroup(self) -> str | None:
+        """An empty cgroup for one incarnation; None where there are none, or none can be had any more."""
+        try:
+            return self._cgroups.fresh() if self._cgroups is not None else None
+        except OSError as error:
+            self._on_helper("helper.problem", f"root: can't make a cgroup: {error.strerror}")
+            return None
+
     def helper_pids(self) -> set[int]:
         helpers = (self.zygote.pid, self.logger.pid, self.memory.pid)
         return {pid for pid in helpers if pid is not None} | self.extra_pids
@@ -237,7 +245,7 @@ class Root:
         if gave_up and not ordered:
             self.exit_code = heart.EXIT_GAVE_UP
             self._tell_heart(heart.GAVE_UP)
-            print(f"otpd: root gave up: the top supervisor ended: {reason}", file=sys.stderr, flush=True)
+            linux.complain(f"otpd: root gave up: the top supervisor ended: {reason}")
         self.journal.event("node.ended", self.node.name, reason=str(reason))
         self.zygote.close()
         self.zygote.drop_blanks()

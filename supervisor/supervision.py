@@ -84,7 +84,7 @@ class Supervisor:
             job = self.job
             if job.doing in (Doing.SUSPENDED, Doing.ENDED):
                 return
-            if job.stops:
+            if job.stops and (self._parallel or not job.pending):
                 self._stop(job.stops.popleft())
             elif job.pending:
                 return

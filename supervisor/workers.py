@@ -33,6 +33,7 @@ from otpd.supervisor.incarnation import (
 )
 from otpd.supervisor.journal import Death
 from otpd.supervisor.loop import READ, Timer
+from otpd.supervisor.nativespawn import NativeSpawner
 from otpd.supervisor.readiness import Prober
 from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch
 
@@ -56,6 +57,7 @@ class Live:
     pidfd: int = -1
     channel: Channel | None = None
     errors: int = -1  # how its exec went
+    execed: bool = False  # exec has happened, and its incarnation is about to hear of it
     output: int = -1  # the write end of its pipe, until the process has it
     ladder: ladder.Ladder | None = None
     tick: Timer | None = None
@@ -84,7 +86,7 @@ class Workers:
         self._asked: dict[str, str] = {}
         self._sweeper = sweep.Sweeper()
         self._pid = os.getpid()
-        self._base = {**os.environ}
+        self.native = NativeSpawner({**os.environ})
 
     # --- what the tree wants ---
 
@@ -101,10 +103,14 @@ class Workers:
         except OSError as error:
             self._act(live, incarnation.launch_failed(f"no pipe for its output: {error.strerror}"))
             return
-        if what.command is not None and not self._root.zygote.blanks:
+        if what.command is not None and what.kind == "program" and self._root_execs(live):
             self._exec(live)
         else:
             self._root.zygote.take(live, lambda blank: self._assign(live, blank))
+
+    def _root_execs(self, live: Live) -> bool:
+        """What `native` can't take goes to a blank, if one is ready: root would have to fork itself."""
+        return self.native.takes(live.launch) or not self._root.zygote.blanks
 
     def stop(self, effect: Stop) -> None:
         live = self._table.get(effect.path)
@@ -198,19 +204,30 @@ class Workers:
         notify = str(self._root.paths.notify) if what.ready == "notify" or _beats_by_notify(what) else None
         if notify is not None and what.watchdog is not None:
             what = replace(what, env={**what.env, "WATCHDOG_USEC": str(int(what.watchdog * 1e6))})
-        return launch.job_of(what, live.name, live.generation, self._root.node_id, self._pid, None, notify)
+        return launch.job_of(what, live.name, live.generation, self._root.node_id, self._pid, live.cgroup, notify)
 
     def _exec(self, live: Live) -> None:
+        """The tree hears of a success in a turn of its own, so that a thousand starts can't hold the loop up."""
+        live.cgroup = self._root.fresh_cgroup()
         try:
-            spawned = execspawn.spawn(self.job(live), live.output, self._base)
+            spawned = self.native.spawn(self.job(live), live.output)
         except execspawn.SpawnError as error:
             self._close_output(live)
+            self._remove_cgroup(live)
             self._act(live, live.incarnation.launch_failed(str(error)))
             return
         self._close_output(live)
-        live.errors = spawned.error_fd
-        self._loop.add(live.errors, READ, lambda _mask: self._exec_went(live))
         self._adopt(live, spawned.pid, spawned.pidfd)
+        live.errors, live.execed = spawned.error_fd, spawned.error_fd < 0
+        if live.execed:
+            self._loop.after(0.0, lambda: self._has_execed(live))
+        else:
+            self._loop.add(live.errors, READ, lambda _mask: self._exec_went(live))
+
+    def _has_execed(self, live: Live) -> None:
+        if live.execed:
+            live.execed = False
+            self._act(live, live.incarnation.set_up())
 
     def _exec_went(self, live: Live) -> None:
         """End of file: exec has happened. Else the one line that says why not."""
@@ -279,6 +296,7 @@ class Workers:
         self._loop.remove(live.pidfd)
         if live.errors >= 0:
             self._exec_went(live)
+        self._has_execed(live)
         if live.channel is not None:
             live.channel.drain()
         current = live.ladder or self._new_ladder(live)
@@ -331,9 +349,12 @@ class Workers:
             self._root.journal.event(kind, live.name, self._root.shown(live.path), live.generation, left=live.left)
         if left and not detached:
             self._root.left += live.left
+        self._remove_cgroup(live)
+        self._act(live, live.incarnation.cleared())
+
+    def _remove_cgroup(self, live: Live) -> None:
         if live.cgroup is not None:
             cgroup.remove(live.cgroup)
-        self._act(live, live.incarnation.cleared())
 
     def _rearm(self, live: Live) -> None:
         if live.tick is not None:

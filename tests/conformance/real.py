@@ -99,6 +99,8 @@ CRASHES = {
 ENDS = {"kill": "killed", "shutdown_term": "shutdown"}
 #: Times that a process needs to stop are longer here than in the recordings: two cores, many processes.
 SLOWER = 3
+#: Likewise for periods, where the recording waits for less than one: so late may root be.
+SLOWER_CLOCK = 4
 #: Connections per lane for requests that wait.
 LINES = 8
 #: Seconds that anything may take on a busy machine.
@@ -382,7 +384,7 @@ class RealReplay(Replay):
     def _batch(self, step: dict[str, Any]) -> Any:
         actions = step["actions"]
         pids = self._pids(actions)
-        wires = [None if action["op"] == "crash" else self._wire(action) for action in actions]
+        wires = [None if action["op"] == "crash" else self._addressed(action) for action in actions]
         with self.desk.frozen():
             for action, wire, line in zip(actions, wires, self.lines, strict=False):
                 if wire is None:
@@ -416,7 +418,7 @@ class RealReplay(Replay):
         if action["op"] == "crash":
             self._crash(action, self._pids([action]))
         else:
-            line.send("request", request=self._wire(action))
+            line.send("request", request=self._addressed(action))
         self._settle()
 
     @property
@@ -464,7 +466,7 @@ class RealReplay(Replay):
         """End the process and wait until it is dead, which root need not have noticed."""
         path, reason = action["path"], action["reason"]
         pid, generation = pids[path]
-        pidfd = os.pidfd_open(pid)
+        pidfd, now = os.pidfd_open(pid), time.time()
         try:
             signal.pidfd_send_signal(pidfd, CRASHES[reason])
             assert select.select([pidfd], [], [], PATIENCE)[0], f"{path} survived {CRASHES[reason].name}"
@@ -473,7 +475,7 @@ class RealReplay(Replay):
         end = ENDS.get(reason, reason)
         self.ends[path, generation] = end
         self.crashed.add((path, generation))
-        self.marks.append((time.time(), ["stop", path, generation, end]))
+        self.marks.append((now, ["stop", path, generation, end]))
 
     def _see_ends(self) -> None:
         eventually(lambda: self._take() is not None and self.crashed <= self.exited, PATIENCE, "root has seen the ends")
@@ -498,6 +500,11 @@ class RealReplay(Replay):
             return wire | {"id": self.names.path(self.lane, step["pid_of"]), "generation": row["generation"]}
         name = step.get("name", step.get("id"))
         return wire if name is None else wire | {"id": self.names.of(f"{step['sup']}/{name}"), "generation": step.get("n")}
+
+    def _addressed(self, action: dict[str, Any]) -> dict[str, Any]:
+        """For the incarnation of the supervisor that is there when the request is sent, whoever is when it arrives."""
+        row = self._rows_now().get(action.get("sup", ""))
+        return self._wire(action) | ({"sup_generation": row["generation"]} if row else {})
 
     def _new(self, step: dict[str, Any]) -> dict[str, Any]:
         if "spec" in step:

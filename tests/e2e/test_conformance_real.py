@@ -19,7 +19,7 @@ from tests.e2e.node import node
 
 CORPUS = Path(__file__).parents[1] / "conformance" / "public.jsonl"
 LANES = 6
-CONFIG = '[node]\nname = "conformance"\n' + "".join(f"[supervisors.lane{n}]\n" for n in range(LANES))
+CONFIG = "".join(f"[supervisors.lane{n}]\n" for n in range(LANES)) + '[agents.idle]\nscript = "idle.py"\n'
 
 
 @dataclass

@@ -120,12 +120,12 @@ def complete(n: Node) -> None:
 def command(n: Node, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`otpd` in the background; it has ended by the end, or is killed."""
     process = subprocess.Popen(
-        [*OTPD, *arguments], cwd=n.home, env={**n.env, "XDG_RUNTIME_DIR": f"{n.runtime}/"}, text=True,
+        [*OTPD, *arguments], cwd=n.home, env=n.env, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         yield process
-        process.communicate(timeout=30)
+        process.said = process.communicate(timeout=30)
     finally:
         process.kill()
         process.communicate()
@@ -224,7 +224,8 @@ def starting(n: Node) -> None:
             states = n.states()
         except (ControlError, OSError):
             return False
-        return states == {"quick": "running", "sleep": "running", "slow": "starting"} and len(by_child(n)["slow"]) == 2
+        wanted = {"quick": "running", "sleep": "running", "slow": "starting"}
+        return states == wanted and len(by_child(n).get("slow", [])) == 2
 
     eventually(there, 10, "the node is in its start")
 
@@ -281,7 +282,7 @@ def test_killed_as_soon_as_it_exists(slow_node: Node, victim: str) -> None:
     go(n, "end")
     with command(n, "start", "--detach") as start:
         n.kill(newborn(n, victim))
-    assert start.returncode == 0
+    assert start.returncode == 0, start.said
     complete(n)
 
 

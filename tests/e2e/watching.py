@@ -74,7 +74,8 @@ def seen(pid: int) -> Seen | None:
 def everything(n: Node) -> list[Seen]:
     """Every live process of the node: heart, root and whatever descends from them and kept its environment."""
     mine = f"XDG_RUNTIME_DIR={n.runtime}".encode()
-    return [found for pid in pids() if mine in environment(pid) and (found := seen(pid))]
+    found = [process for pid in pids() if mine in environment(pid) and (process := seen(pid))]
+    return [process for process in found if "otpd.cli.main" not in process.title]
 
 
 def by_child(n: Node) -> dict[str, list[Seen]]:
