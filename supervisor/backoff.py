@@ -20,7 +20,7 @@ def next_delay(policy: Backoff | None, previous: float | None) -> float:
     """The delay after `previous`, before jitter; None stands for a stable run, or none yet."""
     if policy is None or previous is None:
         return 0.0
-    return min(previous * policy.factor if previous > 0 else policy.initial * 2, policy.max)
+    return min(previous * policy.factor if previous > 0 else policy.initial, policy.max)
 
 
 def spread(policy: Backoff | None, delay: float, path: str, generation: int) -> float:

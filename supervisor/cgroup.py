@@ -79,12 +79,23 @@ class NodeCgroup:
     def __init__(self, delegated: str, node: str) -> None:
         self.directory = os.path.join(delegated, f"otpd-{node[:8]}")
         self._made = 0
+        self._prepared: str | None = None
 
     def create(self) -> None:
         os.makedirs(self.directory, exist_ok=True)
 
     def fresh(self) -> str:
-        """The directory of a new leaf, of a name that neither a worker nor the zygote gives."""
+        """The directory of a new leaf; the one that was prepared, if any."""
+        found, self._prepared = self._prepared, None
+        return found or self._make()
+
+    def prepare(self) -> None:
+        """Make the next `fresh` leaf ahead of its need: that takes the kernel a tenth of a millisecond."""
+        if self._prepared is None:
+            self._prepared = self._make()
+
+    def _make(self) -> str:
+        """Of a name that neither a worker nor the zygote gives."""
         self._made += 1
         directory = os.path.join(self.directory, f"r-{os.getpid()}-{self._made}")
         os.mkdir(directory)
@@ -163,6 +174,9 @@ def kill(leaf: str) -> None:
 
 def remove(leaf: str) -> bool:
     """Remove it with its sub-cgroups; false while it has members."""
+    with contextlib.suppress(OSError):
+        os.rmdir(leaf)
+        return True
     try:
         for entry in list(os.scandir(leaf)):
             if entry.is_dir():

@@ -141,7 +141,9 @@ class Changes:
             raise OperationError(3, "; ".join(plan.refused), "stop the node and start it again")
 
         def done(problems: list[str]) -> None:
-            if problems:
+            if self._root.phase in ("stopping", "ending"):
+                connection.fail(OperationError(3, "the node is stopping; the reload did not get to its end", "otpd start"))
+            elif problems:
                 connection.fail(OperationError(1, f"reloaded, but: {'; '.join(problems)}", "look with: otpd why NAME"))
             else:
                 _answer(connection, plan, applied=not plan.empty)

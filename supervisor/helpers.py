@@ -57,7 +57,11 @@ class Helper:
         """Start it; a failure (EAGAIN, EMFILE) is tried again later."""
         if not self._wanted:
             return
-        ours, theirs = channel_pair()
+        try:
+            ours, theirs = channel_pair()
+        except OSError as error:
+            self._put_off(error)
+            return
         try:
             self._process = subprocess.Popen(
                 self._command(theirs.fileno()), stdin=subprocess.DEVNULL, env=self._env,
@@ -66,8 +70,7 @@ class Helper:
             self._pidfd = os.pidfd_open(self._process.pid)
         except OSError as error:
             ours.close()
-            self._on_event("helper.failed", f"{self.name}: {error}")
-            self._again()
+            self._put_off(error)
             return
         finally:
             theirs.close()
@@ -111,6 +114,11 @@ class Helper:
             self._on_event("helper.exited", f"{self.name}: status {self._process.returncode}")
             self._failures = 0 if self._loop.now - self._began > _STABLE else self._failures + 1
             self._again()
+
+    def _put_off(self, error: OSError) -> None:
+        self._failures += 1
+        self._on_event("helper.failed", f"{self.name}: {error}")
+        self._again()
 
     def _again(self) -> None:
         delay = 0.0 if self._failures <= 1 else min(_LONGEST_DELAY, _FIRST_DELAY * 2.0**self._failures)

@@ -14,6 +14,7 @@ from typing import Any
 
 EVENTS_KEPT = 1000
 DEATHS_KEPT = 10
+EARLY_KEPT = 1000
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Journal:
         self._write = write
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
         self._deaths: dict[str, deque[Death]] = {}  # by name: unique in the node
+        self._early: dict[str, tuple[int, list[str]]] = {}  # tails of incarnations whose death is not recorded yet
         self._followers: dict[Callable[[dict[str, Any]], None], None] = {}
 
     def event(self, kind: str, name: str = "", path: str = "", generation: int = 0, **data: Any) -> None:
@@ -67,7 +69,11 @@ class Journal:
         return lambda: self._followers.pop(follower, None)
 
     def death(self, name: str, death: Death) -> None:
+        """Its last lines may have come before: the logger is often sooner than the proof that nothing is left."""
         self._deaths.setdefault(name, deque(maxlen=DEATHS_KEPT)).append(death)
+        generation, lines = self._early.pop(name, (0, []))
+        if generation == death.generation:
+            self.tail(name, generation, lines)
 
     def deaths(self, name: str) -> list[Death]:
         """Newest first."""
@@ -83,10 +89,15 @@ class Journal:
             if death.generation == generation:
                 death.tail = lines
                 death.stacks = death.stacks or any(_is_stack(line) for line in lines)
+                return
+        self._early[name] = (generation, lines)
+        if len(self._early) > EARLY_KEPT:
+            del self._early[next(iter(self._early))]
 
     def forget(self, name: str) -> None:
         """The child was deleted."""
         self._deaths.pop(name, None)
+        self._early.pop(name, None)
 
 
 def _is_stack(line: str) -> bool:

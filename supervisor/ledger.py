@@ -42,11 +42,12 @@ class Kill:
 class Ledger(Generic[S]):
     """`now` is the time of the event that is being handled; `effects` what it has led to so far."""
 
-    __slots__ = ("_tokens", "effects", "gate", "now", "ready", "records", "supervisors", "timers")
+    __slots__ = ("_tokens", "closing", "effects", "gate", "now", "ready", "records", "supervisors", "timers")
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.now = 0.0
+        self.closing = False  # an urgent stop is under way: only who leaves goes on
         self.effects: list[Effect] = []
         self.records: dict[str, Record] = {}
         self.supervisors: dict[str, S] = {}

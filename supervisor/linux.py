@@ -31,6 +31,7 @@ _CLONE_CHILD_CLEARTID: Final = 0x0020_0000
 _CLONE_CHILD_SETTID: Final = 0x0100_0000
 _CLONE_INTO_CGROUP: Final = 0x2_0000_0000
 _CLONE3: Final = 435  # on every architecture
+_CHUNK: Final = 16 << 10
 
 
 class UnsupportedError(Exception):
@@ -223,11 +224,17 @@ def environ_address() -> int:
 
 
 def read_proc(path: str) -> bytes | None:
+    """A whole file; None when it is not there, not ours, or its process has just gone."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return b"".join(iter(lambda: os.read(fd, _CHUNK), b""))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def children(pid: int) -> list[int]:

@@ -23,6 +23,9 @@ _LAST_BYTES = 64 * 1024
 #: What one poll of `follow` takes from one name at most.
 _POLL_BYTES = 1024 * 1024
 _PARTIAL_AGE = 1.0
+#: How faulthandler begins a stack, and how much of the end of a log is searched for it and kept.
+_DUMP = (b"Thread 0x", b"Current thread 0x")
+_DUMP_LINES, _DUMP_BYTES = 200, 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +214,14 @@ def last_lines(
 
 
 def cut_tail(data: bytes, n: int = 20, line_limit: int = 1024, total_limit: int = 4096, complete: bool = True) -> list[str]:
-    """The last `n` lines of `data` as text; `complete` false: its first line has lost its beginning."""
+    """The last `n` lines of `data` as text; `complete` false: its first line has lost its beginning.
+
+    A dump of stacks among the last lines is kept whole, because what matters most in it stands first.
+    """
     pieces = data.removesuffix(b"\n").split(b"\n") if data else []
+    dump = next((at for at, piece in enumerate(pieces[-_DUMP_LINES:]) if piece.startswith(_DUMP)), None)
+    if dump is not None:
+        n, total_limit = max(n, len(pieces[-_DUMP_LINES:]) - dump), max(total_limit, _DUMP_BYTES)
     lines = [_clip(piece.removesuffix(b"\r"), line_limit) for piece in pieces[-n:]]
     if lines and not complete and len(pieces) <= n:
         lines[0] = "..." + lines[0][: line_limit - 3]

@@ -1,9 +1,9 @@
 """Operation `request` of the control socket: one of OTP's requests to one supervisor, as data, with its own answer.
 
 `child`, `scale` and `reload` are for people: by name, many at once, in sentences. This one is for programs that keep
-children of their own: {"op": "request", "request": {"op", "sup", "sup_generation"?, ...}, "by"?: who asks, for death records}.
-`sup` is the path of a supervisor as `otpd tree` shows it, "" is the top. With `sup_generation` that incarnation is meant
-and no later one, as OTP means a pid.
+children of their own: {"op": "request", "request": {"op", "sup", "sup_generation"?, ...}, "by"?: who asks, for death
+records}. `sup` is the path of a supervisor as `otpd tree` shows it, "" is the top. With `sup_generation` that incarnation
+is meant and no later one, as OTP means a pid.
 
 | op              | further keys                          | result when it goes well                 |
 |-----------------|---------------------------------------|------------------------------------------|
@@ -17,10 +17,10 @@ and no later one, as OTP means a pid.
 | get_childspec   | id, generation?                       | the spec with its defaults               |
 | change_spec     | spec: the supervisor's new one        | "ok"                                     |
 
-A child of a dynamic supervisor is meant by id and generation together. Where OTP answers {error, Why} the result is ["error", ...]: the supervisor's own word, as in the recorded traces, and no
-failure of the operation, which fails only for what is no such request, or for a name that another child of the node has.
-The answer comes when the supervisor has got to the request, after everything that was sent before it; `at` in it is the
-time of that, on the clock of the events.
+A child of a dynamic supervisor is meant by id and generation together. Where OTP answers {error, Why} the result is
+["error", ...]: the supervisor's own word, as in the recorded traces, and no failure of the operation, which fails only
+for what is no such request, or for a name that another child of the node has. The answer comes when the supervisor has
+got to the request, after everything that was sent before it; `at` in it is the time of that, on the clock of the events.
 """
 
 from __future__ import annotations

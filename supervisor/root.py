@@ -213,11 +213,19 @@ class Root:
 
     def fresh_cgroup(self) -> str | None:
         """An empty cgroup for one incarnation; None where there are none, or none can be had any more."""
+        if self._cgroups is None:
+            return None
+        self.loop.defer(self._prepare_cgroup)
         try:
-            return self._cgroups.fresh() if self._cgroups is not None else None
+            return self._cgroups.fresh()
         except OSError as error:
             self._on_helper("helper.problem", f"root: can't make a cgroup: {error.strerror}")
             return None
+
+    def _prepare_cgroup(self) -> None:
+        assert self._cgroups is not None
+        with contextlib.suppress(OSError):  # whoever needs it hears of it
+            self._cgroups.prepare()
 
     def helper_pids(self) -> set[int]:
         helpers = (self.zygote.pid, self.logger.pid, self.memory.pid)
@@ -261,7 +269,7 @@ class Root:
                 self.workers.kill_strays(strays)
             self.loop.after(0.005, lambda: self._finish(deadline))
             return
-        self.left += _titles(strays)
+        self.left = _titles(strays)
         self._finish_logger(self.loop.now + _LAST_GRACE)
 
     def _finish_logger(self, deadline: float) -> None:

@@ -82,7 +82,7 @@ class Supervisor:
         """Work until an answer is awaited or there is nothing left to do."""
         while True:
             job = self.job
-            if job.doing in (Doing.SUSPENDED, Doing.ENDED):
+            if job.doing in (Doing.SUSPENDED, Doing.ENDED) or (self.ledger.closing and job.doing not in LEAVING):
                 return
             if job.stops and (self._parallel or not job.pending):
                 self._stop(job.stops.popleft())

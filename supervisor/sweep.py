@@ -27,6 +27,8 @@ from otpd.supervisor.launch import CHILD, GENERATION, NODE
 
 #: Seconds for which one pass may hold root up, and only while there is something to kill.
 _PASS: Final = 0.005
+#: Links of /proc/self/task when this process has one thread: two of any directory, one of the thread's own.
+_ONE_THREAD: Final = 3
 #: Seconds of the search for somebody who forks and exits for ever, and how many of the newest pids it looks at.
 _CHASE: Final = 0.02
 _NEWEST: Final = 16
@@ -84,11 +86,11 @@ def kill_group(leader: int) -> None:
 
 def reap(pid: int, pidfd: int, group: bool) -> Status | None:
     """Collect a dead main process, after killing its group; None while it lives, an empty Status if another reaped it."""
-    if not dead(pidfd):
-        return None
-    if group:
-        kill_group(pid)
     try:
+        if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        if group:
+            kill_group(pid)
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         return Status()
@@ -143,7 +145,8 @@ class Sweeper:
 
     def _unknown(self, known: Set[int]) -> list[int]:
         """One read when this process has one thread; the whole walk where the kernel has no such file."""
-        content = linux.read_proc("/proc/thread-self/children") if len(os.listdir("/proc/self/task")) == 1 else None
+        alone = os.stat("/proc/self/task").st_nlink == _ONE_THREAD
+        content = linux.read_proc("/proc/thread-self/children") if alone else None
         found = linux.children(self._pid) if content is None else map(int, content.split())
         return sorted(set(found).difference(known))
 

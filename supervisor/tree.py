@@ -12,7 +12,8 @@ TreeStarted()
 
 Guarantees: at most one process per path; no Spawn of a path before the end of its last process was reported; work per
 event grows with what changes, not with the number of children; a Request is answered by exactly one Reply; after StopTree
-(urgent or not) there is exactly one TreeEnded, once the shell has answered every Stop and AbortStart. AbortStart is used
+(urgent or not) there is exactly one TreeEnded, once the shell has answered every Stop and AbortStart; after an urgent one
+nothing is spawned any more, and who waits for its turn to stop restarts nobody and answers no request. AbortStart is used
 for an urgent StopTree and for killing a supervisor whose time to stop has passed. Events that fit nothing are ignored.
 """
 
@@ -106,10 +107,9 @@ class Tree:
         """A name that has lived at another path goes on counting there: (name, generation) never means two processes."""
         name = path.rpartition("/")[2]
         records = self._ledger.records
-        others = [record for other, record in records.items() if other.rpartition("/")[2] == name]
-        if others and path not in records:
-            last = max(others, key=lambda record: record.generation)
-            records[path] = replace(last)
+        known = [record for other, record in records.items() if other.rpartition("/")[2] == name]
+        if known:
+            records[path] = replace(max(known, key=lambda record: record.generation))
 
     def _settle(self) -> list[Effect]:
         ready = self._ledger.ready
@@ -162,6 +162,7 @@ class Tree:
         if self._top is None:
             self._end("shutdown", gave_up=False)
         elif urgent:
+            self._ledger.closing = True
             leaving.urge(self._top)
         elif not any(isinstance(message, ParentStop) for message in self._top.mailbox):
             self._top.post(ParentStop())

@@ -299,11 +299,11 @@ class Workers:
         self._has_execed(live)
         if live.channel is not None:
             live.channel.drain()
-        current = live.ladder or self._new_ladder(live)
+        current = live.ladder or self._new_ladder(live, ladder.Process(live.pid, 0))
         self._climb(live, current, ladder.Died())
 
-    def _new_ladder(self, live: Live) -> ladder.Ladder:
-        main = sweep.identify(live.pid) or ladder.Process(live.pid, 0)
+    def _new_ladder(self, live: Live, main: ladder.Process | None = None) -> ladder.Ladder:
+        main = main or sweep.identify(live.pid) or ladder.Process(live.pid, 0)
         return ladder.Ladder(main, live.launch.stop_signal, live.launch.detach)
 
     def _end(self, live: Live, end: End) -> None:
@@ -347,14 +347,13 @@ class Workers:
         if live.left:
             kind = "child.detached" if detached else "child.stuck"
             self._root.journal.event(kind, live.name, self._root.shown(live.path), live.generation, left=live.left)
-        if left and not detached:
-            self._root.left += live.left
         self._remove_cgroup(live)
         self._act(live, live.incarnation.cleared())
 
     def _remove_cgroup(self, live: Live) -> None:
-        if live.cgroup is not None:
-            cgroup.remove(live.cgroup)
+        leaf, live.cgroup = live.cgroup, None
+        if leaf is not None:
+            self._loop.defer(lambda: cgroup.remove(leaf))
 
     def _rearm(self, live: Live) -> None:
         if live.tick is not None:

@@ -1,92 +1,29 @@
-"""Drives recorded OTP scenarios through a running node: real root, real processes, the control socket.
+"""Drives one recorded OTP scenario through a running node: real root, real processes, the control socket.
 
-`replay` does the same with the pure tree in virtual time; comparison and folding are its own. Each scenario is a subtree
-of one of a few lanes (supervisors of one node), so that many share one root and run side by side. A child's id is its
+`replay` does the same with the pure tree in virtual time; comparison and folding are its own. The scenario is a subtree
+of a lane (a supervisor of the node), so that many share one root and `lanes` runs them side by side. A child's id is its
 path in the scenario, because names are unique in a node; whatever the node says is turned back before it is compared.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from otpd.ipc.control import ControlError
-from otpd.ipc.frames import ANSWER_LIMIT, FrameReader, pack_frame
 from otpd.supervisor.events import Notice
-from otpd.supervisor.spec import ChildSpec, Dynamic, Launch, SupervisorSpec
-from otpd.supervisor.specdata import SpecDataError, child_from_data, supervisor_from_data, to_data
-from tests.conformance.replay import Difference, Replay, child_spec, left_out, normal, supervisor_spec
-from tests.conformance.world import Behaviour, ScriptedSupervisor
+from otpd.supervisor.spec import ChildSpec, Dynamic, SupervisorSpec
+from otpd.supervisor.specdata import to_data
+from tests.conformance.desk import PATIENCE, Desk, Line
+from tests.conformance.replay import Replay, child_spec, supervisor_spec
+from tests.conformance.scripted import SLOWER, Names, slower_clock
+from tests.conformance.world import Behaviour
 from tests.helpers import eventually
-
-#: A worker that does what FORMAT 1.4 scripts, and ends by itself when the runner says how. A fifo `PHASE.NAME` in the
-#: directory of the gates holds it up in that phase until the fifo is closed.
-WORKER = """
-import json, os, signal, sys, time
-
-HOW = {signal.SIGUSR1: 1, signal.SIGUSR2: 0}
-signals = {signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, *HOW}
-behaviour, gates = json.loads(sys.argv[1]), sys.argv[2]
-name, attempt = os.environ["OTPD_CHILD"], os.environ["OTPD_GENERATION"]
-
-def say(*words):
-    os.write(int(os.environ["OTPD_CONTROL_FD"]), bytes([0x90 + len(words)]) + b"".join(
-        bytes([0xA0 + len(word)]) + word.encode() for word in words))
-
-def gate(phase):
-    try:
-        fd = os.open(os.path.join(gates, phase + "." + name), os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    os.read(fd, 1)
-    os.close(fd)
-
-def die():
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-def stop(how):
-    gate("stop")
-    if how == "clean":
-        die()
-    elif how in ("exit0", "error"):
-        os._exit(how == "error")
-    elif how != "ignore":
-        time.sleep(how["slow_ms"] / 1000)
-        die()
-
-signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-gate("start")
-match behaviour["start"].get(attempt, behaviour["start"].get("*", "ok")):
-    case "fail":
-        os._exit(1)
-    case "ignore":
-        say("ignore")
-        os._exit(0)
-say("ready")
-while True:
-    match signal.sigwait(signals):
-        case signal.SIGTERM:
-            stop(behaviour["stop"])
-        case signal.SIGHUP:
-            die()
-        case signal.SIGALRM:
-            say("exit", "shutdown(term)")
-            os._exit(0)
-        case number:
-            os._exit(HOW[number])
-"""
 
 #: How the runner ends a worker.
 CRASHES = {
@@ -97,232 +34,8 @@ CRASHES = {
     "kill": signal.SIGKILL,
 }
 ENDS = {"kill": "killed", "shutdown_term": "shutdown"}
-#: Times that a process needs to stop are longer here than in the recordings: two cores, many processes.
-SLOWER = 3
-#: Likewise for periods, where the recording waits for less than one: so late may root be.
-SLOWER_CLOCK = 4
-#: Connections per lane for requests that wait.
-LINES = 8
-#: Seconds that anything may take on a busy machine.
-PATIENCE = 30.0
 _FINAL = ("running", "stopped", "failed")
 _SEEN_AS = {"child.started", "child.start_failed", "child.ignored"}
-
-
-def left_out_here(scenario: dict[str, Any]) -> str | None:
-    """Why this scenario has no meaning for processes; None when it is driven."""
-    if (why := left_out(scenario)) is not None:
-        return why
-    steps = scenario["steps"]
-    if any(step["op"] == "check_specs" for step in steps):
-        return "checks specs without a supervisor: no process takes part"
-    workers = {event[1] for outcome in scenario["expect"] for event in outcome["events"] if event[0] == "init"}
-    if any(step["op"] == "crash" and step["path"] in workers for step in steps):
-        return "kills a supervisor: it is no process of its own"
-    return _not_written(scenario)
-
-
-def _not_written(scenario: dict[str, Any]) -> str | None:
-    """Specs that otpd has no words for, so that none can ever reach a supervisor."""
-    names = Names("s", "", "")
-    for node in _all_nodes(scenario):
-        if node.get("kind") in ("supervisor", "dynamic") and node.get("behaviour"):
-            return "a supervisor that declines: only workers can"
-        try:
-            if "id" in node:
-                child_from_data(to_data(names.child(child_spec(node), "root")))
-            else:
-                supervisor_from_data(to_data(names.supervisor(supervisor_spec(node), "root")))
-        except (SpecDataError, TypeError, KeyError) as error:
-            return f"a spec that can't be written: {error}"
-    return None
-
-
-def _all_nodes(scenario: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from _nodes(scenario["tree"])
-    for step in scenario["steps"]:
-        for action in (step, *step.get("actions", ()), step.get("trigger", {}), *step.get("during", ())):
-            if "spec" in action:
-                yield from _nodes(action["spec"])
-            if action.get("op") == "change_spec":
-                yield from _nodes({key: value for key, value in action.items() if key not in ("op", "sup")})
-
-
-def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield node
-    for child in node.get("children") or ():
-        yield from _nodes(child)
-    if isinstance(node.get("template"), dict):
-        yield from _nodes(node["template"])
-
-
-# --- names: of the scenario, and of the node ---
-
-
-@dataclass(frozen=True)
-class Names:
-    """Scenario `key` is the child of that name; its `root/s/x` is KEY.s.x, below KEY.s, below KEY."""
-
-    key: str
-    script: str
-    gates: str
-
-    def of(self, path: str) -> str:
-        return ".".join([self.key, *path.split("/")[1:]])
-
-    def path(self, lane: str, path: str) -> str:
-        """As the node shows it."""
-        parts = path.split("/")
-        return "/".join([lane, *(self.of("/".join(parts[: n + 1])) for n in range(len(parts)))])
-
-    def back(self, value: Any) -> Any:
-        """Whatever the node says, in the scenario's names."""
-        match value:
-            case str() if value == self.key:
-                return "root"
-            case str() if value.startswith(self.key + "."):
-                return value.rpartition(".")[2]
-            case list() | tuple():
-                return [self.back(item) for item in value]
-            case dict():
-                return {key: self.back(item) for key, item in value.items()}
-        return value
-
-    def path_back(self, path: str) -> str:
-        """A path without its lane."""
-        return "/".join(self.back(part) for part in path.split("/")[1:])
-
-    def child(self, spec: ChildSpec, path: str) -> ChildSpec:
-        """The spec of a child that is `path` in the scenario."""
-        start: object = spec.start
-        if isinstance(start, SupervisorSpec):
-            start = self.supervisor(start, path)
-        elif isinstance(start, Behaviour):
-            start = self.launch(start)
-        shutdown = spec.shutdown if isinstance(spec.shutdown, str) else spec.shutdown * SLOWER
-        return replace(spec, id=self.of(path), start=start, shutdown=shutdown)
-
-    def supervisor(self, spec: SupervisorSpec, path: str) -> SupervisorSpec:
-        fields = {name: getattr(spec, name) for name in SupervisorSpec.__dataclass_fields__}
-        children = tuple(self.child(child, f"{path}/{child.id}") for child in spec.children)
-        template = spec.template and self.child(spec.template, f"{path}/{spec.template.id}")
-        return SupervisorSpec(**{**fields, "children": children, "template": template})
-
-    def launch(self, behaviour: Behaviour) -> Launch:
-        stop = behaviour.stop
-        if isinstance(stop, dict):
-            stop = {"slow_ms": stop["slow_ms"] * SLOWER}
-        script = json.dumps({"start": behaviour.start, "stop": stop})
-        return Launch(kind="agent", script=self.script, argv=(script, self.gates), ready="init", start_timeout=PATIENCE)
-
-
-# --- the control socket ---
-
-
-class Line:
-    """One connection, one request at a time; the answer may be waited for or looked for."""
-
-    def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(PATIENCE)
-        self._socket.connect(path)
-        self._reader = FrameReader(ANSWER_LIMIT)
-        self._answers: list[dict[str, Any]] = []
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def send(self, op: str, **arguments: Any) -> None:
-        self._socket.sendall(pack_frame({"op": op, **arguments}))
-
-    def receive(self) -> dict[str, Any]:
-        """The next answer; ControlError when it is one."""
-        while not self._answers:
-            self._take()
-        return self._next()
-
-    def look(self) -> dict[str, Any] | None:
-        """The next answer that is there."""
-        while not self._answers and select.select([self._socket], [], [], 0)[0]:
-            self._take()
-        return self._next() if self._answers else None
-
-    def ask(self, op: str, **arguments: Any) -> Any:
-        self.send(op, **arguments)
-        return self.receive()["result"]
-
-    def _take(self) -> None:
-        chunk = self._socket.recv(1 << 18)
-        if not chunk:
-            raise ConnectionError("root has closed the connection")
-        self._answers += self._reader.feed(chunk)
-
-    def _next(self) -> dict[str, Any]:
-        answer = self._answers.pop(0)
-        if not answer.get("ok", True):
-            raise ControlError(answer["code"], answer["error"], answer.get("hint", ""))
-        return answer
-
-
-class Events:
-    """The events of the node, sorted by scenario. Whatever root did before an answer is there when the answer is."""
-
-    def __init__(self, path: str) -> None:
-        self._line = Line(path)
-        self._line.send("events", follow=True, n=0)
-        self._lock = threading.Lock()
-        self._found: dict[str, list[dict[str, Any]]] = {}
-
-    def close(self) -> None:
-        self._line.close()
-
-    def take(self, key: str) -> list[dict[str, Any]]:
-        """Those of one scenario that came since."""
-        with self._lock:
-            while (part := self._line.look()) is not None:
-                event = part["event"]
-                parts = event["path"].split("/")
-                if len(parts) > 1:
-                    self._found.setdefault(parts[1], []).append(event)
-            return self._found.pop(key, [])
-
-
-class Desk:
-    """What the scenarios of one node share."""
-
-    def __init__(self, control: str, home: Path) -> None:
-        self.control, self.script, self.gates = control, str(home / "scripted.py"), home / "gates"
-        self.gates.mkdir(exist_ok=True)
-        self.events = Events(control)
-        with self.line() as line:
-            self.root_pid = int(line.ask("node")["pid"])
-        self._freeze = threading.Lock()
-
-    @contextmanager
-    def line(self) -> Iterator[Line]:
-        line = Line(self.control)
-        try:
-            yield line
-        finally:
-            line.close()
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Root does nothing meanwhile: exits and requests queue up in the kernel, in their order."""
-        with self._freeze:
-            os.kill(self.root_pid, signal.SIGSTOP)
-            try:
-                eventually(lambda: state_of(self.root_pid) == "T", PATIENCE, "root is stopped")
-                yield
-            finally:
-                os.kill(self.root_pid, signal.SIGCONT)
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-# --- one scenario ---
 
 
 class RealReplay(Replay):
@@ -331,9 +44,9 @@ class RealReplay(Replay):
     def __init__(self, scenario: dict[str, Any], desk: Desk, lane: str, key: str, lines: list[Line]) -> None:
         super().__init__(scenario)
         self.desk, self.lane = desk, lane
-        self.names = Names(key, desk.script, str(desk.gates))
+        self.names = Names(key, desk.script, str(desk.gates), slower_clock(scenario))
         self.line, *self.lines = lines
-        self.nodes = {path: node for path, node in _paths("root", scenario["tree"])}
+        self.nodes = dict(_paths("root", scenario["tree"]))
         self.changed: dict[tuple[str, int], SupervisorSpec] = {}
         self.dynamic = {path for path, node in self.nodes.items() if node.get("kind") == "dynamic"}
         self.marks: list[tuple[float, list[Any]]] = []
@@ -366,7 +79,7 @@ class RealReplay(Replay):
     def _carry_out(self, step: dict[str, Any]) -> Any:
         match step["op"]:
             case "advance_ms":
-                end = time.monotonic() + step["ms"] / 1000
+                end = time.monotonic() + step["ms"] / 1000 * self.names.clock
                 eventually(lambda: time.monotonic() >= end, PATIENCE)
                 return "ok"
             case "crash":
@@ -383,6 +96,7 @@ class RealReplay(Replay):
 
     def _batch(self, step: dict[str, Any]) -> Any:
         actions = step["actions"]
+        assert len(actions) < len(self.lines)
         pids = self._pids(actions)
         wires = [None if action["op"] == "crash" else self._addressed(action) for action in actions]
         with self.desk.frozen():
@@ -397,6 +111,7 @@ class RealReplay(Replay):
 
     def _hold(self, step: dict[str, Any]) -> Any:
         trigger, during = step["trigger"], step["during"]
+        assert len(during) < len(self.lines)
         with self._gate(step["phase"], step["path"]) as opened:
             if trigger["op"] == "crash":
                 self._crash(trigger, self._pids([trigger]))
@@ -405,7 +120,9 @@ class RealReplay(Replay):
             fd = eventually(opened, PATIENCE, f"{step['path']} is held in its {step['phase']}")
         self.held = step["path"]
         try:
-            self.marks.append((time.time(), ["held", step["phase"], self.held, self._settle()[self.held]["generation"]]))
+            now = time.time()
+            generation = self._settle()[self.held]["generation"]
+            self.marks.append((now, ["held", step["phase"], self.held, generation]))
             for action, line in zip(during, self.lines, strict=False):
                 self._do_during(action, line)
         finally:
@@ -499,7 +216,9 @@ class RealReplay(Replay):
             row = self._rows_now()[step["pid_of"]]
             return wire | {"id": self.names.path(self.lane, step["pid_of"]), "generation": row["generation"]}
         name = step.get("name", step.get("id"))
-        return wire if name is None else wire | {"id": self.names.of(f"{step['sup']}/{name}"), "generation": step.get("n")}
+        if name is None:
+            return wire
+        return wire | {"id": self.names.of(f"{step['sup']}/{name}"), "generation": step.get("n")}
 
     def _addressed(self, action: dict[str, Any]) -> dict[str, Any]:
         """For the incarnation of the supervisor that is there when the request is sent, whoever is when it arrives."""
@@ -681,20 +400,3 @@ def _why(reason: Any) -> Any:
 def _class(reason: str) -> str:
     """`error(1)` is `error`, `shutdown(term)` is `shutdown`."""
     return reason.partition("(")[0]
-
-
-# --- all scenarios ---
-
-
-def drive(scenario: dict[str, Any], desk: Desk, lane: str, key: str, lines: list[Line], level: str) -> list[Difference]:
-    """All differences; what can't be driven counts as one."""
-    replay = RealReplay(scenario, desk, lane, key, lines)
-    try:
-        found = list(replay.differences(level))
-        replay.clear_away()
-    except (AssertionError, LookupError, RuntimeError, OSError, ControlError) as error:
-        return [Difference(scenario["name"], -1, "not driven", None, f"{type(error).__name__}: {error}")]
-    return found
-
-
-__all__ = ["LINES", "WORKER", "Desk", "Line", "RealReplay", "drive", "left_out_here", "normal", "ScriptedSupervisor"]

@@ -46,6 +46,7 @@ class Node:
 
     def __init__(self, config: str, files: dict[str, str] | None = None) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="ot."))
+        self.command = OTPD  # how `otpd` is started; a test may put something in front
         self.runtime = self.home / "r"
         self.runtime.mkdir(mode=0o700)
         self.write("otpd.toml", config)
@@ -70,7 +71,7 @@ class Node:
     def otpd(self, *arguments: str, timeout: float = 60, check: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run `otpd` in the node's directory; asserts the exit code unless `check` is None."""
         done = subprocess.run(
-            [*OTPD, *arguments], cwd=self.home, env=self.env, capture_output=True, text=True, timeout=timeout,
+            [*self.command, *arguments], cwd=self.home, env=self.env, capture_output=True, text=True, timeout=timeout,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if check is not None:

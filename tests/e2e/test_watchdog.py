@@ -14,7 +14,14 @@ FREEZE = """
 import asyncio, os, signal, threading, time
 from otpd.agents import Agent, run
 
+def deep(n, what):
+    # a stack of more than 20 frames
+    return deep(n - 1, what) if n else what()
+
 def freeze_by_sleep():
+    deep(30, at_the_bottom)
+
+def at_the_bottom():
     time.sleep(1000)
 
 def freeze_by_spinning():
@@ -99,11 +106,12 @@ def test_an_agent_that_is_frozen_in_any_way_is_found_shown_killed_and_restarted(
         assert n.pid("lives") == healthy
         assert [each["name"] for each in n.events() if each["event"] == "otpd.child.frozen"].count("lives") == 0
         for how in set(HOWS) - {"freeze_by_stop"}:
-            why = n.json("why", how)
-            (death,) = why["deaths"]
+            (death,) = eventually(lambda how=how: [d for d in n.json("why", how)["deaths"] if d["tail"]])  # type: ignore[misc]
             assert (death["cause"], death["reason"], death["signal"]) == ("watchdog: silent for 1 s", "killed", 9)
             assert death["stacks"], death["tail"]
             assert any(f"in {how}" in line for line in death["tail"])
+            if how == "freeze_by_sleep":
+                assert any("in at_the_bottom" in line for line in death["tail"]), "a deep stack is complete"
             text = n.otpd("why", how).stdout
             assert "stacks" in text
             assert f"in {how}" in text

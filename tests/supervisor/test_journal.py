@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from otpd.supervisor.journal import DEATHS_KEPT, EVENTS_KEPT, Death, Journal
+from otpd.supervisor.journal import DEATHS_KEPT, EARLY_KEPT, EVENTS_KEPT, Death, Journal
 
 
 def death(generation: int) -> Death:
@@ -51,3 +51,16 @@ def test_the_tail_finds_its_death_and_knows_stacks() -> None:
     assert last is not None
     assert last.summary() == {"reason": "killed", "status": None, "signal": 9, "at": 1.0}
     assert journal.last_death("nobody") is None
+
+
+def test_a_tail_that_comes_before_its_death_is_kept_for_it() -> None:
+    """T16: the logger sees the end of the pipe before root has proved that nothing of the child is left."""
+    journal = Journal(lambda _event: None)
+    journal.tail("a", 2, ["bye"])
+    journal.death("a", death(2))
+    journal.tail("b", 1, ["of an incarnation that was no death"])
+    journal.death("b", death(2))
+    assert [each.tail for name in ("a", "b") for each in journal.deaths(name)] == [["bye"], []]
+    for generation in range(2 * EARLY_KEPT):
+        journal.tail(f"c{generation}", 1, ["x"])
+    assert len(journal._early) == EARLY_KEPT

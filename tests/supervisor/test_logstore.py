@@ -309,3 +309,13 @@ def test_reading_needs_neither_messages_nor_pictures() -> None:
 def test_a_segment_knows_its_files() -> None:
     segment = Segment("/logs/web", 12)
     assert (segment.log, segment.index) == ("/logs/web/00000012.log", "/logs/web/00000012.idx")
+
+
+def test_a_dump_of_stacks_is_kept_whole_because_its_first_frames_matter_most() -> None:
+    frames = [f'  File "lib.py", line {n} in call' for n in range(60)]
+    dump = ["Thread 0x00007f (most recent call first):", '  File "agent.py", line 1 in stuck', *frames, "still working"]
+    printed = [f"line {n}" for n in range(50)]
+    assert logstore.cut_tail("\n".join([*printed, *dump, ""]).encode()) == dump
+    assert logstore.cut_tail("\n".join([*dump, *(printed * 4), ""]).encode()) == printed[-20:]
+    short = [*printed, dump[0], dump[1]]
+    assert logstore.cut_tail("\n".join(short).encode()) == short[-20:]

@@ -65,7 +65,7 @@ FIXED = settings(
     derandomize=True, database=None, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
 )
 #: Whole lives of trees: shrinking one takes minutes, so a failure shows the example as it was found.
-LIVES = settings(FIXED, phases=[Phase.explicit, Phase.generate])
+LIVES = settings(FIXED, max_examples=100, phases=[Phase.explicit, Phase.generate])
 REASONS = ["normal", "shutdown", "shutdown(x)", "error(1)", "killed", "signal(11)"]
 NUMBERS = st.lists(st.integers(0, 10**6), min_size=50, max_size=120)
 
@@ -174,8 +174,10 @@ class Shell:
         assert living == self.starting | self.alive
         for view in walk(self.tree.snapshot(self.now)):
             self.check_view(view)
-        if not (self.starting or self.asked or self.ended):
+        if not (self.starting or self.asked or self.ended or self.tree.stopping):
             assert not self.tree.busy, "waits for nothing"
+        if self.tree.stopping and not self.ended:
+            assert self.asked or self.starting, "stops, but waits for nothing"
         if self.ended:
             assert not (self.alive or self.starting or self.timers or self.open_requests)
 
@@ -202,7 +204,7 @@ class Shell:
             found += [self.dies] * 3
         if self.timers:
             found.append(self.timer_fires)
-        return [*found, self.time_passes, self.asks, self.asks, self.supervisor_is_killed]
+        return [*found, self.time_passes, self.asks, self.asks, self.supervisor_is_killed, self.stops_urgently]
 
     def play(self, numbers: list[int]) -> None:
         self.feed(Boot())
@@ -221,7 +223,9 @@ class Shell:
         self.feed(Started(path, generation))
 
     def start_fails(self, number: int) -> None:
-        path = pick(self.starting, number)
+        self.start_ends(pick(self.starting, number), number // 7)
+
+    def start_ends(self, path: str, number: int) -> None:
         generation = self.starting.pop(path)
         self.asked.discard(path)
         kinds: list[Event] = [
@@ -229,16 +233,24 @@ class Shell:
             Exited(path, generation, "error(1)"),
             StartIgnored(path, generation),
         ]
-        self.feed(pick(kinds, number // 7))
+        self.feed(pick(kinds, number))
+
+    def stops_urgently(self, number: int) -> None:
+        if number % 40 == 0:
+            self.feed(StopTree(urgent=True))
 
     def asked_ends(self, number: int) -> None:
-        self.end(pick(sorted(self.asked), number), pick(REASONS, number // 5))
+        path = pick(sorted(self.asked), number)
+        if path in self.starting:
+            self.start_ends(path, number // 5)
+        else:
+            self.end(path, pick(REASONS, number // 5))
 
     def dies(self, number: int) -> None:
         self.end(pick(self.alive, number), pick(REASONS, number // 5))
 
     def end(self, path: str, reason: str) -> None:
-        generation = self.alive.pop(path, 0) or self.starting.pop(path)
+        generation = self.alive.pop(path)
         self.asked.discard(path)
         self.feed(Exited(path, generation, reason))
 

@@ -86,6 +86,17 @@ def test_below_an_urgent_stop_supervisors_are_stopped_urgently_too() -> None:
     assert rig.gone("s/x", "killed") == ["ended shutdown"]
 
 
+def test_after_it_nobody_restarts_anything_while_waiting_for_the_turn() -> None:
+    group = supervisor("s", worker("x"), worker("y"), strategy=Strategy.ONE_FOR_ALL, max_restarts=9)
+    rig = Rig(group, worker("a", shutdown=INFINITY), worker("b", backoff=PLAIN), max_restarts=None).boot()
+    rig.gone("s/x")  # s stops y, to start both again
+    assert rig.feed(NOW) == ["stop b 1 5.0"]
+    assert rig.gone("s/y", "shutdown") == []
+    assert rig.ask(CountChildren("top/s")) == []
+    assert rig.gone("b", "shutdown") == ["stop a 1 infinity"]
+    assert rig.gone("a", "shutdown") == ["reply ['error', 'noproc']", "ended shutdown"]
+
+
 def test_urgently_in_the_middle_of_a_group_restart() -> None:
     rig = Rig(worker("a"), worker("b"), worker("c"), strategy=Strategy.ONE_FOR_ALL, max_restarts=9).boot()
     rig.gone("a")
