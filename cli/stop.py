@@ -36,11 +36,12 @@ _QUIET = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """What is stopped. `heart_fd` is a pidfd: it can't come to mean another process."""
+    """What is stopped. `heart_fd` and `root_fd` are pidfds: they can't come to mean another process."""
 
     name: str
     heart: int
     heart_fd: int
+    root_fd: int | None = None  # of the root that answered
 
 
 @click.command("stop")
@@ -94,15 +95,20 @@ def _kill(paths: NodePaths, node: _Node) -> None:
 
 
 def _await_heart(node: _Node) -> None:
-    """heart ends last, when nothing is below it."""
-    poll = select.poll()
-    poll.register(node.heart_fd, select.POLLIN)
-    if not poll.poll(_HEART_GRACE * 1000):
+    """heart ends last, when nothing is below it; where heart was killed, root does."""
+    deadline = time.monotonic() + _HEART_GRACE
+    if not all(_ended(fd, deadline) for fd in (node.heart_fd, node.root_fd) if fd is not None):
         raise Failure(
             Exit.FAILED,
             f"{node.name}: heart (pid {node.heart}) is still there {duration(_HEART_GRACE)} after root's last word",
             f"look at what holds it with: ps --ppid {node.heart}",
         )
+
+
+def _ended(pidfd: int, deadline: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 @contextlib.contextmanager
@@ -112,12 +118,18 @@ def _node(paths: NodePaths, now: bool) -> Iterator[_Node]:
         yield node
     finally:
         os.close(node.heart_fd)
+        if node.root_fd is not None:
+            os.close(node.root_fd)
 
 
 def _asked(paths: NodePaths, timeout: float = 10.0) -> _Node:
     with connect(paths) as control:
         found: dict[str, Any] = control.ask("node", timeout=timeout)
-    return _Node(found["name"], found["heart_pid"], _pidfd(found["heart_pid"]))
+    heart = _pidfd(found["heart_pid"])
+    try:
+        return _Node(found["name"], found["heart_pid"], heart, os.pidfd_open(found["pid"]))
+    except ProcessLookupError:
+        return _Node(found["name"], found["heart_pid"], heart)
 
 
 def _asked_or_found(paths: NodePaths) -> _Node:

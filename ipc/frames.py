@@ -32,14 +32,18 @@ class FrameError(ValueError):
     """The peer sent what is not a frame; the connection can't be used any more."""
 
 
+#: Names of files are bytes to Linux; those that are no UTF-8 travel as Python itself holds them.
+_ANY_NAME = "surrogateescape"
+
+
 def pack(value: Any) -> bytes:
-    return msgpack.packb(value, use_bin_type=True)  # type: ignore[no-any-return]
+    return msgpack.packb(value, use_bin_type=True, unicode_errors=_ANY_NAME)  # type: ignore[no-any-return]
 
 
 def unpack(data: bytes) -> Any:
     """One msgpack value; FrameError for anything else."""
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=False)
+        return msgpack.unpackb(data, raw=False, strict_map_key=False, unicode_errors=_ANY_NAME)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise FrameError(f"expected one msgpack value, got {len(data)} bytes that are not: {error}") from error
 

@@ -30,9 +30,8 @@
 
 #define STACK_SIZE (32 * 1024)
 #define MAX_LIMITS 16
-#define MAX_KEPT 16
 /* Changed with every change of `spawn`, so that Python code never calls a build of another version. */
-#define INTERFACE 1
+#define INTERFACE 2
 
 struct clone_call {
     uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
@@ -52,8 +51,6 @@ struct plan {
     char **paths, **argv, **env;
     const char *cwd;
     int stdout_fd, umask; /* umask -1: as it is */
-    int kept[MAX_KEPT];   /* ascending, above 2 */
-    int kept_count;
     struct limit limits[MAX_LIMITS];
     int limit_count;
     int change_user;
@@ -113,22 +110,10 @@ static void bind_to_parent(struct plan *plan)
         _exit(1);
 }
 
-static void close_range_or_give_up(struct plan *plan, unsigned first, unsigned last)
-{
-    if (first <= last && syscall(CLOSE_RANGE_NUMBER, first, last, 0) < 0)
-        give_up(plan, CLOSE, 0);
-}
-
 static void close_others(struct plan *plan)
 {
-    unsigned first = 3;
-    for (int i = 0; i < plan->kept_count; i++) {
-        close_range_or_give_up(plan, first, (unsigned)plan->kept[i] - 1);
-        first = (unsigned)plan->kept[i] + 1;
-        if (fcntl(plan->kept[i], F_SETFD, 0) < 0)
-            give_up(plan, CLOSE, i);
-    }
-    close_range_or_give_up(plan, first, ~0u);
+    if (syscall(CLOSE_RANGE_NUMBER, 3u, ~0u, 0u) < 0)
+        give_up(plan, CLOSE, 0);
 }
 
 /* Those of libc itself refuse; they are never changed. */
@@ -282,26 +267,6 @@ static char **strings(PyObject *tuple)
     return found;
 }
 
-static int read_kept(struct plan *plan, PyObject *kept)
-{
-    int last = 2;
-    if (PyTuple_GET_SIZE(kept) > MAX_KEPT) {
-        PyErr_Format(PyExc_ValueError, "kept: expected at most %d descriptors", MAX_KEPT);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kept); i++) {
-        long fd = PyLong_AsLong(PyTuple_GET_ITEM(kept, i));
-        if (fd == -1 && PyErr_Occurred())
-            return -1;
-        if (fd <= last || fd > INT32_MAX) {
-            PyErr_SetString(PyExc_ValueError, "kept: expected descriptors above 2 in ascending order");
-            return -1;
-        }
-        plan->kept[plan->kept_count++] = last = (int)fd;
-    }
-    return 0;
-}
-
 static int read_limits(struct plan *plan, PyObject *limits)
 {
     if (PyTuple_GET_SIZE(limits) > MAX_LIMITS) {
@@ -366,20 +331,19 @@ PyDoc_STRVAR(spawn_doc, "Start a process and give (pid, pidfd) when it has exec'
 static PyObject *spawn(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *paths, *argv, *env, *kept, *limits, *user, *result = NULL;
+    PyObject *paths, *argv, *env, *limits, *user, *result = NULL;
     struct plan plan = {0};
     int cgroup_fd;
-    if (!PyArg_ParseTuple(args, "O!O!O!yiO!iiO!Oi:spawn", &PyTuple_Type, &paths, &PyTuple_Type, &argv, &PyTuple_Type,
-                          &env, &plan.cwd, &plan.stdout_fd, &PyTuple_Type, &kept, &cgroup_fd, &plan.umask,
-                          &PyTuple_Type, &limits, &user, &plan.parent))
+    if (!PyArg_ParseTuple(args, "O!O!O!yiiiO!Oi:spawn", &PyTuple_Type, &paths, &PyTuple_Type, &argv, &PyTuple_Type,
+                          &env, &plan.cwd, &plan.stdout_fd, &cgroup_fd, &plan.umask, &PyTuple_Type, &limits, &user,
+                          &plan.parent))
         return NULL;
     if (plan.stdout_fd <= 2 || PyTuple_GET_SIZE(paths) == 0 || PyTuple_GET_SIZE(argv) == 0) {
         PyErr_SetString(PyExc_ValueError, "expected stdout_fd above 2, a path and an argument 0");
         return NULL;
     }
-    if (read_kept(&plan, kept) == 0 && read_limits(&plan, limits) == 0 && read_user(&plan, user) == 0 &&
-        (plan.paths = strings(paths)) != NULL && (plan.argv = strings(argv)) != NULL &&
-        (plan.env = strings(env)) != NULL)
+    if (read_limits(&plan, limits) == 0 && read_user(&plan, user) == 0 &&
+        (plan.paths = strings(paths)) != NULL && (plan.argv = strings(argv)) != NULL && (plan.env = strings(env)) != NULL)
         result = outcome(&plan, cgroup_fd);
     PyMem_Free(plan.paths);
     PyMem_Free(plan.argv);

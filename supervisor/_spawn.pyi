@@ -1,7 +1,7 @@
 INTERFACE: int
 
 class Failed(Exception):
-    """Args: the step, its errno, and the index of the limit, stream, descriptor or path that it was about."""
+    """Args: the step, its errno, and the index of the limit, stream or path that it was about."""
 
 def spawn(
     paths: tuple[bytes, ...],
@@ -9,7 +9,6 @@ def spawn(
     env: tuple[bytes, ...],
     cwd: bytes,
     stdout_fd: int,
-    kept: tuple[int, ...],
     cgroup_fd: int,
     umask: int,
     limits: tuple[tuple[int, int, int], ...],

@@ -73,19 +73,55 @@ def _unescape(text: str) -> str:
     return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 
 
+@dataclass(slots=True)
+class Leaf:
+    """The cgroup of one incarnation. -1: no such descriptor."""
+
+    path: str
+    directory: int = -1  # to be born in
+    events: int = -1  # says whether it has members
+
+    @staticmethod
+    def make(path: str) -> Leaf:
+        """A new one. OSError, after which there is none."""
+        os.mkdir(path)
+        leaf = Leaf(path)
+        try:
+            leaf.directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            leaf.events = events_fd(path)
+        except OSError:
+            leaf.remove()
+            raise
+        return leaf
+
+    def born(self) -> None:
+        """Its process is in it."""
+        if self.directory >= 0:
+            os.close(self.directory)
+            self.directory = -1
+
+    def remove(self) -> None:
+        """What has members stays for the sweep of the node."""
+        self.born()
+        if self.events >= 0:
+            os.close(self.events)
+            self.events = -1
+        remove(self.path)
+
+
 class NodeCgroup:
     """The cgroup of a node and its leaves. OSError as the kernel gives it; the caller goes on without cgroups then."""
 
     def __init__(self, delegated: str, node: str) -> None:
         self.directory = os.path.join(delegated, f"otpd-{node[:8]}")
         self._made = 0
-        self._prepared: str | None = None
+        self._prepared: Leaf | None = None
 
     def create(self) -> None:
         os.makedirs(self.directory, exist_ok=True)
 
-    def fresh(self) -> str:
-        """The directory of a new leaf; the one that was prepared, if any."""
+    def fresh(self) -> Leaf:
+        """A new leaf; the one that was prepared, if any."""
         found, self._prepared = self._prepared, None
         return found or self._make()
 
@@ -94,12 +130,10 @@ class NodeCgroup:
         if self._prepared is None:
             self._prepared = self._make()
 
-    def _make(self) -> str:
+    def _make(self) -> Leaf:
         """Of a name that neither a worker nor the zygote gives."""
         self._made += 1
-        directory = os.path.join(self.directory, f"r-{os.getpid()}-{self._made}")
-        os.mkdir(directory)
-        return directory
+        return Leaf.make(os.path.join(self.directory, f"r-{os.getpid()}-{self._made}"))
 
     def leaf(self, name: str) -> str:
         """The directory of a worker's cgroup, made if missing."""
@@ -148,6 +182,14 @@ def leaf_name(name: str) -> str:
 def populated(leaf: str) -> bool:
     """Whether it has live members. False for one that is gone."""
     return b"populated 1" in (linux.read_proc(os.path.join(leaf, "cgroup.events")) or b"")
+
+
+def is_empty(events: int) -> bool:
+    """The same, the other way round, from a descriptor of its events. False when it can't be told."""
+    try:
+        return b"populated 0" in linux.read_again(events)
+    except OSError:
+        return False
 
 
 def events_fd(leaf: str) -> int:

@@ -8,13 +8,11 @@ config alone; a child that was stopped by hand stays down until it is started by
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from otpd.ipc.frames import pack
 from otpd.supervisor import picture, specdata
 from otpd.supervisor.control import Connection, OperationError
 from otpd.supervisor.events import ChangeSpec, DeleteChild, Op, RestartChild, StartChild, TerminateChild
@@ -184,21 +182,14 @@ class Changes:
         self._all(first, removed)
 
     def _adopt(self, new: NodeSpec) -> None:
-        """The new spec is what root starts with, should it have to start again."""
         self._root.node = new
         self._root.runtime.clear()
         self._root.deleted.clear()
         self._templates.clear()
         self._root.set_log_policy()
         self._root.workers.watch_memory()
-        path = self._root.paths.spec
-        draft = path.with_name("spec.new")
         with contextlib.suppress(OSError):
-            with open(draft, "wb") as file:
-                file.write(pack(specdata.to_data(new)))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
+            self._root.save_spec()
 
     def _rests(self, path: str) -> bool:
         """It is down because it was stopped by hand, or because it has done its work."""

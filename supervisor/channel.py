@@ -35,6 +35,7 @@ class Channel:
         self._loop, self._socket, self._bound, self._lazy = loop, sock, bound, lazy
         self._on_packet, self._on_gone = on_packet, on_gone
         self._queue: deque[tuple[Any, tuple[int, ...]]] = deque()
+        self._watching = False
         self.dropped = 0
         loop.add(sock.fileno(), READ, self._ready)
 
@@ -44,18 +45,14 @@ class Channel:
 
     def send(self, value: Any, fds: tuple[int, ...] = ()) -> None:
         """Send or queue; the caller keeps its descriptors."""
-        if not self.open:
-            return
-        if not self._lazy and not self._queue and self._try(value, fds):
-            return
-        if not self.open:
+        if not self.open or (not self._lazy and not self._queue and self._try(value, fds)):
             return
         if len(self._queue) >= self._bound and not fds:
             self.dropped += 1
             return
         self._queue.append((value, tuple(os.dup(fd) for fd in fds)))
         if not self._lazy:
-            self._loop.modify(self._socket.fileno(), READ | WRITE)
+            self._watch_for_room(True)
         elif len(self._queue) == 1:
             self._loop.defer(self._flush)
 
@@ -103,12 +100,17 @@ class Channel:
         while self._queue and self.open:
             value, fds = self._queue[0]
             if not self._try(value, fds):
-                self._loop.modify(self._socket.fileno(), READ | WRITE)
+                self._watch_for_room(True)
                 return
             close_all(fds)
             self._queue.popleft()
         if self.open:
-            self._loop.modify(self._socket.fileno(), READ)
+            self._watch_for_room(False)
+
+    def _watch_for_room(self, on: bool) -> None:
+        if on is not self._watching:
+            self._watching = on
+            self._loop.modify(self._socket.fileno(), READ | WRITE if on else READ)
 
     def _try(self, value: Any, fds: tuple[int, ...]) -> bool:
         """True when it is sent or will never be (a peer that is gone is noticed by reading)."""

@@ -44,22 +44,21 @@ def spawn(job: Job, stdout_fd: int, base: Mapping[str, str], channel_fd: int | N
     with contextlib.ExitStack() as ours:
         try:
             env = launch.environment(job, base)
-            passed_fds = passed(job, env, channel_fd, ours)
+            passed = _passed(job, env, channel_fd, ours)
             launch.refuse_nul(job, env)
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except (LaunchError, OSError) as error:
             raise SpawnError(f"worker {job.name}: {error}") from error
         ours.callback(os.close, writer)
         try:
-            pid = _fork(job, env, stdout_fd, writer, passed_fds)
+            pid = _fork(job, env, stdout_fd, writer, passed)
             return Spawned(pid, _pidfd(pid), reader)
         except OSError as error:
             os.close(reader)
             raise SpawnError(f"worker {job.name}: can't make a process: {error.strerror}") from error
 
 
-def passed(job: Job, env: dict[str, str], channel_fd: int | None, ours: contextlib.ExitStack) -> tuple[int, ...]:
-    """The descriptors that a program inherits, which `env` is told; those made here are closed by `ours`."""
+def _passed(job: Job, env: dict[str, str], channel_fd: int | None, ours: contextlib.ExitStack) -> tuple[int, ...]:
     if channel_fd is None:
         return ()
     document = launch.job_document(job)

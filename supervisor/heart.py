@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import uuid
 from pathlib import Path
 
 from otpd.supervisor import linux
-from otpd.supervisor.paths import NodePaths, PathError, make_private
+from otpd.supervisor.paths import NodePaths, PathError, is_original, make_private, place_of
 
 #: Bytes between heart and root.
 STOP, KILL, ORDERED, GAVE_UP = b"s", b"k", b"o", b"g"
@@ -55,6 +56,7 @@ class Heart:
         self._lock = -1
 
     def run(self) -> int:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where a parent had it ignored, no end of root would be told
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             make_private(self._paths.state_dir)
@@ -96,30 +98,42 @@ class Heart:
 
     def _write_node_id(self) -> None:
         """Made once per state directory; the cookie by which a later start finds what an earlier life left."""
-        path = self._paths.node_id
+        path, state = self._paths.node_id, self._paths.state_dir
         with contextlib.suppress(FileNotFoundError):
-            if len(path.read_text().strip()) == 32:
+            if re.fullmatch(rb"[0-9a-f]{32}\s*", path.read_bytes()) and is_original(state):
                 return
         _write(path, uuid.uuid4().hex.encode() + b"\n")
+        _write(self._paths.place, place_of(state).encode())
 
     def _guard(self) -> int:
         failures = 0
         while True:
             began = time.monotonic()
-            self._start_root()
-            status = self._wait_for_root()
-            word = self._last_word()
-            left_clean = self._kill_everything()
-            if word == ORDERED:
-                return status if left_clean and status >= 0 and self._stops < 2 else 1
-            if word == GAVE_UP:
-                return EXIT_GAVE_UP
-            if self._stops:
-                return 1
+            code = self._life_of_root()
+            if code is not None:
+                return code
             failures = 0 if time.monotonic() - began > _STABLE else failures + 1
-            linux.complain(f"otpd: heart: root ended ({_named(status)}); starting it again")
             if failures > 1 and self._sleep(min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (failures - 2))):
                 return 1
+
+    def _life_of_root(self) -> int | None:
+        """The node's exit code, or None when there must be another root."""
+        try:
+            self._start_root()
+        except OSError as error:
+            linux.complain(f"otpd: heart: can't start root: {error.strerror}; trying again")
+            return None
+        status = self._wait_for_root()
+        word = self._last_word()
+        left_clean = self._kill_everything()
+        if word == ORDERED:
+            return status if left_clean and status >= 0 and self._stops < 2 else 1
+        if word == GAVE_UP:
+            return EXIT_GAVE_UP
+        if self._stops:
+            return 1
+        linux.complain(f"otpd: heart: root ended ({_named(status)}); starting it again")
+        return None
 
     def _start_root(self) -> None:
         ours, theirs = socket.socketpair()
@@ -128,10 +142,15 @@ class Heart:
             "--state-dir", str(self._paths.state_dir), "--runtime-dir", str(self._paths.runtime_dir),
             "--lock", str(self._lock),
         ]  # fmt: skip
-        self._root = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(theirs.fileno(), self._lock)
-        )
-        theirs.close()
+        try:
+            self._root = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(theirs.fileno(), self._lock)
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         ours.setblocking(False)
         if self._channel is not None:
             self._channel.close()
@@ -159,7 +178,6 @@ class Heart:
 
     def _reap(self) -> int | None:
         """Collect every dead child; the status of root if it is among them."""
-        assert self._root is not None
         found = None
         while True:
             try:
@@ -168,7 +186,7 @@ class Heart:
                 return found
             if pid == 0:
                 return found
-            if pid == self._root.pid:
+            if self._root is not None and pid == self._root.pid:
                 found = self._root.returncode = os.waitstatus_to_exitcode(status)
             elif self._console is not None and pid == self._console.pid:
                 self._console.returncode = os.waitstatus_to_exitcode(status)
@@ -203,7 +221,7 @@ class Heart:
             if not left:
                 return True
             for pid in left:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             signal.sigtimedwait({signal.SIGCHLD}, 0.05)
             self._reap()

@@ -172,7 +172,8 @@ class Zygote(Helper):
 
     def withdraw(self, key: object) -> None:
         """A request that isn't wanted any more."""
-        self._waiting = deque(entry for entry in self._waiting if entry[0] is not key)
+        if self._waiting:
+            self._waiting = deque(entry for entry in self._waiting if entry[0] is not key)
 
     def died(self, pid: int) -> bool:
         """A blank was killed before it had a job; true if there was one with this pid."""
@@ -211,14 +212,21 @@ class Zygote(Helper):
                 self._coming = max(0, self._coming - 1)
                 self._blanks.append(Blank(pid, fds[0], socket.socket(fileno=fds[1]), str(leaf[0]) if leaf else None))
                 self._match()
+            case ["blank", int(), *_]:  # root had no descriptor free for it; the blank sees its channel close and ends
+                close_all(fds)
+                self._lost()
             case ["problem", str(text)]:
                 close_all(fds)
                 if text.startswith("can't fork"):
-                    self._coming = max(0, self._coming - 1)
-                    self._loop.after(RETRY, self._ask)
+                    self._lost()
                 self._on_event("helper.problem", f"zygote: {text}")
             case _:
                 close_all(fds)
+
+    def _lost(self) -> None:
+        """One of those that were asked for does not come."""
+        self._coming = max(0, self._coming - 1)
+        self._loop.after(RETRY, self._ask)
 
     def _match(self) -> None:
         while self._waiting and self._blanks:
@@ -261,14 +269,18 @@ class Logger(Helper):
         """A new pipe; gives the write end, which the caller passes to the child and closes. OSError when there is none."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         self._pipes[name, generation] = read_end
-        self.send(["open", name, generation], (read_end,))
+        self._hand_over(name, generation)
         return write_end
 
-    def _open_again(self, name: str, generation: int) -> None:
-        """The logger was out of descriptors."""
+    def _hand_over(self, name: str, generation: int) -> None:
+        """Later, when root or the logger has no descriptor free for it; until then the pipe holds what is printed."""
         fd = self._pipes.get((name, generation))
-        if fd is not None:
+        if fd is None:
+            return
+        try:
             self.send(["open", name, generation], (fd,))
+        except OSError:
+            self._loop.after(REOPEN, lambda: self._hand_over(name, generation))
 
     def exited(self, name: str, generation: int) -> None:
         """The main process is gone; what it printed is complete but for what others write into its pipe."""
@@ -283,8 +295,8 @@ class Logger(Helper):
         return len(self._pipes)
 
     def _up(self) -> None:
-        for (name, generation), fd in self._pipes.items():
-            self.send(["open", name, generation], (fd,))
+        for name, generation in self._pipes:
+            self._hand_over(name, generation)
 
     def _packet(self, value: Any, fds: list[int]) -> None:
         close_all(fds)
@@ -295,7 +307,7 @@ class Logger(Helper):
                     os.close(fd)
                 self._on_tail(name, generation, [str(line) for line in lines])
             case ["refused", str(name), int(generation)]:
-                self._loop.after(REOPEN, lambda: self._open_again(name, generation))
+                self._loop.after(REOPEN, lambda: self._hand_over(name, generation))
             case ["tail", str(name), int(generation), list(lines)]:
                 self._on_tail(name, generation, [str(line) for line in lines])
             case ["full", str(reason)]:

@@ -119,6 +119,9 @@ def _signal_reason(number: int, stop_signal: int | None) -> str:
     return "killed" if number == 9 else f"signal({number})"
 
 
+_DISARMED = tuple(map(Disarm, Due))
+
+
 class Incarnation:
     """One start attempt of `path`; every method is an event and gives back the actions in order."""
 
@@ -266,4 +269,4 @@ class Incarnation:
         return [] if self._launch.watchdog is None else [Arm(Due.SILENT, self._launch.watchdog)]
 
     def _disarm_all(self) -> list[Action]:
-        return [Disarm(due) for due in Due]
+        return [*_DISARMED]

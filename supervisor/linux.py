@@ -237,6 +237,22 @@ def read_proc(path: str) -> bytes | None:
         os.close(fd)
 
 
+def read_again(fd: int) -> bytes:
+    """All of a file of the kernel's that is open, as it is now. OSError."""
+    content = b""
+    while chunk := os.pread(fd, _CHUNK, len(content)):
+        content += chunk
+    return content
+
+
+def open_own_children() -> int:
+    """A descriptor from which `read_again` reads the children of the calling thread; -1 where the kernel has none."""
+    try:
+        return os.open("/proc/thread-self/children", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
 def children(pid: int) -> list[int]:
     """Direct children, zombies included. Complete for the caller's own pid; for others a moment may be missed."""
     try:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import select
 import signal
 import socket
 import time
 from collections.abc import Callable
 
-READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+READ, WRITE, ONCE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
+#: Seconds by which work that can wait is put off.
+LATER = 0.003
 Handler = Callable[[int], None]
 _BATCH = 256
 
@@ -46,7 +49,7 @@ class Loop:
         self._order = itertools.count()
         self._batch = 0
         self._running = False
-        self._deferred: list[Callable[[], None]] = []
+        self._deferred: list[Callable[[], object]] = []
         self.now = time.monotonic()
 
     def add(self, fd: int, mask: int, handler: Handler) -> None:
@@ -66,9 +69,20 @@ class Loop:
         heapq.heappush(self._timers, timer)
         return timer
 
-    def defer(self, action: Callable[[], None]) -> None:
-        """Call `action` when everything that this batch asks for has been done, before the next wait."""
+    def defer(self, action: Callable[[], object]) -> None:
+        """Call `action`, which can wait, a moment later: the processes that have just been started need the cores more."""
+        if not self._deferred:
+            self.after(LATER, self._work_off)
         self._deferred.append(action)
+
+    def close_later(self, fd: int) -> None:
+        """Forget `fd` and close it. For one that was added with ONCE and has been handled, so that it can't wake us."""
+        if self._handlers.pop(fd, None) is not None:
+            self.defer(lambda: self._close(fd))
+
+    def _close(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        os.close(fd)
 
     def on_signals(self, numbers: tuple[signal.Signals, ...], action: Callable[[int], None]) -> None:
         """Call `action(number)` in the loop for each of these signals."""
@@ -97,7 +111,6 @@ class Loop:
 
     def step(self) -> None:
         """Wait for the next event or timer and handle what is there."""
-        self._work_off()
         events = self._epoll.poll(self._until_next(), _BATCH)
         self._batch += 1
         self.now = time.monotonic()
@@ -108,10 +121,9 @@ class Loop:
         self._fire()
 
     def _work_off(self) -> None:
-        while self._deferred:
-            actions, self._deferred = self._deferred, []
-            for action in actions:
-                action()
+        actions, self._deferred = self._deferred, []
+        for action in actions:
+            action()
 
     def _until_next(self) -> float:
         while self._timers and self._timers[0].action is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 #: `fuse` covers fuse.sshfs, fuse.glusterfs and the like.
@@ -20,6 +21,7 @@ _SUSPECTS: Final = frozenset(
 )  # fmt: skip
 #: Components looked at; the kernel's own bound is 40 links.
 _PATIENCE: Final = 400
+_REMEMBERED: Final = 10_000
 
 
 class Mounts:
@@ -30,12 +32,22 @@ class Mounts:
         self._changes = select.poll()
         self._changes.register(self._fd, select.POLLPRI)
         self._suspects = self._read()
+        self._answers: dict[str, bool] = {}
 
-    def may_hang(self, path: str) -> bool:
-        """Whether to use the absolute `path` may take as long as another machine or process likes."""
-        if self._changes.poll(0):
+    def may_hang(self, paths: Iterable[str]) -> bool:
+        """Whether to use one of these absolute paths may take as long as another machine or process likes.
+
+        A link that changes its target is seen with the next change of the mount table.
+        """
+        if self._changes.poll(0) or len(self._answers) > _REMEMBERED:
             self._suspects = self._read()
-        return bool(self._suspects) and self._leads_to_suspect(path)
+            self._answers.clear()
+        return bool(self._suspects) and any(map(self._ask, paths))
+
+    def _ask(self, path: str) -> bool:
+        if path not in self._answers:
+            self._answers[path] = self._leads_to_suspect(path)
+        return self._answers[path]
 
     def close(self) -> None:
         os.close(self._fd)

@@ -9,24 +9,93 @@ What it can't refuse is a local disk that hangs.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from otpd.supervisor import execspawn, launch
+from otpd.supervisor.cgroup import Leaf
 from otpd.supervisor.execspawn import Spawned, SpawnError
-from otpd.supervisor.launch import Job, LaunchError
+from otpd.supervisor.launch import GENERATION, Job, LaunchError
 from otpd.supervisor.mounts import Mounts
-from otpd.supervisor.spec import Launch
 
-_INTERFACE: Final = 1
+_INTERFACE: Final = 2
 
 
 class Refused(Exception):
     """This kernel, or a filter of system calls, has not what `_spawn` needs."""
+
+
+class Plan:
+    """A job in the form that the kernel takes, for all its incarnations. LaunchError, ValueError: it has no such form.
+
+    Who a user is, it looks up: a plan for another user is good for one start only.
+    """
+
+    def __init__(self, job: Job, base: Mapping[str, str]) -> None:
+        self.job = job
+        self.env = launch.environment(job, base)
+        del self.env[GENERATION]
+        self.command = job.command or ()
+        self.paths = launch.candidates(self.command[0], self.env) if self.command else []
+        self.places = (job.cwd, *(os.path.join(job.cwd, path) for path in self.paths))
+        self.limits = launch.limits_of(job.limits)
+        self.ids = None if job.user is None else launch.ids_of(job.user)
+        launch.refuse_nul(job, self.env)
+        self._head = (_all_bytes(self.paths), _all_bytes(self.command))
+        self._env = _variables(self.env)
+        self._tail = (
+            -1 if job.umask is None else job.umask,
+            tuple((limit.kind, limit.soft, limit.hard) for limit in self.limits),
+            None if self.ids is None else (self.ids.uid, self.ids.gid, self.ids.groups),
+            job.root_pid,
+        )
+        self._cwd = os.fsencode(job.cwd)
+
+    def start(self, native: ModuleType, generation: int, stdout_fd: int, cgroup_fd: int) -> tuple[int, int]:
+        """(pid, pidfd) of one more incarnation; SpawnError says what failed, in the words of `launch`; Refused."""
+        env = (*self._env, b"%s=%d" % (GENERATION.encode(), generation))
+        try:
+            found: tuple[int, int] = native.spawn(*self._head, env, self._cwd, stdout_fd, cgroup_fd, *self._tail)
+            return found
+        except native.Failed as error:
+            step, number, index = error.args
+            if number == errno.ENOSYS or (step, number) == ("clone", errno.EPERM):
+                raise Refused(os.strerror(number)) from error
+            raise SpawnError(self.explain(step, number, index)) from error
+        except (OSError, ValueError, OverflowError) as error:
+            raise SpawnError(f"worker {self.job.name}: {error}") from error
+
+    def explain(self, step: str, number: int, index: int) -> str:
+        """One line for a failed step."""
+        job, why = self.job, os.strerror(number)
+        match step:
+            case "clone":
+                return f"worker {job.name}: can't make a process: {why}"
+            case "limit":
+                return self.limits[index].refused(why)
+            case "cwd":
+                return launch.cwd_refused(job.cwd, number)
+            case "user":
+                return launch.user_refused(job.user or "", number)
+            case "exec":
+                error = OSError(number, why, self.paths[index])
+                return launch.explain(self.command, self.env, error, job.cwd, self.ids.uid if self.ids else None)
+        return f"{step}: {why}"
+
+
+def _all_bytes(strings: tuple[str, ...] | list[str]) -> tuple[bytes, ...]:
+    return tuple(map(os.fsencode, strings))
+
+
+def _variables(env: Mapping[str, str]) -> tuple[bytes, ...]:
+    for key in env:
+        if "=" in key or not key:
+            raise ValueError(f"{key!r} can't be the name of an environment variable")
+    return _all_bytes([f"{key}={value}" for key, value in env.items()])
 
 
 class NativeSpawner:
@@ -37,21 +106,36 @@ class NativeSpawner:
         self._mounts = Mounts()
         self._extension = extension()
 
-    def takes(self, what: Launch) -> bool:
-        """Whether to start `what` here will not hold root up."""
-        if self._extension is None or not what.command:
-            return False
-        paths = launch.candidates(what.command[0], {**self._base, **what.env})
-        return not any(self._mounts.may_hang(os.path.join(what.cwd, path)) for path in (what.cwd, *paths))
+    def plan(self, job: Job) -> Plan | None:
+        """None for what can't be started at all: the other ways say why."""
+        if self._extension is None or not job.command:
+            return None
+        try:
+            return Plan(job, self._base)
+        except (LaunchError, ValueError):
+            return None
 
-    def spawn(self, job: Job, stdout_fd: int, channel_fd: int | None = None) -> Spawned:
-        """A child that has become `job.command`; otherwise as `execspawn.spawn`, which it falls back to for good."""
+    def takes(self, plan: Plan) -> bool:
+        """Whether to start it here, now, will not hold root up."""
+        return self._extension is not None and not self._mounts.may_hang(plan.places)
+
+    def spawn(self, plan: Plan, generation: int, stdout_fd: int, leaf: Leaf | None = None) -> Spawned:
+        """A child that has become the command of `plan`, in `leaf`. SpawnError. Falls back to a fork, then for good."""
         if self._extension is not None:
             try:
-                return spawn(self._extension, job, stdout_fd, self._base, channel_fd)
+                pid, pidfd = plan.start(self._extension, generation, stdout_fd, -1 if leaf is None else leaf.directory)
+                return Spawned(pid, pidfd, -1)
             except Refused:
                 self._extension = None
-        return execspawn.spawn(job, stdout_fd, self._base, channel_fd)
+        job = replace(plan.job, generation=generation, cgroup=None if leaf is None else leaf.path)
+        return execspawn.spawn(job, stdout_fd, self._base)
+
+    def run(self, job: Job, stdout_fd: int) -> Spawned:
+        """The same for a job that comes once and needs no cgroup, by whichever way takes it. SpawnError."""
+        plan = self.plan(job)
+        if plan is not None and self.takes(plan):
+            return self.spawn(plan, job.generation, stdout_fd)
+        return execspawn.spawn(job, stdout_fd, self._base)
 
     def close(self) -> None:
         self._mounts.close()
@@ -64,91 +148,3 @@ def extension() -> ModuleType | None:
     except ImportError:
         return None
     return _spawn if _spawn.INTERFACE == _INTERFACE else None
-
-
-def spawn(
-    native: ModuleType, job: Job, stdout_fd: int, base: Mapping[str, str], channel_fd: int | None = None
-) -> Spawned:
-    """A child that has become `job.command`. SpawnError says what failed, in the words of `launch`; Refused."""
-    if not job.command:
-        raise SpawnError(f"worker {job.name}: expected a command to exec, got none; scripts are run by the zygote")
-    with contextlib.ExitStack() as ours:
-        try:
-            env = launch.environment(job, base)
-            kept = execspawn.passed(job, env, channel_fd, ours)
-            launch.refuse_nul(job, env)
-            attempt = Attempt(job, job.command, env)
-            cgroup_fd = _open_cgroup(job.cgroup, ours)
-        except (LaunchError, OSError, ValueError) as error:
-            raise SpawnError(f"worker {job.name}: {error}") from error
-        try:
-            pid, pidfd = native.spawn(*attempt.arguments(stdout_fd, kept, cgroup_fd))
-        except native.Failed as error:
-            step, number, index = error.args
-            if number == errno.ENOSYS or (step, number) == ("clone", errno.EPERM):
-                raise Refused(os.strerror(number)) from error
-            raise SpawnError(attempt.explain(step, number, index)) from error
-        except (OSError, ValueError, OverflowError) as error:
-            raise SpawnError(f"worker {job.name}: {error}") from error
-    return Spawned(pid, pidfd, -1)
-
-
-def _variable(key: str, value: str) -> bytes:
-    if "=" in key or not key:
-        raise ValueError(f"{key!r} can't be the name of an environment variable")
-    return os.fsencode(f"{key}={value}")
-
-
-def _open_cgroup(directory: str | None, ours: contextlib.ExitStack) -> int:
-    if directory is None:
-        return -1
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise LaunchError(f"cgroup {directory}: {error.strerror}") from error
-    ours.callback(os.close, fd)
-    return fd
-
-
-class Attempt:
-    """A job in the form that the kernel takes, and back: what each failure means. LaunchError for an unknown user."""
-
-    def __init__(self, job: Job, command: tuple[str, ...], env: Mapping[str, str]) -> None:
-        self._job, self._command, self._env = job, command, env
-        self._paths = launch.candidates(command[0], env)
-        self._limits = launch.limits_of(job.limits)
-        self._ids = None if job.user is None else launch.ids_of(job.user)
-
-    def arguments(self, stdout_fd: int, kept: tuple[int, ...], cgroup_fd: int) -> tuple[Any, ...]:
-        """For `_spawn.spawn`."""
-        job, ids = self._job, self._ids
-        return (
-            tuple(map(os.fsencode, self._paths)),
-            tuple(map(os.fsencode, self._command)),
-            tuple(_variable(key, value) for key, value in self._env.items()),
-            os.fsencode(job.cwd),
-            stdout_fd,
-            tuple(sorted(kept)),
-            cgroup_fd,
-            -1 if job.umask is None else job.umask,
-            tuple((limit.kind, limit.soft, limit.hard) for limit in self._limits),
-            None if ids is None else (ids.uid, ids.gid, ids.groups),
-            job.root_pid,
-        )
-
-    def explain(self, step: str, number: int, index: int) -> str:
-        """One line for a failed step."""
-        job, why = self._job, os.strerror(number)
-        match step:
-            case "clone":
-                return f"worker {job.name}: can't make a process: {why}"
-            case "limit":
-                return self._limits[index].refused(why)
-            case "cwd":
-                return launch.cwd_refused(job.cwd, number)
-            case "user":
-                return launch.user_refused(job.user or "", number)
-            case "exec":
-                error = OSError(number, why, self._paths[index])
-                return launch.explain(self._command, self._env, error, job.cwd, self._ids.uid if self._ids else None)
-        return f"{step}: {why}"

@@ -25,13 +25,25 @@ class NotifySocket:
 
     def __init__(self, loop: Loop, path: Path, on_message: Callable[[int, dict[str, str]], None]) -> None:
         self._loop, self._path, self._on_message = loop, path, on_message
+        self._bind()
+
+    def present(self) -> bool:
+        return os.path.exists(self._path)
+
+    def rebind(self) -> None:
+        """Make the socket again after somebody removed its file."""
+        self.close()
+        self._bind()
+
+    def _bind(self) -> None:
+        path = self._path
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._socket.bind(os.fspath(path))
         os.chmod(path, 0o666)  # who reaches it is decided by its directory
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        loop.add(self._socket.fileno(), READ, self._ready)
+        self._loop.add(self._socket.fileno(), READ, self._ready)
 
     def close(self) -> None:
         self._loop.remove(self._socket.fileno())

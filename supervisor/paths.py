@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,11 @@ class NodePaths:
     @property
     def node_id(self) -> Path:
         return self.state_dir / "node_id"
+
+    @property
+    def place(self) -> Path:
+        """Which directory this state was written for; a copy of it is another node's."""
+        return self.state_dir / "place"
 
     @property
     def logs(self) -> Path:
@@ -70,7 +74,7 @@ def node_paths(state_dir: str | os.PathLike[str]) -> NodePaths:
         return NodePaths(state, recorded)
     digest = hashlib.sha256(os.fsencode(os.path.realpath(state))).hexdigest()[:16]
     tried = []
-    for base in _runtime_bases():
+    for base in _runtime_bases(state):
         runtime = base / digest
         if len(os.fsencode(runtime / "control.sock")) <= SOCKET_PATH_LIMIT:
             return NodePaths(state, runtime)
@@ -87,11 +91,28 @@ def _recorded(state: Path) -> Path | None:
         found = Path(os.fsdecode((state / "runtime").read_bytes()))
     except OSError:
         return None
-    return found if found.is_absolute() and os.path.exists(found / "control.sock") else None
+    return found if found.is_absolute() and os.path.exists(found / "control.sock") and is_original(state) else None
 
 
-def _runtime_bases() -> Iterator[Path]:
-    """Candidates, best first; only directories that exist, belong to this user and can be written."""
+def place_of(state: Path) -> str:
+    """Device and inode: the same after a rename, another for a copy."""
+    found = os.stat(state)
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+def is_original(state: Path) -> bool:
+    """False for a state directory that was copied (with its project): it names the node and the sockets of the other."""
+    try:
+        return NodePaths(state, state).place.read_bytes().decode(errors="replace") == place_of(state)
+    except OSError:
+        return False
+
+
+def _runtime_bases(state: Path) -> Iterator[Path]:
+    """Candidates, best first; only directories that exist, belong to this user and can be written.
+
+    The last one is the state directory: in a container with a read-only root it may be the only place there is.
+    """
     uid = os.getuid()
     xdg = os.environ.get("XDG_RUNTIME_DIR")
     if xdg and os.path.isabs(xdg):
@@ -99,7 +120,10 @@ def _runtime_bases() -> Iterator[Path]:
     for base in (Path(f"/run/user/{uid}"), Path("/run")):
         if _is_ours(base, uid):
             yield base / "otpd"
-    yield Path(tempfile.gettempdir()) / f"otpd-{uid}"
+    for base in (Path(os.environ.get("TMPDIR", "")), Path("/tmp")):
+        if base.is_absolute() and os.access(base, os.W_OK | os.X_OK):
+            yield base / f"otpd-{uid}"
+    yield state / "run"
 
 
 def _is_ours(directory: Path, uid: int) -> bool:

@@ -110,8 +110,8 @@ def not_yet(root: Root, path: str | None, wanted: str) -> str | None:
 
     Asked after every change while somebody waits: while the tree starts it must not cost a walk over it.
     """
-    if path is None and root.phase == "starting" and wanted == "ready":
-        return "the tree is still starting"
+    if path is None and wanted == "ready" and root.phase != "running":
+        return "the tree is still starting" if root.phase == "starting" else "the node is stopping"
     view = root.tree.snapshot(root.loop.now) if path is None else _find(root, path)
     late = [v for v in _leaves(view) if not _is(v, wanted) or (wanted == "ready" and not _settled(root, v))]
     return None if not late else ", ".join(f"{v.name} is {v.state}{_because(v)}" for v in late[:10])

@@ -69,7 +69,7 @@ class RawRequests:
 
     def request(self, connection: Connection, request: dict[str, Any]) -> None:
         """The operation."""
-        wanted = request.get("request")
+        wanted: Any = request.get("request")
         op = read(wanted, self._root.path_below_top)
         by = request.get("by", "operator")
         if not isinstance(by, str):
@@ -95,9 +95,12 @@ class RawRequests:
         return generation is not None and (view is None or view.generation != generation)
 
     def _note(self, op: Op, result: Any) -> None:
-        """What was added by hand is known as such until a reload."""
-        if isinstance(op, StartChild) and isinstance(result, list) and result[0] == "ok":
-            self._root.runtime[f"{op.sup}/{op.spec.id}"] = op.spec
+        """What was added by hand to a supervisor of the config is known as such until a reload."""
+        if not (isinstance(op, StartChild) and isinstance(result, list) and result[0] == "ok"):
+            return
+        sup, child = self._root.tree.view(op.sup), self._root.tree.view(f"{op.sup}/{op.spec.id}")
+        if isinstance(sup, SupervisorView) and sup.flags.dynamic is None and child is not None:
+            self._root.runtime[child.path] = child.spec
 
     def _refuse_taken_names(self, op: Op) -> None:
         """A name is unique in the node: logs, death records and cookies go by it."""

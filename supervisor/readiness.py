@@ -80,9 +80,13 @@ class Prober:
     def _run(self, argv: tuple[str, ...]) -> None:
         """A probe of its own: what it prints goes nowhere, what it leaves behind is swept as the child's own."""
         job = replace(self._root.workers.job(self._live), command=argv, kind="program", script=None, cgroup=None)
-        sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            spawned = self._root.workers.native.spawn(job, sink)
+            sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            self._again()
+            return
+        try:
+            spawned = self._root.workers.native.run(job, sink)
         except execspawn.SpawnError:
             self._again()
             return

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otpd.ipc.frames import unpack
+from otpd.ipc.frames import pack, unpack
 from otpd.supervisor import cgroup, heart, launch, linux, specdata, sweep
 from otpd.supervisor.control import ControlServer
 from otpd.supervisor.events import (
@@ -48,7 +48,7 @@ from otpd.supervisor.loop import READ, Loop, Timer
 from otpd.supervisor.memory import MemoryWatch
 from otpd.supervisor.notify import NotifySocket
 from otpd.supervisor.operations import Operations
-from otpd.supervisor.paths import NodePaths
+from otpd.supervisor.paths import NodePaths, PathError, make_private
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
 from otpd.supervisor.workers import Workers
@@ -77,13 +77,24 @@ def main() -> None:
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--runtime-dir", type=Path, required=True)
     given = parser.parse_args()
-    sys.exit(Root(Options(given.channel, given.lock, NodePaths(given.state_dir, given.runtime_dir))).run())
+    options = Options(given.channel, given.lock, NodePaths(given.state_dir, given.runtime_dir))
+    sys.exit(Root(options, _node(options)).run())
+
+
+def _node(options: Options) -> NodeSpec:
+    """What is to run. Where nobody can tell, another root could not either, so heart is told to start none."""
+    try:
+        return specdata.from_data(unpack(options.paths.spec.read_bytes()))
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        linux.complain(f"otpd: root: {options.paths.spec} can't be used: {error}; start the node again with: otpd start")
+        os.write(options.channel, heart.GAVE_UP)
+        raise SystemExit(heart.EXIT_GAVE_UP) from error
 
 
 class Root:
     """The wiring. `phase` is one of starting, running, stopping, ending."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, node: NodeSpec) -> None:
         self.paths = options.paths
         self.phase = "starting"
         self.started_at = time.time()
@@ -93,7 +104,7 @@ class Root:
         _prepare_process(options)
         self.loop = Loop()
         self.began = self.loop.now
-        self.node: NodeSpec = specdata.from_data(unpack(self.paths.spec.read_bytes()))
+        self.node = node
         self.node_id = self.paths.node_id.read_text().strip()
         self.heart_pid = os.getppid()
         self._heart = socket.socket(fileno=options.channel)
@@ -192,6 +203,7 @@ class Root:
         name = path.rpartition("/")[2]
         self.runtime.pop(path, None)
         self.journal.forget(name)
+        self.workers.forget(path)
 
     @staticmethod
     def shown(path: str) -> str:
@@ -211,7 +223,7 @@ class Root:
         """The strongest way to own processes that is in force here."""
         return "cgroup" if self._cgroups is not None else "subreaper"
 
-    def fresh_cgroup(self) -> str | None:
+    def fresh_cgroup(self) -> cgroup.Leaf | None:
         """An empty cgroup for one incarnation; None where there are none, or none can be had any more."""
         if self._cgroups is None:
             return None
@@ -300,7 +312,7 @@ class Root:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
-            self.workers.reap()
+            self.workers.reap_later()
         else:
             self.stop()
 
@@ -351,12 +363,30 @@ class Root:
         self.journal.event(kind, text.partition(":")[0], detail=text)
 
     def _housekeeping(self) -> None:
-        """A socket file that a cleaner removed is made again (test 52)."""
-        if self.phase in ("starting", "running") and not self.server.present():
-            with contextlib.suppress(OSError):
-                self.server.relisten()
-                self.journal.event("control.recreated", self.node.name, path=str(self.paths.control))
+        """Files that a cleaner removed are made again (test 52): the sockets, and the spec that the next root needs."""
+        if self.phase in ("starting", "running"):
+            with contextlib.suppress(OSError, PathError):
+                self._recreate_files()
         self.loop.after(_HOUSEKEEPING, self._housekeeping)
+
+    def _recreate_files(self) -> None:
+        make_private(self.paths.runtime_dir)
+        if not self.paths.spec.exists():
+            self.save_spec()
+        if not self.notify.present():
+            self.notify.rebind()
+        if not self.server.present():
+            self.server.relisten()
+            self.journal.event("control.recreated", self.node.name, path=str(self.paths.control))
+
+    def save_spec(self) -> None:
+        """The spec that root starts with, should it have to start again: all of it or nothing."""
+        draft = self.paths.spec.with_name("spec.new")
+        with open(draft, "wb") as file:
+            file.write(pack(specdata.to_data(self.node)))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, self.paths.spec)
 
     # --- set-up ---
 

@@ -15,7 +15,9 @@ import contextlib
 import os
 import select
 import signal
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Final
@@ -43,6 +45,7 @@ class Owner:
     generation: int
     pid: int
     cgroup: str | None = None
+    events: int = -1  # a descriptor of its cgroup.events, where one is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,14 @@ def identify(pid: int) -> Process | None:
 def ask(pidfd: int, number: int) -> None:
     """The stop signal, then SIGCONT so that a stopped process gets it."""
     for each in (number, signal.SIGCONT):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(pidfd, each)
 
 
 def kill(pid: int, pidfd: int, group: bool) -> None:
-    """SIGKILL to a main process that is not reaped yet, and to its group."""
-    with contextlib.suppress(ProcessLookupError):
+    """SIGKILL to a main process that is not reaped yet, and to its group. One that became another user (sudo) may be out
+    of reach; then the ladder finds that it is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     if group:
         kill_group(pid)
@@ -117,6 +121,11 @@ class Sweeper:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._children = linux.open_own_children()
+        if self._children >= 0:
+            weakref.finalize(self, os.close, self._children)
+        self._spare = -1
+        self._keep_spare()
         #: Whose a stray was found to be. On its way out it has no environment any more that could tell.
         self._claims: dict[int, tuple[int, str, int]] = {}
 
@@ -125,23 +134,51 @@ class Sweeper:
 
         The main process must be reaped. Dead strays, of whomever, are reaped.
         """
+        if self._nothing_left(owner, known):
+            return ()
         end = time.monotonic() + _PASS
-        while True:
-            found, settled = self._pass(owner, known, kill)
-            if settled and not (found and kill):
-                return found
-            if time.monotonic() > end:
-                return found or (Process(owner.pid, 0, "processes that fork and exit"),)
+        with self._eyes():
+            while True:
+                found, settled = self._pass(owner, known, kill)
+                if settled and not (found and kill):
+                    return found
+                if time.monotonic() > end:
+                    return found or (Process(owner.pid, 0, "processes that fork and exit"),)
 
     def strays(self, known: Set[int]) -> tuple[Process, ...]:
         """Every live child that is not in `known`, whosever it is, for the end of the node."""
-        found = (self._live(pid) for pid in self._unknown(known))
-        return tuple(Process(each.pid, each.started, _title(each.pid)) for each in found if each is not None)
+        with self._eyes():
+            found = (self._live(pid) for pid in self._unknown(known))
+            return tuple(Process(each.pid, each.started, _title(each.pid)) for each in found if each is not None)
 
     def reap_dead(self, known: Set[int]) -> None:
         """Collect dead strays. Call it on SIGCHLD."""
-        for pid in self._unknown(known):
-            self._live(pid)
+        with self._eyes():
+            for pid in self._unknown(known):
+                self._live(pid)
+
+    def _nothing_left(self, owner: Owner, known: Set[int]) -> bool:
+        """The usual case, seen at once and without a free descriptor; when in doubt, no."""
+        if self._children < 0 or threading.active_count() > 1:
+            return False
+        if not known >= set(map(int, linux.read_again(self._children).split())):
+            return False
+        return owner.cgroup is None or (owner.events >= 0 and cgroup.is_empty(owner.events))
+
+    @contextlib.contextmanager
+    def _eyes(self) -> Iterator[None]:
+        """A descriptor is free meanwhile, also when all are taken: who can't read /proc would take all for gone."""
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
+        try:
+            yield
+        finally:
+            self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _unknown(self, known: Set[int]) -> list[int]:
         """One read when this process has one thread; the whole walk where the kernel has no such file."""

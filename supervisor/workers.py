@@ -32,8 +32,8 @@ from otpd.supervisor.incarnation import (
     Tell,
 )
 from otpd.supervisor.journal import Death
-from otpd.supervisor.loop import READ, Timer
-from otpd.supervisor.nativespawn import NativeSpawner
+from otpd.supervisor.loop import ONCE, READ, Timer
+from otpd.supervisor.nativespawn import NativeSpawner, Plan
 from otpd.supervisor.readiness import Prober
 from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch
 
@@ -63,13 +63,18 @@ class Live:
     tick: Timer | None = None
     timers: dict[Due, Timer] = field(default_factory=dict)
     prober: Prober | None = None
-    cgroup: str | None = None
+    leaf: cgroup.Leaf | None = None
     asked_by: str | None = None
     left: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return self.spec.id
+
+    @property
+    def cgroup(self) -> str | None:
+        """Its directory."""
+        return None if self.leaf is None else self.leaf.path
 
     @property
     def generation(self) -> int:
@@ -85,8 +90,11 @@ class Workers:
         self._by_pid: dict[int, Live] = {}
         self._asked: dict[str, str] = {}
         self._sweeper = sweep.Sweeper()
+        self._reaping = False
         self._pid = os.getpid()
-        self.native = NativeSpawner({**os.environ})
+        self._base = {**os.environ}
+        self.native = NativeSpawner(self._base)
+        self._plans: dict[str, tuple[Launch, Plan | None]] = {}
 
     # --- what the tree wants ---
 
@@ -103,14 +111,12 @@ class Workers:
         except OSError as error:
             self._act(live, incarnation.launch_failed(f"no pipe for its output: {error.strerror}"))
             return
-        if what.command is not None and what.kind == "program" and self._root_execs(live):
-            self._exec(live)
+        is_program = what.command is not None and what.kind == "program"
+        plan = self._plan(live) if is_program else None
+        if plan is not None or (is_program and not self._root.zygote.blanks):
+            self._exec(live, plan)
         else:
             self._root.zygote.take(live, lambda blank: self._assign(live, blank))
-
-    def _root_execs(self, live: Live) -> bool:
-        """What `native` can't take goes to a blank, if one is ready: root would have to fork itself."""
-        return self.native.takes(live.launch) or not self._root.zygote.blanks
 
     def stop(self, effect: Stop) -> None:
         live = self._table.get(effect.path)
@@ -128,6 +134,10 @@ class Workers:
     def asked(self, path: str, by: str) -> None:
         """The next stop of `path` is somebody's wish; kept for its death record."""
         self._asked[path] = by
+
+    def forget(self, path: str) -> None:
+        """The child was deleted."""
+        self._plans.pop(path, None)
 
     def kill_all(self) -> None:
         """Second ^C: no more waiting."""
@@ -154,7 +164,7 @@ class Workers:
             return None
         try:
             signal.pidfd_send_signal(live.pidfd, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             return None
         return live.pid
 
@@ -206,17 +216,31 @@ class Workers:
             what = replace(what, env={**what.env, "WATCHDOG_USEC": str(int(what.watchdog * 1e6))})
         return launch.job_of(what, live.name, live.generation, self._root.node_id, self._pid, live.cgroup, notify)
 
-    def _exec(self, live: Live) -> None:
+    def _plan(self, live: Live) -> Plan | None:
+        """How root execs it at once; made again when the launch is another one. None: a blank or a fork shall do it."""
+        what, plan = self._plans.get(live.path, (None, None))
+        if what is not live.launch:
+            plan = self.native.plan(self.job(live))
+            if live.launch.user is None:
+                self._plans[live.path] = live.launch, plan
+        return plan if plan is not None and self.native.takes(plan) else None
+
+    def _exec(self, live: Live, plan: Plan | None) -> None:
         """The tree hears of a success in a turn of its own, so that a thousand starts can't hold the loop up."""
-        live.cgroup = self._root.fresh_cgroup()
+        live.leaf = self._root.fresh_cgroup()
         try:
-            spawned = self.native.spawn(self.job(live), live.output)
+            if plan is None:
+                spawned = execspawn.spawn(self.job(live), live.output, self._base)
+            else:
+                spawned = self.native.spawn(plan, live.generation, live.output, live.leaf)
         except execspawn.SpawnError as error:
             self._close_output(live)
             self._remove_cgroup(live)
             self._act(live, live.incarnation.launch_failed(str(error)))
             return
         self._close_output(live)
+        if live.leaf is not None:
+            self._loop.defer(live.leaf.born)
         self._adopt(live, spawned.pid, spawned.pidfd)
         live.errors, live.execed = spawned.error_fd, spawned.error_fd < 0
         if live.execed:
@@ -248,13 +272,13 @@ class Workers:
         live.channel = Channel(
             self._loop, blank.channel, lambda value, fds: self._heard(live, value, fds), lambda: self._hung_up(live)
         )
-        live.cgroup = blank.cgroup
+        live.leaf = None if blank.cgroup is None else cgroup.Leaf(blank.cgroup)
         self._adopt(live, blank.pid, blank.pidfd)
 
     def _adopt(self, live: Live, pid: int, pidfd: int) -> None:
         live.pid, live.pidfd, live.began = pid, pidfd, self._loop.now
         self._by_pid[pid] = live
-        self._loop.add(pidfd, READ, lambda _mask: self._died(live))
+        self._loop.add(pidfd, READ | ONCE, lambda _mask: self._died(live))
         self._act(live, live.incarnation.launched())
 
     def _heard(self, live: Live, value: Any, fds: list[int]) -> None:
@@ -269,8 +293,15 @@ class Workers:
 
     # --- processes go ---
 
+    def reap_later(self) -> None:
+        """On SIGCHLD: nobody waits for these."""
+        if not self._reaping:
+            self._reaping = True
+            self._loop.defer(self.reap)
+
     def reap(self) -> None:
-        """On SIGCHLD: strays that ended, and blanks that somebody killed. Workers are seen by their pidfd."""
+        """Strays that ended, and blanks that somebody killed. Workers are seen by their pidfd."""
+        self._reaping = False
         for blank in self._root.zygote.blanks:
             found = linux.stat(blank)
             if found is not None and found.state in "ZX" and self._root.zygote.died(blank):
@@ -284,7 +315,7 @@ class Workers:
     def kill_strays(self, strays: tuple[ladder.Process, ...]) -> None:
         """They are our own children and not reaped: their pids are theirs."""
         for each in strays:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(each.pid, signal.SIGKILL)
 
     def known(self) -> set[int]:
@@ -293,7 +324,6 @@ class Workers:
 
     def _died(self, live: Live) -> None:
         """Its last words first, then the ladder: it reaps, sweeps, and says when all is gone."""
-        self._loop.remove(live.pidfd)
         if live.errors >= 0:
             self._exec_went(live)
         self._has_execed(live)
@@ -334,7 +364,7 @@ class Workers:
 
     def _owner(self, live: Live) -> sweep.Owner:
         return sweep.Owner(
-            self._root.node_id, live.name, live.generation, live.pid, live.cgroup
+            self._root.node_id, live.name, live.generation, live.pid, live.cgroup, live.leaf.events if live.leaf else -1
         )
 
     def _reaped(self, live: Live, status: Status) -> None:
@@ -351,9 +381,9 @@ class Workers:
         self._act(live, live.incarnation.cleared())
 
     def _remove_cgroup(self, live: Live) -> None:
-        leaf, live.cgroup = live.cgroup, None
+        leaf, live.leaf = live.leaf, None
         if leaf is not None:
-            self._loop.defer(lambda: cgroup.remove(leaf))
+            self._loop.defer(leaf.remove)
 
     def _rearm(self, live: Live) -> None:
         if live.tick is not None:
@@ -452,8 +482,7 @@ class Workers:
             os.close(live.errors)
             live.errors = -1
         if live.pidfd >= 0:
-            self._loop.remove(live.pidfd)
-            os.close(live.pidfd)
+            self._loop.close_later(live.pidfd)
             live.pidfd = -1
 
 

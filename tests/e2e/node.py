@@ -164,6 +164,11 @@ class Node:
         """Every live process that carries the node's cookie."""
         return [p for p in psutil.process_iter() if carries(p, f"OTPD_NODE={self.node_id()}")]
 
+    def house_and_workers(self) -> list[psutil.Process]:
+        """heart and root, which have no cookie, too: they are known by the runtime directory that is theirs alone."""
+        cookies = (f"OTPD_NODE={self.node_id()}", f"XDG_RUNTIME_DIR={self.runtime}")
+        return [p for p in psutil.process_iter() if any(carries(p, cookie) for cookie in cookies)]
+
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Signal a process of this node."""
         os.kill(pid, number)
@@ -180,11 +185,11 @@ class Node:
                 self.otpd("stop", "--now", check=None)
             except subprocess.TimeoutExpired:
                 pass
-            left = self.processes()
+            left = self.house_and_workers()
             deadline = time.monotonic() + 5
             while left and time.monotonic() < deadline:
                 time.sleep(0.02)
-                left = self.processes()
+                left = self.house_and_workers()
             names = [describe(p) for p in left]
             for p in left:
                 p.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ STRANGER = 64_321
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root: another user, a mount or a namespace")
 
 
+@functools.cache
 def as_user(uid: int = STRANGER) -> list[str]:
     """What turns a command into one of another user. Where the interpreter lies in a directory that is closed to him he
     keeps the one capability that lets him read it."""
@@ -53,6 +55,17 @@ def small_disk(place: Path, options: str = "size=1m,mode=700") -> Iterator[Path]
 
 def remount(place: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
+
+
+@contextmanager
+def read_only_on_top(place: Path) -> Iterator[None]:
+    """Read-only for whoever opens something meanwhile; what is open for writing stays so, and would forbid `remount`."""
+    subprocess.run(["mount", "--bind", str(place), str(place)], check=True)
+    try:
+        remount(place, "bind,ro")
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def fill(directory: Path) -> Path:

@@ -1,6 +1,6 @@
 """A worker script whose first argument says what it leaves behind: the ways in which processes slip out of a tree."""
 
-SHAPES = '''
+SHAPES = """
 import mmap, os, signal, subprocess, sys, time
 
 NAME = os.environ["OTPD_CHILD"]
@@ -112,4 +112,4 @@ else:
     globals()[SHAPE]()
     note()
     stay()
-'''
+"""

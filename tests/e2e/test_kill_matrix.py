@@ -1,4 +1,4 @@
-"""Any single process may be killed at any instant: the node is complete again by itself, or has ended in order (tests 1-8, 10).
+"""Any single process may be killed at any instant: the node is complete again, or has ended in order (tests 1-8, 10).
 
 Victims: heart, root, zygote, logger, an agent, a program, an agent's child. Ends: SIGKILL, SIGSEGV, SIGABRT, and a short
 SIGSTOP. Moments: idle, during start, during stop. Always: no zombie older than 1 s, no process and no socket left.

@@ -236,7 +236,8 @@ def test_a_child_that_moves_to_another_supervisor_ends_there_before_it_starts_he
         assert (row["path"], row["generation"], row["state"]) == ("s/moves", 3, "running")
         assert happened(n, events) == [("moves", "exited"), ("moves", "started")]
         assert same(before, alive(n)) == ["stays"]
-        plan = reload(n, supervisor("t"), supervisor("s", 'supervisor = "t"'), agent("stays", 'supervisor = "s"'), agent("moves"))
+        s = supervisor("t") + supervisor("s", 'supervisor = "t"')
+        reload(n, s, agent("stays", 'supervisor = "s"'), agent("moves"))
         assert {name: row["generation"] for name, row in n.workers().items()} == {"stays": 2, "moves": 4}
         assert n.worker("stays")["path"] == "t/s/stays"
         assert [line for line in n.log("moves").splitlines() if line == "init"] == ["init"] * 4

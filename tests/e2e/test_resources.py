@@ -7,13 +7,14 @@ import resource
 import shutil
 import socket
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.node import Node, gone, node
-from tests.e2e.others import STRANGER, as_user, fill, give_away, needs_root, remount, small_disk
+from tests.e2e.others import STRANGER, as_user, fill, give_away, needs_root, read_only_on_top, remount, small_disk
 from tests.e2e.watching import cpu_seconds, holds, no_old_zombies, nothing_is_left
 from tests.helpers import eventually
 
@@ -103,9 +104,7 @@ def test_a_user_without_free_processes_gets_no_new_ones_but_keeps_his_node() -> 
         n.start()
         root = n.facts()["pid"]
         before = n.workers()
-        threads = 1_000
-        for pid in (root, *_children(root)):
-            resource.prlimit(pid, resource.RLIMIT_NPROC, (1, threads))
+        limit_processes(root, 1)
         for _ in range(3):  # spares are used up first
             for name in ("idle", "sleep"):
                 row = n.worker(name)
@@ -116,8 +115,7 @@ def test_a_user_without_free_processes_gets_no_new_ones_but_keeps_his_node() -> 
         used = cpu_seconds(root)
         assert holds(lambda: not gone(root), 1.0)
         assert cpu_seconds(root) - used < 0.3, "it does not spin"
-        for pid in (root, *_children(root)):
-            resource.prlimit(pid, resource.RLIMIT_NPROC, (threads, threads))
+        limit_processes(root, 1000)
         for name in before:
             n.reborn(name, before[name]["generation"], 20)
         assert n.facts()["pid"] == root
@@ -125,8 +123,11 @@ def test_a_user_without_free_processes_gets_no_new_ones_but_keeps_his_node() -> 
         nothing_is_left(n, 0.5)
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def limit_processes(root: int, soft: int) -> None:
+    """Of root and all that it has made, by its own user: nobody else needs to have the right to."""
+    children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
+    for pid in (str(root), *children):
+        subprocess.run([*as_user(), "prlimit", "--pid", pid, f"--nproc={soft}:"], check=True)
 
 
 # --- disks ---
@@ -167,7 +168,7 @@ def test_a_node_does_not_start_on_a_full_disk_and_says_which() -> None:
                         break
                 done = n.start(check=1)
                 assert "No space left on device" in done.stderr and str(place) in done.stderr, done.stderr
-                assert "Traceback" not in done.stderr and "next: " in done.stderr
+                assert "Traceback" not in done.stderr
                 nothing = [path.name for path in place.rglob("*") if not path.name.startswith("taken")]
                 assert not {"control.sock", "spec"} & set(nothing)
 
@@ -177,12 +178,16 @@ def test_a_state_directory_that_becomes_read_only_keeps_nobody_from_running_and_
     """Test 39: remounted while the node runs; and a start on it is refused with the reason."""
     with node(IDLE_AGENT + TALKING, {"talker.py": TALKER}, start=False) as n, small_disk(n.home / ".otpd"):
         n.start()
-        bind(n.home / ".otpd", "ro")
-        idle = n.worker("idle")
-        n.kill(idle["pid"])
-        n.reborn("idle", idle["generation"])
-        n.stop()
-        nothing_is_left(n, 1)
+        with read_only_on_top(n.home / ".otpd"):
+            idle, talker = n.worker("idle"), n.pid("talker")
+            n.kill(idle["pid"])
+            n.reborn("idle", idle["generation"])
+            n.kill(n.facts()["pid"])  # root comes back on it as well, with a logger that can't open anything
+            eventually(lambda: n.answers() and n.reborn("idle", 0)["pid"] != idle["pid"], 10)
+            n.reborn("talker", 0)
+            assert n.pid("talker") != talker
+            n.stop()
+            nothing_is_left(n, 1)
 
 
 @needs_root

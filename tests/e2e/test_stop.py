@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from otpd.ipc.control import ControlError
 from tests.e2e.node import IDLE, OTPD, Node, gone, node
+from tests.e2e.others import as_user, give_away, needs_root
 from tests.e2e.stuckfs import stuck_directory
 from tests.e2e.terminal import CTRL_C, terminal
 from tests.e2e.watching import everything, holds, no_old_zombies, nothing_is_left, seen
@@ -190,6 +193,30 @@ def test_a_stop_names_what_it_could_not_end_and_ends_the_rest() -> None:
             assert gone(idle) and not gone(stuck)
         finally:
             mounted.__exit__(None, None, None)
+        nothing_is_left(n)
+
+
+@needs_root
+def test_a_child_that_may_not_be_signalled_is_named_and_is_the_end_of_nobody_else() -> None:
+    """T21: the node of a user, and a program that has become root (`sudo`): EPERM for every signal to it."""
+    config = IDLE_AGENT + '[programs.sudo]\ncommand = ["./become", "--reuid=0", "sleep", "60"]\nshutdown = "100ms"\n'
+    with node(config, start=False) as n:
+        n.command = [*as_user(), *n.command]
+        give_away(n)
+        shutil.copy(shutil.which("setpriv") or "", n.home / "become")
+        (n.home / "become").chmod(0o4755)
+        n.start()
+        sudo = n.pid("sudo")
+        eventually(lambda: (found := seen(sudo)) is not None and "sleep" in found.title, 10)
+        if psutil.Process(sudo).uids().real != 0:
+            pytest.skip("no set-user-ID programs here")
+        try:
+            n.kill(n.pid("idle"))
+            n.reborn("idle", 1)
+            done = n.stop(check=1)
+            assert f"could not end: sleep 60 (pid {sudo})" in done.stderr, done.stderr
+        finally:
+            os.kill(sudo, signal.SIGKILL)
         nothing_is_left(n)
 
 

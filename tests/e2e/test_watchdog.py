@@ -93,7 +93,7 @@ def at(n: Node, name: str, event: str, generation: int = 1) -> float:
 
 
 def test_an_agent_that_is_frozen_in_any_way_is_found_shown_killed_and_restarted() -> None:
-    """T50, test 27: silent for `watchdog` after its last beat, a second for the stacks, then the restart; one that lives lives."""
+    """T50, test 27: silent for `watchdog` after its last beat, a second for the stacks, then the restart."""
     with node(agents(*HOWS, ""), {"freeze.py": FREEZE}) as n:
         healthy = n.pid("lives")
         for how in HOWS:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from otpd.supervisor import spec
 from otpd.supervisor.spec import ChildSpec, Launch, LogPolicy, NodeSpec, SupervisorSpec
-from otpd.supervisor.specdata import SpecDataError, _Reader, from_data, plain, to_data
+from otpd.supervisor.specdata import (
+    SpecDataError,
+    _Reader,
+    child_from_data,
+    from_data,
+    plain,
+    supervisor_from_data,
+    to_data,
+)
 
 _text = st.text(max_size=5)
 _float = st.floats(0, 1e9)
@@ -96,6 +104,15 @@ def test_every_node_survives_msgpack_exactly(node: NodeSpec) -> None:
     again = from_data(msgpack.unpackb(msgpack.packb(to_data(node))))
     assert again == node
     assert repr(again) == repr(node)  # types too: 1 is not 1.0, a tuple is no list
+
+
+@given(_children)
+def test_a_child_and_a_supervisor_alone_travel_the_same_way(child: ChildSpec) -> None:
+    assert child_from_data(msgpack.unpackb(msgpack.packb(to_data(child)))) == child
+    above = SupervisorSpec(children=(child, child))
+    assert supervisor_from_data(msgpack.unpackb(msgpack.packb(to_data(above)))) == above
+    with pytest.raises(SpecDataError, match="expected the fields of NodeSpec, got NoneType"):
+        from_data(to_data(child))
 
 
 SMALL = NodeSpec(

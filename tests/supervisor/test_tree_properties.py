@@ -65,7 +65,7 @@ FIXED = settings(
     derandomize=True, database=None, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
 )
 #: Whole lives of trees: shrinking one takes minutes, so a failure shows the example as it was found.
-LIVES = settings(FIXED, max_examples=100, phases=[Phase.explicit, Phase.generate])
+LIVES = settings(FIXED, max_examples=80, phases=[Phase.explicit, Phase.generate])
 REASONS = ["normal", "shutdown", "shutdown(x)", "error(1)", "killed", "signal(11)"]
 NUMBERS = st.lists(st.integers(0, 10**6), min_size=50, max_size=120)
 
@@ -204,7 +204,7 @@ class Shell:
             found += [self.dies] * 3
         if self.timers:
             found.append(self.timer_fires)
-        return [*found, self.time_passes, self.asks, self.asks, self.supervisor_is_killed, self.stops_urgently]
+        return [*found, self.time_passes, self.asks, self.asks, self.supervisor_is_killed, self.stops_urgently, self.is_late]
 
     def play(self, numbers: list[int]) -> None:
         self.feed(Boot())
@@ -234,6 +234,12 @@ class Shell:
             StartIgnored(path, generation),
         ]
         self.feed(pick(kinds, number))
+
+    def is_late(self, number: int) -> None:
+        """News of an incarnation that is over change nothing."""
+        view = pick(list(walk(self.tree.snapshot())), number)
+        if view.generation > 0:
+            assert self.feed(Exited(view.path, view.generation - 1, "killed")) == []
 
     def stops_urgently(self, number: int) -> None:
         if number % 40 == 0:
