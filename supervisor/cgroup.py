@@ -153,6 +153,9 @@ class NodeCgroup:
     def sweep(self, patience: float) -> list[int]:
         """Kill every member and remove it all, waiting at most `patience` seconds; the pids that are left. Blocks."""
         end = time.monotonic() + patience
+        if self._prepared is not None:
+            self._prepared.remove()
+            self._prepared = None
         while os.path.isdir(self.directory):
             with contextlib.suppress(OSError):
                 kill(self.directory)

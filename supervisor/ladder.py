@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
 
 from otpd.supervisor.spec import BRUTAL_KILL, INFINITY, Shutdown
 
@@ -126,8 +126,7 @@ class Done:
 Effect: TypeAlias = Ask | Kill | Reap | Sweep | Done
 
 
-@dataclass(frozen=True, slots=True)
-class Ladder:
+class Ladder(NamedTuple):
     """`deadline`: when Tick is due (monotonic seconds), None for never."""
 
     main: Process
@@ -152,7 +151,7 @@ def _ask(ladder: Ladder, event: Event, now: float) -> Result:
     assert isinstance(event, Stop)
     if event.shutdown == BRUTAL_KILL:
         return _kill(ladder, event, now)
-    asked = replace(ladder, state=State.ASKED, deadline=_deadline(event.shutdown, now))
+    asked = ladder._replace(state=State.ASKED, deadline=_deadline(event.shutdown, now))
     return asked, [Ask(ladder.stop_signal)]
 
 
@@ -161,7 +160,7 @@ def _hurry(ladder: Ladder, event: Event, now: float) -> Result:
     if event.shutdown == BRUTAL_KILL:
         return _kill(ladder, event, now)
     deadlines = [d for d in (ladder.deadline, _deadline(event.shutdown, now)) if d is not None]
-    return replace(ladder, deadline=min(deadlines, default=None)), []
+    return ladder._replace(deadline=min(deadlines, default=None)), []
 
 
 def _deadline(shutdown: Shutdown, now: float) -> float | None:
@@ -175,22 +174,22 @@ def _late(ladder: Ladder, event: Event, now: float) -> Result:
 
 
 def _kill(ladder: Ladder, event: Event, now: float) -> Result:
-    return replace(ladder, state=State.KILLED, deadline=now + KILL_PATIENCE), [Kill(group=not ladder.detach)]
+    return ladder._replace(state=State.KILLED, deadline=now + KILL_PATIENCE), [Kill(group=not ladder.detach)]
 
 
 def _died(ladder: Ladder, event: Event, now: float) -> Result:
-    swept = replace(ladder, state=State.SWEEPING, deadline=None, give_up=now + SWEEP_PATIENCE)
+    swept = ladder._replace(state=State.SWEEPING, deadline=None, give_up=now + SWEEP_PATIENCE)
     return swept, [Reap(group=not ladder.detach), Sweep(kill=not ladder.detach)]
 
 
 def _stuck(ladder: Ladder, event: Event, now: float) -> Result:
     if ladder.deadline is None or now < ladder.deadline:
         return ladder, []
-    return replace(ladder, state=State.STUCK, deadline=None), [Done((ladder.main,))]
+    return ladder._replace(state=State.STUCK, deadline=None), [Done((ladder.main,))]
 
 
 def _died_late(ladder: Ladder, event: Event, now: float) -> Result:
-    return replace(ladder, state=State.DONE), [Reap(group=not ladder.detach)]
+    return ladder._replace(state=State.DONE), [Reap(group=not ladder.detach)]
 
 
 def _swept(ladder: Ladder, event: Event, now: float) -> Result:
@@ -199,14 +198,14 @@ def _swept(ladder: Ladder, event: Event, now: float) -> Result:
         return ladder, []
     if not event.left or ladder.detach or now >= ladder.give_up:
         detached = ladder.detach and bool(event.left)
-        return replace(ladder, state=State.DONE, deadline=None), [Done(event.left, detached)]
-    return replace(ladder, deadline=now + ladder.retry, retry=min(_LAST_RETRY, 2 * ladder.retry)), []
+        return ladder._replace(state=State.DONE, deadline=None), [Done(event.left, detached)]
+    return ladder._replace(deadline=now + ladder.retry, retry=min(_LAST_RETRY, 2 * ladder.retry)), []
 
 
 def _sweep_again(ladder: Ladder, event: Event, now: float) -> Result:
     if ladder.deadline is None or now < ladder.deadline:
         return ladder, []
-    return replace(ladder, deadline=None), [Sweep(kill=True)]
+    return ladder._replace(deadline=None), [Sweep(kill=True)]
 
 
 _TABLE: Final[dict[tuple[State, type], Callable[[Ladder, Event, float], Result]]] = {

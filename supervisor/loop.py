@@ -12,7 +12,6 @@ import itertools
 import os
 import select
 import signal
-import socket
 import time
 from collections.abc import Callable
 
@@ -86,19 +85,17 @@ class Loop:
 
     def on_signals(self, numbers: tuple[signal.Signals, ...], action: Callable[[int], None]) -> None:
         """Call `action(number)` in the loop for each of these signals."""
-        receiver, sender = socket.socketpair()
-        receiver.setblocking(False)
-        sender.setblocking(False)
+        receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in numbers:
             signal.signal(number, _noop)
-        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
         self._signal_ends = (receiver, sender)
 
         def readable(_mask: int) -> None:
-            for number in sorted(set(receiver.recv(4096))):
+            for number in sorted(set(os.read(receiver, 4096))):
                 action(number)
 
-        self.add(receiver.fileno(), READ, readable)
+        self.add(receiver, READ, readable)
 
     def run(self) -> None:
         """Until `stop`."""

@@ -155,7 +155,9 @@ class Sweeper:
         """Collect dead strays. Call it on SIGCHLD."""
         with self._eyes():
             for pid in self._unknown(known):
-                self._live(pid)
+                with contextlib.suppress(ChildProcessError):
+                    if os.waitpid(pid, os.WNOHANG)[0]:
+                        self._claims.pop(pid, None)
 
     def _nothing_left(self, owner: Owner, known: Set[int]) -> bool:
         """The usual case, seen at once and without a free descriptor; when in doubt, no."""

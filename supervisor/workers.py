@@ -226,7 +226,7 @@ class Workers:
         return plan if plan is not None and self.native.takes(plan) else None
 
     def _exec(self, live: Live, plan: Plan | None) -> None:
-        """The tree hears of a success in a turn of its own, so that a thousand starts can't hold the loop up."""
+        """The tree hears of it in a turn of its own, so that a thousand starts, or failures, can't hold the loop up."""
         live.leaf = self._root.fresh_cgroup()
         try:
             if plan is None:
@@ -234,9 +234,10 @@ class Workers:
             else:
                 spawned = self.native.spawn(plan, live.generation, live.output, live.leaf)
         except execspawn.SpawnError as error:
+            why = str(error)
             self._close_output(live)
             self._remove_cgroup(live)
-            self._act(live, live.incarnation.launch_failed(str(error)))
+            self._loop.after(0.0, lambda: self._act(live, live.incarnation.launch_failed(why)))
             return
         self._close_output(live)
         if live.leaf is not None:

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from otpd.ipc.control import Control, ControlError, NotRunning
+from otpd.supervisor import logstore
 from tests.helpers import eventually
 
 OTPD = [sys.executable, "-m", "otpd.cli.main"]
@@ -151,6 +152,11 @@ class Node:
 
     def log(self, name: str) -> str:
         return self.otpd("logs", name, "-n", "100000", "--raw", check=None).stdout
+
+    def printed(self, name: str) -> str:
+        """Like `log`, but read here: cheap enough to be asked again and again."""
+        data = b"".join(logstore.raw(self.home / ".otpd" / "logs", name))
+        return data.decode(errors="backslashreplace")
 
     # --- what the machine says ---
 

@@ -279,7 +279,7 @@ def test_temporary_children_scale_like_others() -> None:
 def test_a_signal_reaches_the_main_process_and_what_it_does_is_the_supervisors_business(shop: Node) -> None:
     pid, generation = shop.pid("old"), shop.worker("old")["generation"]
     assert shop.json("signal", "usr1", "old") == {"pid": pid}
-    eventually(lambda: "got USR1" in shop.log("old"))
+    eventually(lambda: "got USR1" in shop.printed("old"))
     assert "SIGKILL sent" in shop.otpd("signal", "9", "old").stdout
     row = shop.reborn("old", generation)
     assert (row["restarts"], row["last_exit"]["reason"], row["last_exit"]["signal"]) == (1, "killed", 9)

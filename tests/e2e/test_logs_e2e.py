@@ -95,11 +95,11 @@ def test_every_line_is_stored_once_and_in_order_though_the_logger_is_killed_agai
     with node(SMALL + "".join(counter(name, 30_000, 0.005) for name in names), FILES) as n:
         logger, pids = n.facts()["logger_pid"], {name: n.pid(name) for name in names}
         for stored in (1_000, 5_000, 12_000, 20_000):
-            eventually(lambda stored=stored: n.log("one").count("\n") > stored, 30)  # type: ignore[misc]
+            eventually(lambda stored=stored: n.printed("one").count("\n") > stored, 30)  # type: ignore[misc]
             n.kill(logger)
             logger = new_logger(n, logger)
         for name in names:
-            eventually(lambda name=name: n.log(name).endswith("done\n"), 30)  # type: ignore[misc]
+            eventually(lambda name=name: n.printed(name).endswith("done\n"), 30)  # type: ignore[misc]
             assert n.log(name).splitlines() == lines_of(1, 30_000)
         assert {name: n.pid(name) for name in names} == pids
         assert len(list((n.home / ".otpd" / "logs" / "one").glob("*.log"))) > 10
@@ -108,7 +108,7 @@ def test_every_line_is_stored_once_and_in_order_though_the_logger_is_killed_agai
 def test_what_is_printed_while_no_logger_runs_waits_for_the_next_one() -> None:
     """T11: a stopped logger, a child that dies meanwhile, a restart; then all of it is there, in order."""
     with node(counter("c", 500, 0.0), FILES) as n:
-        eventually(lambda: n.log("c").endswith("done\n"))
+        eventually(lambda: n.printed("c").endswith("done\n"))
         logger = n.facts()["logger_pid"]
         n.kill(logger, 19)
         n.kill(n.pid("c"))
@@ -116,7 +116,7 @@ def test_what_is_printed_while_no_logger_runs_waits_for_the_next_one() -> None:
         assert n.log("c").splitlines() == lines_of(1, 500)
         n.kill(logger)
         new_logger(n, logger)
-        eventually(lambda: n.log("c").splitlines() == lines_of(1, 500) + lines_of(2, 500))
+        eventually(lambda: n.printed("c").splitlines() == lines_of(1, 500) + lines_of(2, 500))
 
 
 def test_bytes_of_any_kind_are_stored_as_they_were_printed() -> None:
@@ -140,7 +140,7 @@ def test_the_last_twenty_lines_are_in_why_though_rotation_has_just_happened() ->
     words = [f"word {k:04d} " + "y" * 60 for k in range(1980, 2000)]
     with node(config, FILES) as n:
         for generation in (1, 2, 3):
-            eventually(lambda: n.log("p").endswith("up\n"))
+            eventually(lambda: n.printed("p").endswith("up\n"))
             n.write("die", "")
             if generation == 3:
                 n.kill(n.facts()["logger_pid"])
@@ -153,7 +153,7 @@ def test_the_last_twenty_lines_are_in_why_though_rotation_has_just_happened() ->
 def test_logs_are_followed_over_the_restart_of_the_child_of_the_logger_and_of_root() -> None:
     """Each line once, in order, from the moment at which one looks, through three kinds of restart."""
     with node(counter("c", 300, 0.0) + counter("other", 1, 0.0), FILES) as n:
-        eventually(lambda: n.log("c").endswith("done\n"))
+        eventually(lambda: n.printed("c").endswith("done\n"))
         with following(n, "c", "--raw", "-n", "1") as lines:
             assert until(lines, "done") == ["done"]
             n.otpd("restart", "c")
@@ -173,7 +173,7 @@ def test_logs_are_followed_over_the_restart_of_the_child_of_the_logger_and_of_ro
 
 def test_a_name_that_appears_later_is_followed_from_its_first_line() -> None:
     with node(counter("first", 2, 0.0), FILES) as n:
-        eventually(lambda: n.log("first").endswith("done\n"))
+        eventually(lambda: n.printed("first").endswith("done\n"))
         with following(n, "-n", "0", "--json") as lines:
             n.write("otpd.toml", counter("first", 2, 0.0) + counter("late", 3, 0.0))
             n.otpd("reload")
@@ -184,7 +184,7 @@ def test_a_name_that_appears_later_is_followed_from_its_first_line() -> None:
 
 def test_logs_can_be_read_while_the_node_is_down() -> None:
     with node(counter("c", 3, 0.0), FILES) as n:
-        eventually(lambda: n.log("c").endswith("done\n"))
+        eventually(lambda: n.printed("c").endswith("done\n"))
         n.stop()
         assert n.log("c").splitlines() == lines_of(1, 3)
         assert n.otpd("logs", "c", "-n", "1").stdout.rstrip().endswith("done")

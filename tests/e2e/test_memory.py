@@ -76,7 +76,7 @@ def test_the_death_of_the_sampler_touches_nobody_and_its_successor_watches_on() 
         restart_when = { memory = "4GiB" }
     """
     with node(config, {"grow.py": GROW}) as n:
-        eventually(lambda: "grown" in n.log("grow"))
+        eventually(lambda: "grown" in n.printed("grow"))
         pid, sampler = n.pid("grow"), eventually(lambda: n.facts()["sampler_pid"])
         n.kill(sampler)
         eventually(lambda: n.facts()["sampler_pid"] not in (None, sampler))
@@ -96,7 +96,7 @@ def test_a_limit_that_a_reload_changes_holds_for_the_process_that_runs() -> None
         args = { size = 150 }
     """
     with node(config, {"grow.py": GROW}) as n:
-        eventually(lambda: "grown" in n.log("grow"))
+        eventually(lambda: "grown" in n.printed("grow"))
         pid = n.pid("grow")
         limited = config + '        restart_when = { memory = "300MiB" }\n'
         _reload_with(n, limited)

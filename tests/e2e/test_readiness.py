@@ -1,4 +1,4 @@
-"""Readiness (T54): a dependent starts after its dependency is ready, however that is found; never ready is a failed start."""
+"""Readiness (T54): a dependent starts after its dependency is ready, however that is found; never ready is a failure."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_forged_notification_is_ignored() -> None:
             for message in (b"READY=1", b"READY=1\nMAINPID=%d" % row["pid"], b"\xff\x00rubbish", b"", b"WATCHDOG=1"):
                 stranger.sendto(message, str(path))
         heard = n.log("forger").count("forged")
-        eventually(lambda: n.log("forger").count("forged") > heard + 1)
+        eventually(lambda: n.printed("forger").count("forged") > heard + 1)
         assert n.states() == {"forger": "running", "first": "starting"}
         assert n.worker("forger")["generation"] == 1
 
@@ -196,7 +196,7 @@ def test_who_is_not_ready_in_time_is_ended_and_tried_again_with_its_back_off() -
         assert len([p for p in n.processes() if "sleep 1000" in " ".join(p.cmdline())]) <= 2
     twice = shell(f'"{sys.executable}" -c "{NOTIFY}"; "{sys.executable}" -c "{NOTIFY}"; echo done; exec sleep 1000')
     with node(pair(twice, '"notify"')) as n:
-        eventually(lambda: "done" in n.log("first"))
+        eventually(lambda: "done" in n.printed("first"))
         assert order(n) == [("first", "started"), ("second", "started")]
 
 

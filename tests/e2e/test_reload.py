@@ -267,7 +267,7 @@ def test_what_was_stopped_by_hand_stays_down() -> None:
         assert n.states() == {"tagged": "stopped", "b": "stopped", "c": "running"}
         n.otpd("child", "start", "tagged")
         assert n.when("tagged", state="running")["generation"] == 2
-        eventually(lambda: n.log("tagged") == "init one\ninit two\n")
+        eventually(lambda: n.printed("tagged") == "init one\ninit two\n")
 
 
 def test_a_child_that_had_given_up_is_started_when_its_spec_changes() -> None:

@@ -255,7 +255,7 @@ def test_a_log_that_is_no_file_holds_nobody_up(make: Callable[[Path], None]) -> 
     with node(IDLE_AGENT, start=False) as n:
         (n.home / ".otpd").mkdir(mode=0o700)
         with node(IDLE_AGENT) as model:  # how a log is called
-            names = [path.name for path in (model.home / ".otpd" / "logs" / "idle").iterdir()]
+            names = eventually(lambda: [path.name for path in (model.home / ".otpd" / "logs").glob("idle/*")])
         own = n.home / ".otpd" / "logs" / "idle"
         own.mkdir(parents=True)
         for name in names:

@@ -94,7 +94,7 @@ def test_the_delays_double_up_to_their_maximum_and_are_kept() -> None:
         ]  # fmt: skip
         for first, second in pairwise(events):
             if first["event"] == "otpd.restart.scheduled":
-                assert first["delay"] <= second["at"] - first["at"] <= first["delay"] + 0.5
+                assert first["delay"] - 0.1 <= second["at"] - first["at"] <= first["delay"] + 0.5
 
 
 def test_after_a_stable_run_the_next_crash_is_restarted_at_once() -> None:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from otpd.ipc.frames import channel_pair, receive_packet, send_packet
-from otpd.supervisor import execspawn, launch, linux, spares, sweep
+from otpd.supervisor import cgroup, execspawn, launch, linux, nativespawn, spares, sweep
 from otpd.supervisor.launch import Job
 
 NODE = "0123456789abcdef" * 2
@@ -162,6 +164,26 @@ class Root:
         self.workers.append(worker)
         return worker
 
+    def native(self, *command: str, leaf: cgroup.Leaf | None = None, **more: Any) -> Worker:
+        """A worker by one call; SpawnError."""
+        spawner = nativespawn.NativeSpawner(os.environ)
+        output, writer = os.pipe()
+        try:
+            job = self.job(**{"command": command, **more})
+            plan = spawner.plan(job)
+            assert plan is not None, "not for the extension"
+            made = spawner.spawn(plan, job.generation, writer, leaf)
+        except execspawn.SpawnError:
+            os.close(output)
+            raise
+        finally:
+            os.close(writer)
+            spawner.close()
+        assert made.error_fd == -1
+        worker = Worker(made.pid, made.pidfd, None, output)
+        self.workers.append(worker)
+        return worker
+
     def python(self, source: str, **more: Any) -> Worker:
         return self.spawn(sys.executable, "-c", textwrap.dedent(source), **more)
 
@@ -190,8 +212,11 @@ def owner(worker: Worker, **more: Any) -> sweep.Owner:
     return sweep.Owner(**{"node": NODE, "name": "feed", "generation": 1, "pid": worker.pid, **more})
 
 
+needs_extension = pytest.mark.skipif(nativespawn.extension() is None, reason="otpd.supervisor._spawn was not built")
+
+
 def open_fds() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-__all__ = ["NODE", "Root", "Worker", "launch", "open_fds", "owner"]
+__all__ = ["NODE", "Root", "Worker", "launch", "needs_extension", "open_fds", "owner"]

@@ -8,12 +8,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from otpd.supervisor import execspawn
 from otpd.supervisor.incarnation import Status
-from tests.supervisor.processes import Root, open_fds
+from tests.supervisor.processes import Root, needs_extension, open_fds
 
 
 @pytest.fixture
@@ -23,13 +24,19 @@ def root(tmp_path: Path) -> Iterator[Root]:
     root.close()
 
 
+@pytest.fixture(params=["fork", pytest.param("native", marks=needs_extension)])
+def spawn(request: pytest.FixtureRequest, root: Root) -> Any:
+    """Both ways in which root itself starts a program."""
+    return root.native if request.param == "native" else root.spawn
+
+
 def test_the_error_pipe_ends_when_exec_is_done(root: Root) -> None:
     worker = root.spawn("sh", "-c", "echo here; exit 3")
     assert (worker.exec_error(), worker.printed(), worker.reap()) == ("", "here\n", Status(code=3))
 
 
-def test_both_outputs_are_one_pipe(root: Root) -> None:
-    assert root.spawn("sh", "-c", "echo a; echo b >&2; echo c").printed() == "a\nb\nc\n"
+def test_both_outputs_are_one_pipe(spawn: Any) -> None:
+    assert spawn("sh", "-c", "echo a; echo b >&2; echo c").printed() == "a\nb\nc\n"
 
 
 @pytest.mark.parametrize("failing", ["fork", "pidfd_open"])

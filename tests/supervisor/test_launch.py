@@ -16,9 +16,10 @@ import pytest
 
 from otpd.ipc.frames import pack, unpack
 from otpd.supervisor import launch
+from otpd.supervisor.execspawn import SpawnError
 from otpd.supervisor.incarnation import Status
 from otpd.supervisor.spec import Launch, Limits
-from tests.supervisor.processes import NODE, Root, Worker
+from tests.supervisor.processes import NODE, Root, Worker, needs_extension
 
 LOOK = """
 import json, os, resource
@@ -52,11 +53,16 @@ def public() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture(params=["exec", "blank", "blank-exec"])
+NATIVE = pytest.param("native", marks=needs_extension)
+
+
+@pytest.fixture(params=["exec", "blank", "blank-exec", NATIVE])
 def start(request: pytest.FixtureRequest, root: Root) -> Any:
     def go(source: str, **more: Any) -> Worker:
         if request.param == "exec":
             return root.python(source, **more)
+        if request.param == "native":
+            return root.native(sys.executable, "-c", source, **more)
         if request.param == "blank":
             return root.script(source, **more)
         return root.run(root.job(command=(sys.executable, "-c", source), **more))
@@ -85,13 +91,18 @@ def test_user_code_finds_what_was_asked_for(start: Any, root: Root) -> None:
     }  # fmt: skip
 
 
-def test_a_program_has_no_descriptors_but_three(root: Root) -> None:
-    worker = root.spawn("/bin/ls", "/proc/self/fd")
+@pytest.fixture(params=["exec", NATIVE])
+def spawn(request: pytest.FixtureRequest, root: Root) -> Any:
+    return root.native if request.param == "native" else root.spawn
+
+
+def test_a_program_has_no_descriptors_but_three(spawn: Any) -> None:
+    worker = spawn("/bin/ls", "/proc/self/fd")
     assert worker.printed().split() == ["0", "1", "2", "3"]  # 3 is the directory itself
 
 
-def test_a_program_starts_with_nothing_ignored(root: Root) -> None:
-    worker = root.spawn("cat", "/proc/self/status")
+def test_a_program_starts_with_nothing_ignored(spawn: Any) -> None:
+    worker = spawn("cat", "/proc/self/status")
     lines = [line.split() for line in worker.printed().splitlines()]
     assert {line[0]: int(line[1], 16) for line in lines if line[0] in ("SigBlk:", "SigIgn:", "SigCgt:")} == {
         "SigBlk:": 0, "SigIgn:": 0, "SigCgt:": 0
@@ -116,7 +127,7 @@ def test_a_failed_step_says_what_was_wrong(root: Root, change: dict[str, Any], m
 
 
 @pytest.mark.parametrize("name", ["nothing-of-this-name", "./missing", "./plain", "./garbage", "./interpreter"])
-@pytest.mark.parametrize("way", ["exec", "blank"])
+@pytest.mark.parametrize("way", ["exec", "blank", NATIVE])
 def test_a_failed_exec_says_why(root: Root, name: str, way: str) -> None:
     for file, content, mode in (
         ("plain", "#!/bin/sh\n", 0o644), ("garbage", "\1\2\3", 0o755), ("interpreter", "#!/no/python -x\n", 0o755)
@@ -133,6 +144,11 @@ def test_a_failed_exec_says_why(root: Root, name: str, way: str) -> None:
         "which does not exist",
     }[name]
     env = {"PATH": "/bin:/usr/bin"}
+    if way == "native":
+        with pytest.raises(SpawnError) as caught:
+            root.native(name, env=env)
+        assert str(caught.value) == expected
+        return
     if way == "exec":
         worker = root.spawn(name, env=env)
         assert worker.exec_error() == expected

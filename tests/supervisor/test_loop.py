@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from otpd.supervisor.loop import READ, Loop
+from otpd.supervisor.loop import ONCE, READ, Loop
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_signal_arrives_in_the_loop_once_however_often_it_was_sent(loop: Loop)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGUSR1, before)
         for end in loop._signal_ends:
-            end.close()
+            os.close(end)
 
 
 def test_an_exception_in_a_handler_ends_the_loop(loop: Loop) -> None:
@@ -88,3 +88,42 @@ def test_an_exception_in_a_handler_ends_the_loop(loop: Loop) -> None:
     loop.after(0.0, broken)
     with pytest.raises(RuntimeError, match="a bug"):
         loop.run()
+
+
+def test_a_timer_that_is_armed_by_another_waits_for_the_next_turn(loop: Loop) -> None:
+    """Else a chain of them, such as a thousand starts, would keep everybody else waiting."""
+    reader, writer = os.pipe()
+    order: list[str] = []
+
+    def again() -> None:
+        order.append("timer")
+        loop.after(0.0, again)
+
+    loop.after(0.0, again)
+    loop.add(reader, READ, lambda _mask: order.append(os.read(reader, 1).decode()))
+    loop.step()
+    os.write(writer, b"x")
+    loop.step()
+    assert order == ["timer", "x", "timer"]
+    loop.remove(reader)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_can_wait_is_done_a_moment_later_in_order(loop: Loop) -> None:
+    reader, writer = os.pipe()
+    done: list[str] = []
+    loop.add(reader, READ | ONCE, lambda _mask: done.append("handled"))
+    os.write(writer, b"x")
+    loop.step()
+    loop.close_later(reader)
+    loop.defer(lambda: done.append("deferred"))
+    loop.after(0.0, lambda: done.append("urgent"))
+    loop.step()
+    assert done == ["handled", "urgent"]
+    os.fstat(reader)
+    loop.step()
+    assert done == ["handled", "urgent", "deferred"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
+    os.close(writer)

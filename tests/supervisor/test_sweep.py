@@ -258,12 +258,8 @@ def test_the_end_of_a_worker_is_cheap_to_verify_among_many(root: Root, monkeypat
     gone = root.python("pass")
     gone.reap()
     sweeper, known, read = sweep.Sweeper(), root.known - {gone.pid}, []
-    original = linux.read_proc
-
-    def counting(path: str) -> bytes | None:
-        read.append(path)
-        return original(path)
-
-    monkeypatch.setattr(linux, "read_proc", counting)
+    for name in ("read_proc", "read_again"):
+        original = getattr(linux, name)
+        monkeypatch.setattr(linux, name, lambda what, original=original: (read.append(what), original(what))[1])
     assert sweeper.sweep(owner(gone), known, kill=True) == ()
     assert (len(workers), len(read)) == (30, 1)
