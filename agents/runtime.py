@@ -24,12 +24,13 @@ from typing import Any, Final, NoReturn
 
 from otpd.agents.arguments import ArgumentError, bind
 from otpd.agents.errors import OtpdError
-from otpd.ipc.frames import FrameError, receive_packet, send_packet, unpack
+from otpd.ipc.frames import FrameError, pack, receive_packet, send_packet, unpack
 
 _CONTROL_FD: Final = "OTPD_CONTROL_FD"
 _JOB_FD: Final = "OTPD_JOB_FD"
 _BEATS_PER_WATCHDOG: Final = 4
 _REASON_LIMIT: Final = 500
+_BEAT: Final = pack(["beat"])
 _OUTSIDE: Final = """\
 {script} is a worker of otpd and was started without it. Put it into otpd.toml and start the node:
 
@@ -206,7 +207,8 @@ class _Life:
     def _beat(self) -> None:
         """From the loop, never from a thread beside it: it proves that handlers can run."""
         if self._job.watchdog:
-            self.say(["beat"])
+            with contextlib.suppress(OSError):  # a root that stands still must not hold its agents up
+                self._channel.send(_BEAT, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             asyncio.get_running_loop().call_later(self._job.watchdog / _BEATS_PER_WATCHDOG, self._beat)
 
     def _read(self) -> None:

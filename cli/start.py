@@ -24,7 +24,7 @@ from otpd.cli.failures import Exit, Failure
 from otpd.cli.output import harmless, say, say_json
 from otpd.cli.words import count, duration
 from otpd.ipc.control import ControlError, NotRunning
-from otpd.supervisor.paths import NodePaths, make_private, node_paths
+from otpd.supervisor.paths import NodePaths, make_private, make_runtime, node_paths
 from otpd.supervisor.spec import NodeSpec
 
 #: Seconds of one question to root, between two looks at heart and at who will not become ready.
@@ -53,6 +53,7 @@ def start(context: Context, tree: str | None, detach: bool, timeout: float, json
     if tree is not None:
         context.option = os.path.join(here(), tree)
     began = time.monotonic()
+    require_machine()
     spec = context.load()
     paths = node_paths(spec.state_dir)
     refuse_if_running(paths)
@@ -60,6 +61,16 @@ def start(context: Context, tree: str | None, detach: bool, timeout: float, json
     if not detach:
         _become(command)
     _start_detached(command, paths, _Report(spec, began, json_), timeout)
+
+
+def require_machine() -> None:
+    """Failure 1 where no node can run: another system, an old kernel, an unknown architecture."""
+    from otpd.supervisor.linux import UnsupportedError, require_linux
+
+    try:
+        require_linux()
+    except UnsupportedError as error:
+        raise Failure(Exit.FAILED, str(error), "otpd doctor") from error
 
 
 def refuse_if_running(paths: NodePaths) -> None:
@@ -89,7 +100,7 @@ def _write_spec(paths: NodePaths, spec: NodeSpec) -> Path:
     from otpd.ipc.frames import pack
     from otpd.supervisor.specdata import to_data
 
-    make_private(paths.runtime_dir)
+    make_runtime(paths)
     draft = paths.runtime_dir / f"spec.{os.getpid()}"
     draft.unlink(missing_ok=True)
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

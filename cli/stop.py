@@ -52,6 +52,7 @@ def stop(context: Context, now: bool, json_: bool) -> None:
     """Stop the whole node in order, children in reverse start order. ^C meanwhile kills what is left."""
     paths, began = context.paths(), time.monotonic()
     with _node(paths, now) as node:
+        node_id = _node_id(paths)
         try:
             if now:
                 _kill(paths, node)
@@ -61,6 +62,7 @@ def stop(context: Context, now: bool, json_: bool) -> None:
             _tell_all("killing what is left")
             _kill(paths, node)
         _await_heart(node)
+        _refuse_leftovers(node, node_id)
     seconds = time.monotonic() - began
     if json_:
         say_json({"name": node.name, "stopped": True, "left": [], "seconds": round(seconds, 3)})
@@ -92,6 +94,23 @@ def _kill(paths: NodePaths, node: _Node) -> None:
         for _ in range(2):  # the second one means: at once
             signal.pidfd_send_signal(node.heart_fd, signal.SIGTERM)
             time.sleep(0.1)
+
+
+def _node_id(paths: NodePaths) -> str | None:
+    try:
+        return paths.node_id.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _refuse_leftovers(node: _Node, node_id: str | None) -> None:
+    """Whoever did the ending: "nothing is left" is said of what is seen, not of what was meant."""
+    from otpd.supervisor.sweep import carriers
+
+    left = carriers(node_id) if node_id else ()
+    if left:
+        names = ", ".join(f"{each.title or 'process'} (pid {each.pid})" for each in left)
+        raise Failure(Exit.FAILED, f"{node.name}: could not end: {names}", "a process in state D ends with its device")
 
 
 def _await_heart(node: _Node) -> None:

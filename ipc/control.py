@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any, Self
@@ -50,6 +52,10 @@ class Control:
             code = 5 if isinstance(error, PermissionError) else 1
             hint = "run otpd as the user who started the node" if code == 5 else "look at it with: otpd doctor"
             raise ControlError(code, f"can't talk to the node at {path}: {error.strerror or error}", hint) from error
+        uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        if os.getuid() not in (0, uid) and uid != 0:
+            connection.close()
+            raise ControlError(5, f"{path} is served by uid {uid}, you are uid {os.getuid()}", "look with: otpd doctor")
         return cls(connection, path)
 
     def __enter__(self) -> Self:
@@ -68,14 +74,16 @@ class Control:
         raise self._gone(op)
 
     def stream(self, op: str, timeout: float | None = None, **arguments: Any) -> Iterator[dict[str, Any]]:
-        """All answers to one request, the last one (with "done") included."""
-        for answer in self._answers(op, timeout, arguments):
+        """All answers to one request, the last one (with "done") included. `timeout` is for the silence between two."""
+        for answer in self._answers(op, timeout, arguments, each=True):
             yield answer
             if answer.get("done"):
                 return
         raise self._gone(op)
 
-    def _answers(self, op: str, timeout: float | None, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _answers(
+        self, op: str, timeout: float | None, arguments: dict[str, Any], each: bool = False
+    ) -> Iterator[dict[str, Any]]:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._socket.settimeout(timeout)
@@ -86,6 +94,8 @@ class Control:
                 chunk = self._socket.recv(1 << 18)
                 if not chunk:
                     return
+                if each and timeout is not None:
+                    deadline = time.monotonic() + timeout
                 yield from map(self._checked, self._reader.feed(chunk))
         except TimeoutError as error:
             raise ControlError(

@@ -248,13 +248,13 @@ class ControlServer:
     def _pause(self) -> None:
         """Out of descriptors: leave the backlog alone for a second instead of spinning on it (test 35)."""
         assert self._listener is not None
-        fd = self._listener.fileno()
-        self.loop.remove(fd)
-        self.loop.after(1.0, lambda: self._resume(fd))
+        listener = self._listener
+        self.loop.remove(listener.fileno())
+        self.loop.after(1.0, lambda: self._resume(listener))
 
-    def _resume(self, fd: int) -> None:
-        if self._listener is not None and self._listener.fileno() == fd:
-            self.loop.add(fd, READ, lambda _mask: self._accept())
+    def _resume(self, listener: socket.socket) -> None:
+        if self._listener is listener:
+            self.loop.add(listener.fileno(), READ, lambda _mask: self._accept())
 
     def _close_listener(self) -> None:
         if self._listener is not None:

@@ -22,7 +22,7 @@ import uuid
 from pathlib import Path
 
 from otpd.supervisor import linux
-from otpd.supervisor.paths import NodePaths, PathError, is_original, make_private, place_of
+from otpd.supervisor.paths import NodePaths, PathError, is_original, make_private, make_runtime, place_of
 
 #: Bytes between heart and root.
 STOP, KILL, ORDERED, GAVE_UP = b"s", b"k", b"o", b"g"
@@ -53,6 +53,7 @@ class Heart:
         self._console: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._stops = 0  # ordered stops asked for
+        self._strangers = {found for pid in linux.children(os.getpid()) if (found := _identity(pid))}
         self._lock = -1
 
     def run(self) -> int:
@@ -60,7 +61,7 @@ class Heart:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             make_private(self._paths.state_dir)
-            make_private(self._paths.runtime_dir)
+            make_runtime(self._paths)
             if not self._take_lock():
                 self._spec.unlink(missing_ok=True)
                 return EXIT_ALREADY_RUNNING
@@ -140,7 +141,7 @@ class Heart:
         command = [
             sys.executable, "-P", "-m", "otpd.supervisor.root", "--channel", str(theirs.fileno()),
             "--state-dir", str(self._paths.state_dir), "--runtime-dir", str(self._paths.runtime_dir),
-            "--lock", str(self._lock),
+            "--lock", str(self._lock), "--heart-pid", str(os.getpid()),
         ]  # fmt: skip
         try:
             self._root = subprocess.Popen(
@@ -217,7 +218,7 @@ class Heart:
         """
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:
-            left = [pid for pid in linux.children(os.getpid()) if self._console is None or pid != self._console.pid]
+            left = [pid for pid in linux.children(os.getpid()) if self._is_ours(pid)]
             if not left:
                 return True
             for pid in left:
@@ -226,6 +227,10 @@ class Heart:
             signal.sigtimedwait({signal.SIGCHLD}, 0.05)
             self._reap()
         return False
+
+    def _is_ours(self, pid: int) -> bool:
+        """Not what this process had for children before it became heart (a shell that exec'd `otpd start`)."""
+        return (self._console is None or pid != self._console.pid) and _identity(pid) not in self._strangers
 
     def _sleep(self, seconds: float) -> bool:
         """True when a stop came meanwhile."""
@@ -271,6 +276,11 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
+
+
+def _identity(pid: int) -> tuple[int, int] | None:
+    found = linux.stat(pid)
+    return None if found is None else (pid, found.started)
 
 
 def _named(status: int) -> str:

@@ -33,6 +33,7 @@ class Death:
     tail: list[str] = field(default_factory=list)
     stacks: bool = False
     left: list[str] = field(default_factory=list)
+    detached: bool = False  # what is left may stay
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}

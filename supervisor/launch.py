@@ -207,9 +207,13 @@ class Limit:
 
 def limits_of(limits: Limits) -> tuple[Limit, ...]:
     """Those that are asked for."""
-    return tuple(
+    asked = [
         _limit(name, kind, value) for name, kind in _LIMITS.items() if (value := getattr(limits, name)) is not None
-    )
+    ]
+    if limits.files is None and limits.files_soft is not None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        asked.append(Limit("files", resource.RLIMIT_NOFILE, limits.files_soft, hard))
+    return tuple(asked)
 
 
 def _limit(name: str, kind: int, value: int) -> Limit:

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import platform
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -32,6 +33,8 @@ _CLONE_CHILD_SETTID: Final = 0x0100_0000
 _CLONE_INTO_CGROUP: Final = 0x2_0000_0000
 _CLONE3: Final = 435  # on every architecture
 _CHUNK: Final = 16 << 10
+_PF_EXITING: Final = 0x4
+_LINE: Final = 4096  # PIPE_BUF: a pipe that is writable takes so much at once
 
 
 class UnsupportedError(Exception):
@@ -201,6 +204,7 @@ class Stat:
     group: int
     session: int
     started: int
+    exiting: bool  # dead, or on its way out: its memory, and so its environment, is gone or going
 
 
 def stat(pid: int) -> Stat | None:
@@ -209,7 +213,8 @@ def stat(pid: int) -> Stat | None:
     if content is None:
         return None
     fields = content[content.rindex(b")") + 2 :].split(maxsplit=20)
-    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    exiting = bool(int(fields[6]) & _PF_EXITING)
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), exiting)
 
 
 def environ_block(pid: int) -> bytes | None:
@@ -278,6 +283,11 @@ def boot_id() -> str:
 
 def complain(text: str) -> None:
     """A line on stderr. Nobody may read there any more: a terminal that has closed must not end who only wants to speak,
-    now or when buffers are flushed at the end, so it is written without any."""
+    now or when buffers are flushed at the end, so it is written without any; and one that stands still (^S, a full pipe)
+    must hold nobody up, so then it is not written."""
+    line = f"{text}\n".encode(errors="backslashreplace")[:_LINE]
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
     with contextlib.suppress(OSError):
-        os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+        if poll.poll(0):
+            os.write(2, line)

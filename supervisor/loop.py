@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import os
 import select
 import signal
@@ -20,6 +21,9 @@ READ, WRITE, ONCE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
 LATER = 0.003
 Handler = Callable[[int], None]
 _BATCH = 256
+#: Seconds after which a timer is late because the loop was, and batches that are handled before it then.
+LATE = 0.2
+_CATCH_UP = 64
 
 
 class Timer:
@@ -48,6 +52,7 @@ class Loop:
         self._order = itertools.count()
         self._batch = 0
         self._running = False
+        self.lag = 0.0  # seconds by which the timer that fires is late
         self._deferred: list[Callable[[], object]] = []
         self.now = time.monotonic()
 
@@ -64,6 +69,8 @@ class Loop:
             self._epoll.unregister(fd)
 
     def after(self, delay: float, action: Callable[[], None]) -> Timer:
+        if not math.isfinite(delay):
+            raise ValueError(f"expected a delay in seconds, got {delay}")
         timer = Timer(self.now + delay, next(self._order), action)
         heapq.heappush(self._timers, timer)
         return timer
@@ -108,14 +115,25 @@ class Loop:
 
     def step(self) -> None:
         """Wait for the next event or timer and handle what is there."""
-        events = self._epoll.poll(self._until_next(), _BATCH)
+        self._handle(self._epoll.poll(self._until_next(), _BATCH))
+        for _ in range(_CATCH_UP):
+            if not self._late() or not self._handle(self._epoll.poll(0, _BATCH)):
+                break
+        self._fire()
+
+    def _handle(self, events: list[tuple[int, int]]) -> bool:
         self._batch += 1
         self.now = time.monotonic()
         for fd, mask in events:
             found = self._handlers.get(fd)
             if found is not None and found[0] != self._batch:
                 found[1](mask)
-        self._fire()
+        return bool(events)
+
+    def _late(self) -> bool:
+        """This process was held up (stopped, swapped out). What others have said meanwhile is heard before a deadline of
+        theirs is called passed; an interrupted poll gives no events, whatever there is."""
+        return bool(self._timers) and self.now - self._timers[0].deadline > LATE
 
     def _work_off(self) -> None:
         actions, self._deferred = self._deferred, []
@@ -136,6 +154,7 @@ class Loop:
         while self._timers and (self._timers[0].deadline, self._timers[0].order) < end:
             timer = heapq.heappop(self._timers)
             if timer.action is not None:
+                self.lag = self.now - timer.deadline
                 timer.action()
 
 

@@ -25,7 +25,15 @@ class NotifySocket:
 
     def __init__(self, loop: Loop, path: Path, on_message: Callable[[int, dict[str, str]], None]) -> None:
         self._loop, self._path, self._on_message = loop, path, on_message
+        self._public: socket.socket | None = None
         self._bind()
+
+    def open_to_others(self, name: str) -> str:
+        """The address of the same for a program of another user, who can't enter the node's directory: an abstract one,
+        as sd_notify spells it. Whoever guesses it gains nothing: the sender is checked all the same."""
+        if self._public is None:
+            self._public = self._listen(f"\0{name}")
+        return f"@{name}"
 
     def present(self) -> bool:
         return os.path.exists(self._path)
@@ -39,22 +47,32 @@ class NotifySocket:
         path = self._path
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        self._socket.bind(os.fspath(path))
-        os.chmod(path, 0o666)  # who reaches it is decided by its directory
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._loop.add(self._socket.fileno(), READ, self._ready)
+        self._socket = self._listen(os.fspath(path))
+
+    def _listen(self, address: str) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
+        self._loop.add(sock.fileno(), READ, lambda _mask: self._ready(sock))
+        return sock
 
     def close(self) -> None:
-        self._loop.remove(self._socket.fileno())
-        self._socket.close()
+        for sock in (self._socket, self._public):
+            if sock is not None:
+                self._loop.remove(sock.fileno())
+                sock.close()
+        self._public = None
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 
-    def _ready(self, _mask: int) -> None:
+    def _ready(self, sock: socket.socket) -> None:
         for _ in range(_PER_TURN):
             try:
-                data, ancillary, _flags, _address = self._socket.recvmsg(_SIZE, socket.CMSG_SPACE(_CREDENTIALS.size))
+                data, ancillary, _flags, _address = sock.recvmsg(_SIZE, socket.CMSG_SPACE(_CREDENTIALS.size))
             except OSError:
                 return
             for level, kind, payload in ancillary:

@@ -27,6 +27,7 @@ PROGRESS = 2.0
 LOOK = 0.02
 #: Seconds between looks when nothing changes: some states only time brings (see `picture.SETTLED`).
 LOOK_AGAIN = 0.1
+_YEAR = 366 * 86_400.0
 _ACTIONS = ("start", "stop", "restart", "delete")
 #: Refused while the node stops.
 _CHANGING = ("child", "scale", "reload", "request", "signal")
@@ -82,9 +83,13 @@ class Operations:
     def _look(self) -> None:
         self._looking = False
         for waiter in self._waiters[:]:
-            if waiter.condition() is None:
+            try:
+                if waiter.condition() is None:
+                    self._forget(waiter)
+                    waiter.connection.answer(True)
+            except OperationError as error:
                 self._forget(waiter)
-                waiter.connection.answer(True)
+                waiter.connection.fail(error)
         self._look_again(LOOK_AGAIN)
 
     def stopped(self, left: list[str]) -> None:
@@ -118,15 +123,18 @@ class Operations:
         connection.answer(picture.why(self._root, path))
 
     def _events(self, connection: Connection, request: dict[str, Any]) -> None:
-        for event in self._root.journal.last(int(request.get("n", 100))):
+        for event in self._root.journal.last(int(_number(request, "n", 100.0, 1e6))):
             connection.part({"event": event})
         if not request.get("follow"):
             connection.end({"ok": True})
+            return
+        if not connection.open:
             return
         connection.on_close = self._root.journal.follow(lambda event: connection.part({"event": event}))
 
     def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
         name, wanted = request.get("name"), request.get("for", "ready")
+        timeout = _number(request, "timeout", 60.0, _YEAR)
         path = self.path_of(name) if name is not None else None
         if wanted not in ("ready", "down"):
             raise OperationError(2, f"expected to wait for 'ready' or 'down', got {wanted!r}")
@@ -141,13 +149,15 @@ class Operations:
         self._waiters.append(waiter)
         self._look_again(LOOK)
         connection.on_close = lambda: self._forget(waiter)
-        self._root.loop.after(float(request.get("timeout", 60.0)), lambda: self._time_out(waiter))
+        self._root.loop.after(timeout, lambda: self._time_out(waiter))
 
     def _forget(self, waiter: Waiter) -> None:
         with contextlib.suppress(ValueError):
             self._waiters.remove(waiter)
 
     def _time_out(self, waiter: Waiter) -> None:
+        if waiter in self._waiters:
+            self._look()
         if waiter in self._waiters:
             self._forget(waiter)
             text = f"timed out: {waiter.condition()}: {picture.busy(self._root)}"
@@ -176,8 +186,13 @@ class Operations:
         sup, _, child = path.rpartition("/")
         name = self._root.shown(path)
 
+        before = self._root.journal.last_death(child)
+
         def answered(result: Any) -> None:
-            done(_problem(action, name, result))
+            death = self._root.journal.last_death(child)
+            left = death.left if death is not None and death is not before and not death.detached else []
+            stuck = f"stopped, but this could not be ended: {', '.join(left)}" if left else None
+            done(_problem(action, name, result) or stuck)
 
         match action:
             case "start":
@@ -229,6 +244,14 @@ class Operations:
         near = difflib.get_close_matches(name, picture.names(self._root), 3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see them all with: otpd tree"
         raise OperationError(4, f"no child is called '{name}'", hint)
+
+
+def _number(request: dict[str, Any], key: str, default: float, most: float) -> float:
+    """A number that a timer or a ring can bear; anything else is the request's mistake."""
+    found = request.get(key, default)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= most:
+        raise OperationError(2, f"expected '{key}' to be a number from 0 to {most:g}, got {found!r}")
+    return float(found)
 
 
 def _finish_child(connection: Connection, results: list[dict[str, Any]]) -> None:

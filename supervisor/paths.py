@@ -115,7 +115,7 @@ def _runtime_bases(state: Path) -> Iterator[Path]:
     """
     uid = os.getuid()
     xdg = os.environ.get("XDG_RUNTIME_DIR")
-    if xdg and os.path.isabs(xdg):
+    if xdg and os.path.isabs(xdg) and _is_ours(Path(xdg), uid):
         yield Path(xdg) / "otpd"
     for base in (Path(f"/run/user/{uid}"), Path("/run")):
         if _is_ours(base, uid):
@@ -132,6 +132,12 @@ def _is_ours(directory: Path, uid: int) -> bool:
     except OSError:
         return False
     return found.st_uid == uid and os.access(directory, os.W_OK | os.X_OK)
+
+
+def make_runtime(paths: NodePaths) -> None:
+    """The runtime directory and the one that it stands in: who owns that could put another one into its place (T47)."""
+    make_private(paths.runtime_dir.parent)
+    make_private(paths.runtime_dir)
 
 
 def make_private(directory: Path) -> None:

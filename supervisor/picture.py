@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from otpd.supervisor.control import OperationError
 from otpd.supervisor.spec import Backoff, Launch
 from otpd.supervisor.tree import SupervisorView, WorkerView
 
@@ -19,10 +19,6 @@ SETTLED = 0.25
 View = SupervisorView | WorkerView
 
 
-def version() -> str:
-    return metadata.version("otpd")
-
-
 def tree(root: Root) -> dict[str, Any]:
     """`otpd tree --json`."""
     return {"schema": SCHEMA, "node": node(root), "tree": _supervisor(root, root.tree.snapshot(root.loop.now))}
@@ -33,7 +29,7 @@ def node(root: Root) -> dict[str, Any]:
         "name": root.node.name,
         "pid": os.getpid(),
         "heart_pid": root.heart_pid,
-        "version": version(),
+        "version": root.version,
         "started_at": root.started_at,
         "uptime_s": round(root.loop.now - root.began, 3),
     }
@@ -54,8 +50,16 @@ def node_facts(root: Root) -> dict[str, Any]:
         "blanks": root.zygote.blanks,
         "ladder": root.ladder_name,
         "children": sum(1 for _ in _workers(root.tree.snapshot(root.loop.now))),
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": _descriptors(),
     }
+
+
+def _descriptors() -> int | None:
+    """None when there is none left to count them with."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return None
 
 
 def workers(root: Root) -> list[dict[str, Any]]:
@@ -112,9 +116,18 @@ def not_yet(root: Root, path: str | None, wanted: str) -> str | None:
     """
     if path is None and wanted == "ready" and root.phase != "running":
         return "the tree is still starting" if root.phase == "starting" else "the node is stopping"
-    view = root.tree.snapshot(root.loop.now) if path is None else _find(root, path)
+    view = root.tree.snapshot(root.loop.now) if path is None else root.tree.view(path, root.loop.now)
+    if view is None:
+        _refuse_to_wait(root, path or "", wanted)
+        return None
     late = [v for v in _leaves(view) if not _is(v, wanted) or (wanted == "ready" and not _settled(root, v))]
     return None if not late else ", ".join(f"{v.name} is {v.state}{_because(v)}" for v in late[:10])
+
+
+def _refuse_to_wait(root: Root, path: str, wanted: str) -> None:
+    """The child is no more: it has ended and was temporary, or somebody deleted it. So it is down, and never ready."""
+    if wanted == "ready":
+        raise OperationError(4, f"{root.shown(path)} is not in the tree any more", "see what is with: otpd tree")
 
 
 def busy(root: Root) -> str:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ from otpd.supervisor.loop import READ, Loop, Timer
 from otpd.supervisor.memory import MemoryWatch
 from otpd.supervisor.notify import NotifySocket
 from otpd.supervisor.operations import Operations
-from otpd.supervisor.paths import NodePaths, PathError, make_private
+from otpd.supervisor.paths import NodePaths, PathError, make_runtime
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
 from otpd.supervisor.workers import Workers
@@ -63,10 +64,15 @@ _EVENTS = {"gave_up": "supervisor.gave_up", "auto_shutdown": "supervisor.auto_sh
 _REPORTS = ("child_terminated", "start_error", "shutdown_error")
 
 
+class BrokenTreeError(BaseException):
+    """Ends root, whoever's turn it was: no request may survive a table that may be wrong. heart starts root again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     channel: int
     lock: int
+    heart_pid: int
     paths: NodePaths
 
 
@@ -74,10 +80,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="otpd root")
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--lock", type=int, required=True)
+    parser.add_argument("--heart-pid", type=int, required=True)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--runtime-dir", type=Path, required=True)
     given = parser.parse_args()
-    options = Options(given.channel, given.lock, NodePaths(given.state_dir, given.runtime_dir))
+    options = Options(given.channel, given.lock, given.heart_pid, NodePaths(given.state_dir, given.runtime_dir))
     sys.exit(Root(options, _node(options)).run())
 
 
@@ -98,6 +105,7 @@ class Root:
         self.paths = options.paths
         self.phase = "starting"
         self.started_at = time.time()
+        self.version = metadata.version("otpd")  # once: an upgrade underneath changes the files, not this process
         self.exit_code = 0
         self.left: list[str] = []
         self.usual_files = _raise_file_limit()
@@ -106,7 +114,7 @@ class Root:
         self.began = self.loop.now
         self.node = node
         self.node_id = self.paths.node_id.read_text().strip()
-        self.heart_pid = os.getppid()
+        self.heart_pid = options.heart_pid
         self._heart = socket.socket(fileno=options.channel)
         self._watch_heart()
         self._swept = sweep.sweep_node(self.node_id)
@@ -152,9 +160,12 @@ class Root:
         if self._pumping:
             return
         self._pumping = True
-        while self._inbox:
-            for effect in self.tree.handle(self._inbox.popleft(), self.loop.now):
-                self._carry_out(effect)
+        try:
+            while self._inbox:
+                for effect in self.tree.handle(self._inbox.popleft(), self.loop.now):
+                    self._carry_out(effect)
+        except Exception as error:
+            raise BrokenTreeError("the tree and what root did of it may differ from here on") from error
         self._pumping = False
         self.operations.something_happened()
 
@@ -204,6 +215,10 @@ class Root:
         self.runtime.pop(path, None)
         self.journal.forget(name)
         self.workers.forget(path)
+
+    def notify_address(self, foreign: bool) -> str:
+        """$NOTIFY_SOCKET of a program; `foreign`: it runs as another user."""
+        return self.notify.open_to_others(f"otpd-{self.node_id}") if foreign else str(self.paths.notify)
 
     @staticmethod
     def shown(path: str) -> str:
@@ -332,6 +347,7 @@ class Root:
             words = b""
         if not words:
             self.loop.remove(self._heart.fileno())
+            self.stop()
             return
         for index in range(len(words)):
             self.stop(now=words[index : index + 1] == heart.KILL)
@@ -370,7 +386,7 @@ class Root:
         self.loop.after(_HOUSEKEEPING, self._housekeeping)
 
     def _recreate_files(self) -> None:
-        make_private(self.paths.runtime_dir)
+        make_runtime(self.paths)
         if not self.paths.spec.exists():
             self.save_spec()
         if not self.notify.present():

@@ -95,6 +95,7 @@ class Limits:
 
     memory: int | None = None  # RLIMIT_AS, bytes
     files: int | None = None  # RLIMIT_NOFILE
+    files_soft: int | None = None  # its soft limit alone, where `files` is None: root raises its own, workers don't get it
     cpu: int | None = None  # RLIMIT_CPU, seconds
     processes: int | None = None  # RLIMIT_NPROC
     core: int | None = None  # RLIMIT_CORE, bytes

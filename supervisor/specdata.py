@@ -7,6 +7,7 @@ of one child or one supervisor travels the same way, for requests to a running n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Final, TypeAlias, TypeVar
@@ -195,7 +196,10 @@ _NONE: Final = type(None)
 
 
 def _float(value: Any) -> float:
-    return float(_exactly(float, int)(value))
+    found = float(_exactly(float, int)(value))
+    if not math.isfinite(found):
+        raise SpecDataError(f"expected a finite number, got {found}")
+    return found
 
 
 def _shutdown(value: Any) -> Any:

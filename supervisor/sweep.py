@@ -202,7 +202,8 @@ class Sweeper:
                 self._kill(each)
             if members and owner.cgroup:
                 cgroup.kill(owner.cgroup)
-        return tuple(found.values()), len(live) == len(unknown)
+        doubtful = any(each.pid not in found and _is_leaving(each.pid) for each in live)
+        return tuple(found.values()), len(live) == len(unknown) and not doubtful
 
     def _live(self, pid: int) -> linux.Stat | None:
         """A live child of ours; a dead one is reaped."""
@@ -235,6 +236,14 @@ class Sweeper:
             os.kill(stray.pid, signal.SIGKILL)
             if stray.group != os.getpgrp():
                 os.killpg(stray.group, signal.SIGKILL)
+
+
+def _is_leaving(pid: int) -> bool:
+    """It has no environment any more because it is on its way out, so whose it is can't be told, and it may have forked."""
+    if linux.environ_block(pid):
+        return False
+    found = linux.stat(pid)
+    return found is None or found.exiting
 
 
 def _belongs(stray: linux.Stat, owner: Owner) -> bool:
@@ -281,6 +290,12 @@ def sweep_node(node: str, patience: float = 5.0, keep: Iterable[int] = ()) -> No
             return NodeSweep(tuple(p for p in ended.values() if p.pid not in left), tuple(found), unreadable)
         ended |= {each.pid: each for each in found}
         _end_all(node, found, end)
+
+
+def carriers(node: str) -> tuple[Process, ...]:
+    """What carries the cookie of `node` now, but for this process and its ancestors."""
+    found = _carriers(node, _numbers("/proc"), _ancestors(os.getpid()))
+    return tuple(each for each in found if each is not None)
 
 
 def _fleeting(node: str, spared: Set[int]) -> list[Process]:

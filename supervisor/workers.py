@@ -32,7 +32,7 @@ from otpd.supervisor.incarnation import (
     Tell,
 )
 from otpd.supervisor.journal import Death
-from otpd.supervisor.loop import ONCE, READ, Timer
+from otpd.supervisor.loop import LATE, ONCE, READ, Timer
 from otpd.supervisor.nativespawn import NativeSpawner, Plan
 from otpd.supervisor.readiness import Prober
 from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch
@@ -40,6 +40,8 @@ from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch
 if TYPE_CHECKING:
     from otpd.supervisor.root import Root
 
+#: Characters of what a worker says of its own end.
+_REASON_LIMIT = 500
 #: Phases in which a pid is worth showing.
 _SHOWN = (Phase.LAUNCHING, Phase.STARTING, Phase.RUNNING, Phase.DUMPING, Phase.STOPPING)
 
@@ -111,7 +113,8 @@ class Workers:
         except OSError as error:
             self._act(live, incarnation.launch_failed(f"no pipe for its output: {error.strerror}"))
             return
-        is_program = what.command is not None and what.kind == "program"
+        # To look up a user may ask a directory service: a blank does that, root never waits for one.
+        is_program = what.command is not None and what.kind == "program" and what.user is None
         plan = self._plan(live) if is_program else None
         if plan is not None or (is_program and not self._root.zygote.blanks):
             self._exec(live, plan)
@@ -132,12 +135,14 @@ class Workers:
             self._act(live, live.incarnation.abort())
 
     def asked(self, path: str, by: str) -> None:
-        """The next stop of `path` is somebody's wish; kept for its death record."""
-        self._asked[path] = by
+        """The next stop of `path` is somebody's wish; kept for its death record, if there is anything to stop."""
+        if path in self._table:
+            self._asked[path] = by
 
     def forget(self, path: str) -> None:
         """The child was deleted."""
         self._plans.pop(path, None)
+        self._asked.pop(path, None)
 
     def kill_all(self) -> None:
         """Second ^C: no more waiting."""
@@ -210,8 +215,9 @@ class Workers:
     def job(self, live: Live) -> launch.Job:
         what = live.launch
         if what.limits.files is None:
-            what = replace(what, limits=replace(what.limits, files=self._root.usual_files))
-        notify = str(self._root.paths.notify) if what.ready == "notify" or _beats_by_notify(what) else None
+            what = replace(what, limits=replace(what.limits, files_soft=self._root.usual_files))
+        notifies = what.ready == "notify" or _beats_by_notify(what)
+        notify = self._root.notify_address(what.user is not None) if notifies else None
         if notify is not None and what.watchdog is not None:
             what = replace(what, env={**what.env, "WATCHDOG_USEC": str(int(what.watchdog * 1e6))})
         return launch.job_of(what, live.name, live.generation, self._root.node_id, self._pid, live.cgroup, notify)
@@ -234,7 +240,7 @@ class Workers:
             else:
                 spawned = self.native.spawn(plan, live.generation, live.output, live.leaf)
         except execspawn.SpawnError as error:
-            why = str(error)
+            why = str(error)[:_REASON_LIMIT]
             self._close_output(live)
             self._remove_cgroup(live)
             self._loop.after(0.0, lambda: self._act(live, live.incarnation.launch_failed(why)))
@@ -267,8 +273,12 @@ class Workers:
         try:
             spares.assign(blank.channel, self.job(live), live.output)
         except launch.LaunchError as error:
-            live.incarnation.failed(str(error))
             sweep.ask(blank.pidfd, signal.SIGKILL)
+            if isinstance(error.__cause__, ConnectionError):  # somebody killed the blank: no fault of the child's
+                blank.close()
+                self._root.zygote.take(live, lambda other: self._assign(live, other))
+                return
+            live.incarnation.failed(str(error)[:_REASON_LIMIT])
         self._close_output(live)
         live.channel = Channel(
             self._loop, blank.channel, lambda value, fds: self._heard(live, value, fds), lambda: self._hung_up(live)
@@ -305,8 +315,9 @@ class Workers:
         self._reaping = False
         for blank in self._root.zygote.blanks:
             found = linux.stat(blank)
-            if found is not None and found.state in "ZX" and self._root.zygote.died(blank):
-                os.waitpid(blank, os.WNOHANG)
+            if (found is None or found.state in "ZX") and self._root.zygote.died(blank):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(blank, os.WNOHANG)
         self._sweeper.reap_dead(self.known())
 
     def strays(self, known: set[int]) -> tuple[ladder.Process, ...]:
@@ -378,6 +389,7 @@ class Workers:
         if live.left:
             kind = "child.detached" if detached else "child.stuck"
             self._root.journal.event(kind, live.name, self._root.shown(live.path), live.generation, left=live.left)
+        self._by_pid.pop(live.pid, None)  # one that could not be ended is a stray from now on, reaped when it goes
         self._remove_cgroup(live)
         self._act(live, live.incarnation.cleared())
 
@@ -417,13 +429,16 @@ class Workers:
                 case Dump():
                     shown, cause = self._root.shown(live.path), live.incarnation.cause
                     self._root.journal.event("child.frozen", live.name, shown, live.generation, reason=cause)
-                    self.send_signal(live.path, signal.SIGQUIT)
+                    sweep.ask(live.pidfd, signal.SIGQUIT)
                 case End():
                     self._end(live, action)
 
     def _due(self, live: Live, due: Due) -> None:
         live.timers.pop(due, None)
-        self._act(live, live.incarnation.due(due))
+        if due is Due.SILENT and self._loop.lag > LATE:
+            self._act(live, live.incarnation.beat())  # root itself stood still, and perhaps so did the whole machine
+        else:
+            self._act(live, live.incarnation.due(due))
 
     def _disarm(self, live: Live, due: Due) -> None:
         timer = live.timers.pop(due, None)
@@ -464,6 +479,7 @@ class Workers:
             cause=live.incarnation.cause,
             restarts_in_window=self._root.restarts_in_window(live.path),
             left=live.left,
+            detached=live.launch.detach,
         )
         self._root.journal.death(live.name, death)
 
@@ -493,7 +509,7 @@ def _understood(incarnation: Incarnation, packet: Any) -> list[Action]:
         case ["spawned"]:
             return incarnation.set_up()
         case ["failed", str(why)]:
-            return incarnation.failed(why)
+            return incarnation.failed(why[:_REASON_LIMIT])
         case ["ready"]:
             return incarnation.ready()
         case ["ignore"]:
@@ -501,7 +517,7 @@ def _understood(incarnation: Incarnation, packet: Any) -> list[Action]:
         case ["beat"]:
             return incarnation.beat()
         case ["exit", str(reason)]:
-            return incarnation.announce(reason)
+            return incarnation.announce(reason[:_REASON_LIMIT])
     return []
 
 

@@ -101,11 +101,11 @@ def test_an_agent_that_is_frozen_in_any_way_is_found_shown_killed_and_restarted(
             assert (row["generation"], row["restarts"]) == (2, 1)
             started, frozen, exited = (at(n, how, f"otpd.child.{word}") for word in ("started", "frozen", "exited"))
             # The last beat came with `started`, or 0.05 s later at most.
-            assert WATCHDOG <= frozen - started <= 1.1 * WATCHDOG + 0.3
-            assert DUMP_TIME <= exited - frozen <= DUMP_TIME + 0.5
+            assert 0.9 * WATCHDOG <= frozen - started <= 1.1 * WATCHDOG + 0.3
+            assert 0.9 * DUMP_TIME <= exited - frozen <= DUMP_TIME + 0.5
         assert n.pid("lives") == healthy
         assert [each["name"] for each in n.events() if each["event"] == "otpd.child.frozen"].count("lives") == 0
-        for how in set(HOWS) - {"freeze_by_stop"}:
+        for how in HOWS:
             (death,) = eventually(lambda how=how: [d for d in n.json("why", how)["deaths"] if d["tail"]])  # type: ignore[misc]
             assert (death["cause"], death["reason"], death["signal"]) == ("watchdog: silent for 1 s", "killed", 9)
             assert death["stacks"], death["tail"]
@@ -115,8 +115,6 @@ def test_an_agent_that_is_frozen_in_any_way_is_found_shown_killed_and_restarted(
             text = n.otpd("why", how).stdout
             assert "stacks" in text
             assert f"in {how}" in text
-        (stopped,) = n.json("why", "freeze_by_stop")["deaths"]
-        assert (stopped["cause"], stopped["reason"], stopped["stacks"]) == ("watchdog: silent for 1 s", "killed", False)
 
 
 def test_a_restart_by_the_watchdog_counts_in_the_budget() -> None:
