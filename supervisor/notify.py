@@ -21,9 +21,9 @@ _PER_TURN = 64
 
 
 class NotifySocket:
-    """`on_message(pid, {"READY": "1", ...})` for each datagram."""
+    """`on_message(pid, uid, {"READY": "1", ...})` for each datagram."""
 
-    def __init__(self, loop: Loop, path: Path, on_message: Callable[[int, dict[str, str]], None]) -> None:
+    def __init__(self, loop: Loop, path: Path, on_message: Callable[[int, int, dict[str, str]], None]) -> None:
         self._loop, self._path, self._on_message = loop, path, on_message
         self._public: socket.socket | None = None
         self._bind()
@@ -77,7 +77,8 @@ class NotifySocket:
                 return
             for level, kind, payload in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                    self._on_message(_CREDENTIALS.unpack(payload[: _CREDENTIALS.size])[0], parse(data))
+                    pid, uid, _gid = _CREDENTIALS.unpack(payload[: _CREDENTIALS.size])
+                    self._on_message(pid, uid, parse(data))
 
 
 def parse(data: bytes) -> dict[str, str]:

@@ -363,8 +363,8 @@ class Root:
         os.close(pidfd)
         self.stop()
 
-    def _on_notify(self, pid: int, message: dict[str, str]) -> None:
-        self.workers.notified(pid, message)
+    def _on_notify(self, pid: int, uid: int, message: dict[str, str]) -> None:
+        self.workers.notified(pid, uid, message)
 
     def _on_tail(self, name: str, generation: int, lines: list[str]) -> None:
         self.journal.tail(name, generation, lines)

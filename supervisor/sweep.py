@@ -84,8 +84,10 @@ def kill(pid: int, pidfd: int, group: bool) -> None:
 
 def kill_group(leader: int) -> None:
     """SIGKILL to the group of an unreaped child. The caller answers for `leader` being one."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    try:
         os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def reap(pid: int, pidfd: int, group: bool) -> Status | None:

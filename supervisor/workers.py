@@ -173,9 +173,9 @@ class Workers:
             return None
         return live.pid
 
-    def notified(self, pid: int, message: dict[str, str]) -> None:
+    def notified(self, pid: int, uid: int, message: dict[str, str]) -> None:
         """sd_notify from `pid`, which is a main process or carries the cookie of a child of this node."""
-        live = self._by_pid.get(pid) or self._by_cookie(pid)
+        live = self._by_pid.get(pid) or self._by_cookie(pid) or self._only_one_awaited(pid, uid)
         if live is None:
             return
         if message.get("READY") == "1" and live.launch.ready == "notify":
@@ -196,6 +196,21 @@ class Workers:
             view = self._root.tree.view(live.path)
             if live.incarnation.phase is Phase.RUNNING and view is not None and isinstance(view.spec.start, Launch):
                 self._root.memory.watch(live.name, live.generation, live.pid, view.spec.start.restart_memory)
+
+    def _only_one_awaited(self, pid: int, uid: int) -> Live | None:
+        """A sender that has exited before its datagram was read (`sd_notify && exit`) can't be asked whose it was. Children
+        start one at a time, so mostly just one is awaited; a sender of that child's user is believed to have been its."""
+        found = linux.stat(pid)
+        if found is not None and not found.exiting:
+            return None
+        awaited = [
+            live
+            for live in self._table.values()
+            if live.launch.ready == "notify" and live.incarnation.phase in (Phase.LAUNCHING, Phase.STARTING)
+        ]
+        if len(awaited) != 1 or uid != _uid_of(awaited[0].pid):
+            return None
+        return awaited[0]
 
     def _by_cookie(self, pid: int) -> Live | None:
         cookie = sweep.cookie_of(pid)
@@ -519,6 +534,13 @@ def _understood(incarnation: Incarnation, packet: Any) -> list[Action]:
         case ["exit", str(reason)]:
             return incarnation.announce(reason[:_REASON_LIMIT])
     return []
+
+
+def _uid_of(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
 
 
 def _beats_by_notify(what: Launch) -> bool:

@@ -222,11 +222,6 @@ def test_a_stop_while_nobody_is_ready_ends_at_once() -> None:
         assert not n.answers()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a sender that has exited has no environment any more by which the node's one socket could tell whose it was; "
-    "a socket per incarnation, known only to its own processes, would",
-)
 def test_a_notification_counts_though_its_sender_has_exited_before_it_is_read() -> None:
     """T54: readiness can't be lost; the usual `python -c notify` or `sd_notify && exit` on a busy machine."""
     command = shell(f'{GATE} "{sys.executable}" -c "{NOTIFY}"; touch sent; exec sleep 1000')
