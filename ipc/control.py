@@ -30,6 +30,17 @@ class NotRunning(ControlError):
         super().__init__(7, f"no node is running: nobody answers on {path}", "start it with: otpd start")
 
 
+def _connect(connection: socket.socket, path: str, deadline: float) -> None:
+    """A socket with a timeout is told EAGAIN when the backlog is full, and must come again by itself."""
+    while True:
+        try:
+            return connection.connect(path)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 class Control:
     """One connection. Every method blocks at most until `timeout` seconds passed without a byte."""
 
@@ -43,7 +54,7 @@ class Control:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout)
         try:
-            connection.connect(path)
+            _connect(connection, path, time.monotonic() + timeout)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             connection.close()
             raise NotRunning(path) from error

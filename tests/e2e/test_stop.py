@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -267,15 +268,22 @@ MOMENTS = {
 }
 
 
+def stopping_time(n: Node) -> float:
+    """Seconds from the request to the end of the tree, on root's own clock: the start of a Python on a busy machine is not
+    what T21 is about."""
+    events = [json.loads(line) for line in (n.home / ".otpd" / "events.jsonl").read_text().splitlines()]
+    at = {event["event"]: float(event["at"]) for event in events}
+    return at["otpd.node.ended"] - at["otpd.node.stopping"]
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_stop_at_any_moment_of_a_start_ends_in_down(moment: str) -> None:
     """T24: during the start of a child, while it is probed, while it waits for its next attempt."""
     state = "backoff" if moment == "back-off" else "starting"
     with node(MOMENTS[moment] + IDLE_AGENT, {"never.py": NEVER}, start=False) as n, running(n, "start", "-d") as start:
         n.when("late", state=state)
-        began = time.monotonic()
         n.stop()
-        assert time.monotonic() - began < 2.3
+        assert stopping_time(n) < 2.3
         nothing_is_left(n, 0.5)
         start.communicate(timeout=5)
         assert start.returncode in (0, 1), "it says that the node has ended, or was content before"

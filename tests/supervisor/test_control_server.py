@@ -133,8 +133,8 @@ def test_a_thousand_half_open_connections_leave_room_for_a_request(served: Serve
     clients = []
     for _ in range(1000):
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(5)
         client.connect(str(served.path))
+        client.settimeout(5)
         client.send(b"\0\0")
         clients.append(client)
     assert echo(served.path, "alive") == "alive"
