@@ -18,14 +18,15 @@ from typing import Final
 
 from otpd.supervisor.problems import KeyPath
 
+# No possessive quantifiers: those of Python 3.11.0 to 3.11.4 lose matches.
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_BASIC: Final = re.compile(r'"((?:[^"\\\n]++|\\.)*+)"')
+_BASIC: Final = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
 _LITERAL: Final = re.compile(r"'([^'\n]*)'")
-_MULTI_BASIC: Final = re.compile(r'"""(?:[^"\\]++|\\.|"(?!""))*+"{3,5}', re.DOTALL)
-_MULTI_LITERAL: Final = re.compile(r"'''(?:[^']++|'(?!''))*+'{3,5}", re.DOTALL)
+_MULTI_BASIC: Final = re.compile(r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}', re.DOTALL)
+_MULTI_LITERAL: Final = re.compile(r"'''(?:[^']|'(?!''))*'{3,5}", re.DOTALL)
 _PLAIN_VALUE: Final = re.compile(r"[^,\]}\n#]+")
 _SPACE: Final = re.compile(r"[ \t]*")
-_GAP: Final = re.compile(r"(?:[ \t\n]++|#[^\n]*+)*+")
+_GAP: Final = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|x([0-9A-Fa-f]{2})|(.))")
 #: Keys with more parts are not followed: their paths would take memory with the square of their length.
 _MAX_PARTS: Final = 64

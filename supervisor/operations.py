@@ -169,14 +169,14 @@ class Operations:
         action, names = request.get("action"), request.get("names")
         if action not in _ACTIONS or not isinstance(names, list) or not names:
             raise OperationError(2, f"expected one of {', '.join(_ACTIONS)} and a list of names, got {action!r} {names!r}")
-        paths = [path for name in names for path in self.paths_of(name)]
-        results: list[dict[str, Any]] = []
+        paths = list(dict.fromkeys(path for name in names for path in self.paths_of(name)))
+        rows: dict[str, dict[str, Any]] = {}
 
         def done(path: str, problem: str | None) -> None:
             row = {"name": path.rpartition("/")[2], "ok": problem is None}
-            results.append(row if problem is None else {**row, "error": problem})
-            if len(results) == len(paths):
-                _finish_child(connection, results)
+            rows[path] = row if problem is None else {**row, "error": problem}
+            if len(rows) == len(paths):
+                _finish_child(connection, [rows[each] for each in paths])
 
         for path in paths:
             self._act(action, path, lambda problem, path=path: done(path, problem))  # type: ignore[misc]

@@ -80,7 +80,8 @@ def pid_of(n: Node, victim: str) -> int:
         case "zygote" | "logger":
             return int(eventually(lambda: n.facts()[f"{victim}_pid"], 10, victim))
         case "agent's child":
-            return int((n.home / "slow.child").read_text())
+            file = n.home / "slow.child"
+            return int(eventually(lambda: file.exists() and file.read_text(), 10, "the child of slow"))
     return n.pid(NAME_OF[victim])
 
 
