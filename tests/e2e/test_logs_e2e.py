@@ -174,7 +174,8 @@ def test_logs_are_followed_over_the_restart_of_the_child_of_the_logger_and_of_ro
 def test_a_name_that_appears_later_is_followed_from_its_first_line() -> None:
     with node(counter("first", 2, 0.0), FILES) as n:
         eventually(lambda: n.printed("first").endswith("done\n"))
-        with following(n, "-n", "0", "--json") as lines:
+        with following(n, "-n", "1", "--json") as lines:
+            until(lines, '"line": "done"}')  # of the first: now it follows
             n.write("otpd.toml", counter("first", 2, 0.0) + counter("late", 3, 0.0))
             n.otpd("reload")
             seen = until(lines, '"line": "done"}')
