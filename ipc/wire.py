@@ -5,7 +5,7 @@ headers and, of a keyed frame, the key before each body; it never decodes a body
 
 >>> frame = join(Kind.CAST, peer=7, messages=[(1, 0, b"one"), (2, 0, b"two")])
 >>> parse(frame)
-Head(kind=<Kind.CAST: 2>, count=2, peer=7, length=54, flags=<Flag.NONE: 0>)
+Head(kind=<Kind.CAST: 2>, messages=2, peer=7, length=54, flags=<Flag.NONE: 0>)
 >>> [(number, mark, bytes(body)) for number, mark, body in messages(frame)]
 [(1, 0, b'one'), (2, 0, b'two')]
 """
@@ -66,7 +66,7 @@ class Lane(enum.Enum):
 
 class Head(NamedTuple):
     kind: Kind
-    count: int
+    messages: int
     peer: int
     length: int
     flags: Flag
