@@ -64,12 +64,12 @@ class Launches:
             return None
 
     def check_what_runs(self, entry: Entry) -> None:
-        """A worker has exactly one of script and command."""
+        """A worker has exactly one of script and command; an agent's command is an agent in another language."""
         if not {"script", "command"} & (entry.values.keys() | entry.wrong):
             sample = f'script = "{entry.section}/{entry.name}.py"'
             sample += "" if entry.section == "agents" else ' or command = ["PROGRAM", "ARGUMENT"]'
             self.report.add(entry.path, Invalid(what=f"nothing to run: expected {sample}"))
-        if entry.section == "programs" and entry.values.keys() >= {"script", "command"}:
+        if entry.values.keys() >= {"script", "command"}:
             self.report.add((*entry.path, "command"), Invalid(expected="one of script and command", got="both"))
         if entry.section == "programs" and entry.values.keys() >= {"args", "command"}:
             what = "arguments of a command go into the array command itself"

@@ -68,7 +68,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "max_seconds": checks.integer(1),
         "auto_shutdown": checks.word(*AutoShutdown),
     },
-    "agents": {**_WORKER, "args": checks.arguments},
+    "agents": {**_WORKER, "command": checks.command, "args": checks.arguments},
     "programs": {**_WORKER, "command": checks.command, "args": checks.strings, "ready": checks.ready},
 }
 #: What other supervisors of processes call these keys.
@@ -85,8 +85,6 @@ _ORDER: Final = "unknown key; the order in the file is the start order, and rest
 def unknown_key(section: str, key: str) -> Invalid:
     """The error for a key that a table of `section` does not have."""
     known = SECTIONS[section]
-    if section == "agents" and key == "command":
-        return Invalid(what="an agent is a Python script; a command goes under [programs.NAME]")
     if section == "agents" and key == "ready":
         return Invalid(what="an agent is ready when its init() has returned; remove this key")
     owners = [f"[{other}.NAME]" for other, keys in SECTIONS.items() if key in keys]

@@ -313,8 +313,8 @@ class Workers:
         self._act(live, _understood(live.incarnation, value))
 
     def _hung_up(self, live: Live) -> None:
-        """A command's channel closes at exec; an agent's, when it ends or closes what it should not."""
-        if live.launch.command is not None and live.incarnation.cause is None:
+        """A program's channel closes at exec; an agent's, when it ends or closes what it should not."""
+        if live.launch.kind == "program" and live.launch.command is not None and live.incarnation.cause is None:
             self._act(live, live.incarnation.set_up())
 
     # --- processes go ---

@@ -67,8 +67,8 @@ PARENT = "expected the name of a supervisor in this file, got "
             "what comes later",
         ),
         (
-            AGENT + 'command = ["x"]\n',
-            "3:1: agents.feed.command: an agent is a Python script; a command goes under [programs.NAME]",
+            AGENT + 'command = ["true"]\n',
+            "3:1: agents.feed.command: expected one of script and command, got both",
         ),
         (
             AGENT + 'ready = "spawned"\n',
