@@ -91,7 +91,6 @@ def _pidfd(pid: int) -> int:
 def _child(job: Job, env: dict[str, str], stdout_fd: int, writer: int, passed: tuple[int, ...]) -> NoReturn:
     try:
         os.setsid()
-        signal.set_wakeup_fd(-1)
         launch.enter(job, stdout_fd)
         launch.close_others({writer, *passed})
         for fd in passed:

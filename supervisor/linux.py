@@ -14,14 +14,13 @@ import platform
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 MINIMUM_KERNEL: Final = (5, 10)
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
 _PR_GET_TID_ADDRESS: Final = 40
@@ -34,6 +33,9 @@ _CLONE_INTO_CGROUP: Final = 0x2_0000_0000
 _CLONE3: Final = 435  # on every architecture
 _CHUNK: Final = 16 << 10
 _PF_EXITING: Final = 0x4
+_SIGSET: Final = 128  # sigset_t of libc; the kernel reads the first 64 bits
+_SIGINFO: Final = 128  # struct signalfd_siginfo
+_SFD_FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK
 _LINE: Final = 4096  # PIPE_BUF: a pipe that is writable takes so much at once
 
 
@@ -127,12 +129,6 @@ def is_subreaper() -> bool:
     return found.value == 1
 
 
-def set_name(name: str) -> None:
-    """The 15 bytes that `ps -o comm` shows."""
-    text = ctypes.create_string_buffer(os.fsencode(name)[:15])
-    _prctl(_PR_SET_NAME, ctypes.addressof(text), "prctl(PR_SET_NAME)")
-
-
 def set_title(title: str) -> None:
     """What `ps` shows. The environment that /proc shows, which holds the cookie, is left as it is."""
     os.environ.setdefault("SPT_NOENV", "1")
@@ -187,6 +183,21 @@ def _clone3(flags: int, pidfd: int, tid: int, cgroup_fd: int) -> tuple[int, list
     fields = (flags, pidfd, tid, 0, 0, 0, 0, 0, 0, 0, cgroup_fd)
     structure = (ctypes.c_uint64 * len(fields))(*fields)
     return _CLONE3, [ctypes.addressof(structure), ctypes.sizeof(structure), 0, 0, 0], structure
+
+
+def signal_fd(numbers: Iterable[int]) -> int:
+    """A descriptor, non-blocking, from which `read_signals` reads those of `numbers` that are blocked and pending."""
+    mask = sum(1 << (number - 1) for number in numbers).to_bytes(_SIGSET, sys.byteorder)
+    return _checked(_function("signalfd", ctypes.c_int, ctypes.c_char_p, ctypes.c_int)(-1, mask, _SFD_FLAGS), "signalfd")
+
+
+def read_signals(fd: int) -> list[int]:
+    """Each that has come, once however often, in order of number."""
+    try:
+        content = os.read(fd, 64 * _SIGINFO)
+    except BlockingIOError:
+        return []
+    return sorted({int.from_bytes(content[at : at + 4], sys.byteorder) for at in range(0, len(content), _SIGINFO)})
 
 
 def overwrite(address: int, content: bytes) -> None:
@@ -274,11 +285,6 @@ def scan_children(pid: int) -> list[int]:
     """The same from a walk over /proc, for kernels without CONFIG_PROC_CHILDREN."""
     found = (stat(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return [entry.pid for entry in found if entry and entry.ppid == pid]
-
-
-def boot_id() -> str:
-    """Changes with every boot."""
-    return (read_proc("/proc/sys/kernel/random/boot_id") or b"unknown").decode().strip()
 
 
 def complain(text: str) -> None:

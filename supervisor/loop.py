@@ -1,4 +1,4 @@
-"""The event loop of root: epoll, timers on CLOCK_MONOTONIC, SIGCHLD as a readable descriptor. One thread, no asyncio.
+"""The event loop of root: epoll, timers on CLOCK_MONOTONIC, signals as a readable descriptor. One thread, no asyncio.
 
 A handler is called with the epoll mask and must not block. A descriptor that was registered while a batch of events is
 being handled gets none of that batch: its number may have belonged to another file a moment ago (T31). An exception in a
@@ -15,6 +15,8 @@ import select
 import signal
 import time
 from collections.abc import Callable
+
+from otpd.supervisor import linux
 
 READ, WRITE, ONCE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT
 #: Seconds by which work that can wait is put off.
@@ -91,18 +93,17 @@ class Loop:
         os.close(fd)
 
     def on_signals(self, numbers: tuple[signal.Signals, ...], action: Callable[[int], None]) -> None:
-        """Call `action(number)` in the loop for each of these signals."""
-        receiver, sender = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for number in numbers:
-            signal.signal(number, _noop)
-        signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
-        self._signal_ends = (receiver, sender)
+        """Call `action(number)` in the loop for each of these signals. They are blocked and read, no handlers: one that
+        comes together with a death does not interrupt the wait for it, which would cost a tenth of a millisecond. A new
+        process inherits the mask and has to clear it."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        self._signals = linux.signal_fd(numbers)
 
         def readable(_mask: int) -> None:
-            for number in sorted(set(os.read(receiver, 4096))):
+            for number in linux.read_signals(self._signals):
                 action(number)
 
-        self.add(receiver, READ, readable)
+        self.add(self._signals, READ, readable)
 
     def run(self) -> None:
         """Until `stop`."""
@@ -156,7 +157,3 @@ class Loop:
             if timer.action is not None:
                 self.lag = self.now - timer.deadline
                 timer.action()
-
-
-def _noop(_number: int, _frame: object) -> None:
-    """Python needs a handler for a signal to reach the wakeup descriptor."""

@@ -55,6 +55,8 @@ from otpd.supervisor.tree import Tree
 from otpd.supervisor.workers import Workers
 
 TOP = "top"
+#: Blocked before the loop reads them, so that a stop during the start waits for it.
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 #: Seconds between looks at the control socket's file and the like.
 _HOUSEKEEPING = 5.0
 #: Seconds for what is left after the tree has ended: blanks, helpers, strays; the first of them to go by themselves.
@@ -141,7 +143,7 @@ class Root:
         self._requests = 0
 
     def run(self) -> int:
-        self.loop.on_signals((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT), self._on_signal)
+        self.loop.on_signals(_SIGNALS, self._on_signal)
         self.logger.start()
         self.zygote.start()
         self.server.listen()
@@ -424,7 +426,7 @@ def _titles(processes: tuple[Process, ...]) -> list[str]:
 def _prepare_process(options: Options) -> None:
     """Signals as root wants them, strays to root, and the lock for root alone."""
     linux.require_linux()
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     for fd in (options.channel, options.lock):

@@ -188,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.set_inheritable(options.channel, False)
     linux.set_title("otpd: sampler")
     Sampler(socket.socket(fileno=options.channel)).run()

@@ -159,9 +159,6 @@ class Workers:
     def alive_names(self) -> list[str]:
         return [live.name for live in self._table.values()]
 
-    def left_behind(self) -> list[str]:
-        return [text for live in self._table.values() for text in live.left]
-
     def send_signal(self, path: str, number: int) -> int | None:
         """The pid that got it, or None when there is no process."""
         live = self.live(path)

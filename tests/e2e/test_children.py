@@ -559,6 +559,7 @@ def test_a_child_starts_clean_however_careless_the_parent_of_otpd_was() -> None:
     config = """
     [programs.command]
     command = ["sleep", "1000"]
+    restart_when = { memory = "1GiB" }
 
     [programs.script]
     script = "child.py"
@@ -582,6 +583,8 @@ def test_a_child_starts_clean_however_careless_the_parent_of_otpd_was() -> None:
         found, documented = (n.home / "agent.fds").read_text().splitlines()
         assert set(found.split()) == set(documented.split())
         assert all(os.getsid(pid) == pid for pid in pids.values())
+        helpers = [n.facts()[name] for name in ("zygote_pid", "logger_pid", "sampler_pid")]
+        eventually(lambda: not any(signals(pid)["SigBlk"] for pid in helpers), 10, "nothing that root blocks stays so")
         root = n.facts()["pid"]
         n.kill(root)
         eventually(lambda: n.answers() and n.facts()["pid"] != root, 10, "root is back although SIGCHLD was ignored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -64,19 +65,16 @@ def test_a_descriptor_registered_within_a_batch_gets_none_of_that_batch(loop: Lo
 
 
 def test_a_signal_arrives_in_the_loop_once_however_often_it_was_sent(loop: Loop) -> None:
-    before = signal.getsignal(signal.SIGUSR1)
     got: list[int] = []
-    loop.on_signals((signal.SIGUSR1,), got.append)
+    loop.on_signals((signal.SIGUSR1, signal.SIGUSR2), got.append)
     try:
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGUSR1)
+        for number in (signal.SIGUSR2, signal.SIGUSR1, signal.SIGUSR1):
+            signal.pthread_kill(threading.get_ident(), number)
         loop.step()
-        assert got == [signal.SIGUSR1]
+        assert got == [signal.SIGUSR1, signal.SIGUSR2]
     finally:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGUSR1, before)
-        for end in loop._signal_ends:
-            os.close(end)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+        os.close(loop._signals)
 
 
 def test_an_exception_in_a_handler_ends_the_loop(loop: Loop) -> None:
