@@ -437,7 +437,7 @@ def _prepare_process(options: Options) -> None:
 
 
 def _raise_file_limit() -> int:
-    """Up to three descriptors per worker: the soft limit goes to the hard one. Gives the soft one, which workers get."""
+    """Up to five descriptors per worker: the soft limit goes to the hard one. Gives the soft one, which workers get."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

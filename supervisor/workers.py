@@ -60,7 +60,7 @@ class Live:
     channel: Channel | None = None
     errors: int = -1  # how its exec went
     execed: bool = False  # exec has happened, and its incarnation is about to hear of it
-    output: int = -1  # the write end of its pipe, until the process has it
+    output: int = -1  # the write end of its pipe; see `_close_output`
     ladder: ladder.Ladder | None = None
     tick: Timer | None = None
     timers: dict[Due, Timer] = field(default_factory=dict)
@@ -253,11 +253,9 @@ class Workers:
                 spawned = self.native.spawn(plan, live.generation, live.output, live.leaf)
         except execspawn.SpawnError as error:
             why = str(error)[:_REASON_LIMIT]
-            self._close_output(live)
             self._remove_cgroup(live)
             self._loop.after(0.0, lambda: self._act(live, live.incarnation.launch_failed(why)))
             return
-        self._close_output(live)
         if live.leaf is not None:
             self._loop.defer(live.leaf.born)
         self._adopt(live, spawned.pid, spawned.pidfd)
@@ -291,7 +289,6 @@ class Workers:
                 self._root.zygote.take(live, lambda other: self._assign(live, other))
                 return
             live.incarnation.failed(str(error)[:_REASON_LIMIT])
-        self._close_output(live)
         live.channel = Channel(
             self._loop, blank.channel, lambda value, fds: self._heard(live, value, fds), lambda: self._hung_up(live)
         )
@@ -498,9 +495,11 @@ class Workers:
     # --- descriptors ---
 
     def _close_output(self, live: Live) -> None:
-        if live.output >= 0:
-            os.close(live.output)
-            live.output = -1
+        """Not before its end is done with, so that the logger sees the end of the pipe when root has started the next
+        one: to be woken together with root it would take the core that root needs."""
+        output, live.output = live.output, -1
+        if output >= 0:
+            self._loop.defer(lambda: os.close(output))
 
     def _close_process(self, live: Live) -> None:
         if live.channel is not None:
