@@ -1,9 +1,12 @@
-"""What an endpoint tells the runtime above it: values, in the order in which they happened."""
+"""What an endpoint tells the runtime above it: values, in the order in which they happened.
+
+The three that come with every message are tuples, which take a third of the time that a frozen dataclass takes to be made.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from otpd.ipc.wire import Status
 
@@ -20,8 +23,7 @@ class Lost:
     """The broker is gone. Calls that were sent have failed (each a CallFailed); verbs wait for the next epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """A call or a cast for this agent. `call` None: a cast. `handled()` of the endpoint must follow when it is done."""
 
     source: str
@@ -31,8 +33,7 @@ class Delivered:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EventReceived:
+class EventReceived(NamedTuple):
     """`handled()` must follow."""
 
     topic: str
@@ -41,8 +42,7 @@ class EventReceived:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Replied:
+class Replied(NamedTuple):
     request: int
     status: Status
     body: bytes

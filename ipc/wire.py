@@ -75,8 +75,8 @@ class Head(NamedTuple):
 Message = tuple[int, int, "bytes | memoryview"]
 
 
-def parse(frame: bytes | memoryview) -> Head:
-    """The outer header, checked; FrameError names what is wrong. The messages are checked by `messages`."""
+def fields(frame: bytes | memoryview) -> tuple[int, int, int, int]:
+    """kind, count, peer and flags of the outer header, checked, as plain numbers; FrameError names what is wrong."""
     if len(frame) < HEADER:
         raise FrameError(f"expected a frame of at least {HEADER} bytes, got {len(frame)}")
     version, kind, count, peer, length, flags = OUTER.unpack_from(frame)
@@ -86,10 +86,15 @@ def parse(frame: bytes | memoryview) -> Head:
         raise FrameError(f"expected a frame of {length} bytes as its header says, got {len(frame)}")
     if flags > 3:
         raise FrameError(f"expected flags 0 to 3, got {flags}")
-    try:
-        return Head(_KINDS[kind], count, peer, length, _FLAGS[flags])
-    except KeyError:
-        raise FrameError(f"expected a kind from 1 to 5, got {kind}") from None
+    if not 1 <= kind <= 5:
+        raise FrameError(f"expected a kind from 1 to 5, got {kind}")
+    return kind, count, peer, flags
+
+
+def parse(frame: bytes | memoryview) -> Head:
+    """As `fields`, with names. The messages are checked by `messages`."""
+    kind, count, peer, flags = fields(frame)
+    return Head(_KINDS[kind], count, peer, len(frame), _FLAGS[flags])
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}
@@ -111,6 +116,23 @@ def messages(frame: bytes | memoryview) -> Iterator[Message]:
         at += length
     if at != end:
         raise FrameError(f"expected the frame to end at byte {at}, got {end - at} bytes more")
+
+
+def split(frame: bytes) -> list[tuple[int, int, bytes]]:
+    """As `messages`, all at once and with bodies of their own: what a receiver needs who keeps them."""
+    found, at = [], HEADER
+    unpack_from, size = INNER.unpack_from, INNER.size
+    try:
+        for _ in range(OUTER.unpack_from(frame)[2]):
+            length, number, mark = unpack_from(frame, at)
+            start = at + size
+            at = start + length
+            found.append((number, mark, frame[start:at]))
+    except struct.error:
+        raise FrameError(f"expected a message at byte {at}, got the end of the frame at {len(frame)}") from None
+    if at != len(frame):
+        raise FrameError(f"expected the messages to end at byte {at}, got a frame of {len(frame)} bytes")
+    return found
 
 
 def message(number: int, mark: int, body: bytes | memoryview) -> bytes:

@@ -1,0 +1,120 @@
+"""What an incarnation has arranged with the broker and a new broker must be told again. Pure.
+
+Monitors, links, the trap, subscriptions, groups and keys: `restore` is their part of the hello. Monitors and links know
+which incarnation they hold, so that a death while there was no broker is still told, once, and not mistaken for the
+life of the next one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+_GENERATION: Final = 0xFFFFFFFF
+
+
+def inc_of(own: int, generation: int) -> int | None:
+    """The incarnation of another name in the life of root that `own` belongs to; None for no incarnation at all."""
+    return own & ~_GENERATION | generation if generation else None
+
+
+@dataclass(slots=True)
+class Monitor:
+    """`inc`: the incarnation that is watched, or was last heard of; None while the broker has not said which."""
+
+    name: str
+    follow: bool
+    inc: int | None = None
+    down: bool = False
+
+
+class Standing:
+    """What stands for one incarnation `inc`, from the verb that asks for it to the word or verb that ends it."""
+
+    def __init__(self, inc: int) -> None:
+        self._inc = inc
+        self._monitors: dict[int, Monitor] = {}
+        self._links: dict[str, int | None] = {}
+        self._topics: dict[int, str] = {}
+        self._groups: dict[str, None] = {}
+        self._keys: dict[str, Any] = {}
+        self._trap = False
+
+    # --- verbs ---
+
+    def monitor(self, ref: int, name: str, follow: bool) -> None:
+        self._monitors[ref] = Monitor(name, follow)
+
+    def demonitor(self, ref: int) -> bool:
+        """Whether there was one: after this no word of it is heard."""
+        return self._monitors.pop(ref, None) is not None
+
+    def link(self, name: str) -> None:
+        self._links.setdefault(name, None)
+
+    def unlink(self, name: str) -> bool:
+        """Whether there was one: after this no exit by it is heard."""
+        known = name in self._links
+        self._links.pop(name, None)
+        return known
+
+    def trap(self, on: bool) -> None:
+        self._trap = on
+
+    def subscribe(self, ref: int, pattern: str) -> None:
+        """From its answer on."""
+        self._topics[ref] = pattern
+
+    def unsubscribe(self, ref: int) -> None:
+        self._topics.pop(ref, None)
+
+    def join(self, group: str) -> None:
+        self._groups[group] = None
+
+    def leave(self, group: str) -> None:
+        self._groups.pop(group, None)
+
+    def hold(self, key: str, value: Any) -> None:
+        self._keys[key] = value
+
+    def release(self, key: str) -> None:
+        self._keys.pop(key, None)
+
+    # --- words of the broker ---
+
+    def up(self, ref: int, generation: int) -> bool:
+        """Whether the runtime is to be told: a monitor that follows, and did not know."""
+        monitor = self._monitors.get(ref)
+        if monitor is None:
+            return False
+        inc = inc_of(self._inc, generation)
+        news = monitor.down or monitor.inc != inc
+        monitor.inc, monitor.down = inc, False
+        return monitor.follow and news
+
+    def down(self, ref: int, generation: int) -> bool:
+        """Whether the runtime is to be told: once for a monitor, and once for each life that one which follows has seen."""
+        monitor = self._monitors.get(ref)
+        if monitor is None or monitor.down:
+            return False
+        monitor.down = True
+        monitor.inc = inc_of(self._inc, generation) or monitor.inc
+        if not monitor.follow:
+            del self._monitors[ref]
+        return True
+
+    def linked(self, name: str, generation: int) -> None:
+        self._links[name] = inc_of(self._inc, generation)
+
+    # --- a new broker ---
+
+    def restore(self) -> dict[str, Any]:
+        """What the hello on the system lane says besides who this is."""
+        return {
+            "monitors": [[ref, each.name, each.inc, each.follow] for ref, each in self._monitors.items()],
+            "links": [[name, inc] for name, inc in self._links.items()],
+            "trap": self._trap,
+            "topics": [[ref, pattern] for ref, pattern in self._topics.items()],
+            "groups": list(self._groups),
+            "keys": [[key, value] for key, value in self._keys.items()],
+        }
