@@ -50,7 +50,7 @@ class Channel:
         if len(self._queue) >= self._bound and not fds:
             self.dropped += 1
             return
-        self._queue.append((value, tuple(os.dup(fd) for fd in fds)))
+        self._queue.append((value, tuple(map(os.dup, fds))))
         if not self._lazy:
             self._watch_for_room(True)
         elif len(self._queue) == 1:

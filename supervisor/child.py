@@ -21,7 +21,7 @@ from typing import Any
 from otpd.supervisor.spec import ChildSpec, SupervisorSpec
 
 
-class ChildState(enum.Enum):
+class ChildState(enum.StrEnum):
     DOWN = "down"
     STARTING = "starting"
     RUNNING = "running"

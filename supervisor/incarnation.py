@@ -119,9 +119,6 @@ def _signal_reason(number: int, stop_signal: int | None) -> str:
     return "killed" if number == 9 else f"signal({number})"
 
 
-_DISARMED = tuple(map(Disarm, Due))
-
-
 class Incarnation:
     """One start attempt of `path`; every method is an event and gives back the actions in order."""
 
@@ -135,9 +132,10 @@ class Incarnation:
         self.was_ready = False
         self.cause: str | None = None  # why root ends it unasked, or why its start failed, in words
         self._ignored = False
+        self._armed: list[Due] = []
 
     def begin(self) -> list[Action]:
-        return [Arm(Due.START, self._launch.start_timeout)]
+        return [self._arm(Due.START, self._launch.start_timeout)]
 
     def launched(self) -> list[Action]:
         """A process exists."""
@@ -170,7 +168,7 @@ class Incarnation:
         if self.phase not in (Phase.LAUNCHING, Phase.STARTING):
             return []
         self.phase, self.was_ready = Phase.RUNNING, True
-        return [Disarm(Due.START), *self._watch(), Tell(Started(self.path, self.generation))]
+        return [*self._disarm_all(), *self._watch(), Tell(Started(self.path, self.generation))]
 
     def ignored(self) -> list[Action]:
         """It says that there is nothing to run."""
@@ -213,7 +211,7 @@ class Incarnation:
                 return self._end(self._shutdown)
             case Due.SILENT, Phase.RUNNING:
                 self.phase, self.cause = Phase.DUMPING, f"watchdog: silent for {self._launch.watchdog:g} s"
-                return [Dump(), Arm(Due.DUMPED, DUMP_TIME)]
+                return [Dump(), self._arm(Due.DUMPED, DUMP_TIME)]
             case Due.DUMPED, Phase.DUMPING:
                 return self._end(BRUTAL_KILL)
         return []
@@ -266,7 +264,13 @@ class Incarnation:
         return [*self._disarm_all(), Tell(event)]
 
     def _watch(self) -> list[Action]:
-        return [] if self._launch.watchdog is None else [Arm(Due.SILENT, self._launch.watchdog)]
+        return [] if self._launch.watchdog is None else [self._arm(Due.SILENT, self._launch.watchdog)]
+
+    def _arm(self, due: Due, delay: float) -> Arm:
+        if due not in self._armed:
+            self._armed.append(due)
+        return Arm(due, delay)
 
     def _disarm_all(self) -> list[Action]:
-        return [*_DISARMED]
+        armed, self._armed = self._armed, []
+        return [*map(Disarm, armed)]

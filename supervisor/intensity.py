@@ -31,7 +31,8 @@ class Window:
     def count(self, now: float) -> int:
         """Restarts that would count together with one at `now`."""
         oldest = floor(now) - self.period
-        return sum(second >= oldest for second in self._seconds)
+        old = next((index for index, second in enumerate(self._seconds) if second >= oldest), len(self._seconds))
+        return len(self._seconds) - old
 
     def change(self, limit: int | None, period: int) -> None:
         """New flags, old history: what happened before the change still counts."""

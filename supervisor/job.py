@@ -29,7 +29,7 @@ from otpd.supervisor.events import Request
 from otpd.supervisor.ledger import Retry
 
 
-class Doing(enum.Enum):
+class Doing(enum.StrEnum):
     NOTHING = "nothing"
     INIT = "init"
     ROLLBACK = "rollback"

@@ -1,7 +1,8 @@
 """What happened, as root remembers it: a ring of events, the last deaths of each child, and who follows along.
 
 In memory and bounded; the logger appends each event to events.jsonl, so that they outlive root. `otpd events` and
-`otpd why` are answered from here while every service is down.
+`otpd why` are answered from here while every service is down. To write down what has happened can wait for what has to
+be done about it: an entry is only noted, with its time, and made when somebody reads, or a moment later.
 """
 
 from __future__ import annotations
@@ -44,48 +45,75 @@ class Death:
 
 
 class Journal:
-    """`write(event)` gets each event once, for the disk."""
+    """`write(event)` gets each event once, for the disk; `later(action)` calls back soon."""
 
-    def __init__(self, write: Callable[[dict[str, Any]], None]) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[dict[str, Any]], None], later: Callable[[Callable[[], None]], None]) -> None:
+        self._write, self._later = write, later
+        self._noted: list[Callable[[], None]] = []
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
         self._deaths: dict[str, deque[Death]] = {}  # by name: unique in the node
         self._early: dict[str, tuple[int, list[str]]] = {}  # tails of incarnations whose death is not recorded yet
         self._followers: dict[Callable[[dict[str, Any]], None], None] = {}
 
     def event(self, kind: str, name: str = "", path: str = "", generation: int = 0, **data: Any) -> None:
-        """Record `otpd.<kind>` now."""
-        found = {"at": time.time(), "event": f"otpd.{kind}", "name": name, "path": path, "generation": generation, **data}
+        """Record `otpd.<kind>` with the time of this call."""
+        at = time.time()
+        self._note(lambda: self._event({"at": at, "event": f"otpd.{kind}", "name": name, "path": path,
+                                        "generation": generation, **data}))  # fmt: skip
+
+    def death(self, name: str, death: Death) -> None:
+        self._note(lambda: self._death(name, death))
+
+    def settle(self) -> None:
+        """Write down all that is noted, in order."""
+        noted, self._noted = self._noted, []
+        for entry in noted:
+            entry()
+
+    def _note(self, entry: Callable[[], None]) -> None:
+        self._noted.append(entry)
+        if len(self._noted) == 1:
+            self._later(self.settle)
+
+    def _event(self, found: dict[str, Any]) -> None:
         self._events.append(found)
         self._write(found)
         for follower in list(self._followers):
             follower(found)
 
     def last(self, n: int) -> list[dict[str, Any]]:
+        self.settle()
         return list(self._events)[-n:] if n > 0 else []
 
     def follow(self, follower: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         """Call `follower` with each event from now on; gives back what ends it."""
+        self.settle()
         self._followers[follower] = None
         return lambda: self._followers.pop(follower, None)
 
-    def death(self, name: str, death: Death) -> None:
+    def _death(self, name: str, death: Death) -> None:
         """Its last lines may have come before: the logger is often sooner than the proof that nothing is left."""
         self._deaths.setdefault(name, deque(maxlen=DEATHS_KEPT)).append(death)
         generation, lines = self._early.pop(name, (0, []))
         if generation == death.generation:
-            self.tail(name, generation, lines)
+            self._tail(name, generation, lines)
 
     def deaths(self, name: str) -> list[Death]:
         """Newest first."""
+        self.settle()
         return list(reversed(self._deaths.get(name, ())))
 
     def last_death(self, name: str) -> Death | None:
+        self.settle()
         found = self._deaths.get(name)
         return found[-1] if found else None
 
     def tail(self, name: str, generation: int, lines: list[str]) -> None:
         """The last lines of an incarnation have arrived."""
+        self.settle()
+        self._tail(name, generation, lines)
+
+    def _tail(self, name: str, generation: int, lines: list[str]) -> None:
         for death in self._deaths.get(name, ()):
             if death.generation == generation:
                 death.tail = lines
@@ -97,6 +125,7 @@ class Journal:
 
     def forget(self, name: str) -> None:
         """The child was deleted."""
+        self.settle()
         self._deaths.pop(name, None)
         self._early.pop(name, None)
 

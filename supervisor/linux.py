@@ -32,6 +32,8 @@ _CLONE_CHILD_SETTID: Final = 0x0100_0000
 _CLONE_INTO_CGROUP: Final = 0x2_0000_0000
 _CLONE3: Final = 435  # on every architecture
 _CHUNK: Final = 16 << 10
+#: The kernel fills a page before it gives less than was asked for, unless there is no more.
+_SURELY_ALL: Final = 2048
 _PF_EXITING: Final = 0x4
 _SIGSET: Final = 128  # sigset_t of libc; the kernel reads the first 64 bits
 _SIGINFO: Final = 128  # struct signalfd_siginfo
@@ -255,7 +257,9 @@ def read_proc(path: str) -> bytes | None:
 
 def read_again(fd: int) -> bytes:
     """All of a file of the kernel's that is open, as it is now. OSError."""
-    content = b""
+    content = os.pread(fd, _CHUNK, 0)
+    if len(content) < _SURELY_ALL:
+        return content
     while chunk := os.pread(fd, _CHUNK, len(content)):
         content += chunk
     return content

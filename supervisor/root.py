@@ -47,6 +47,7 @@ from otpd.supervisor.journal import Journal
 from otpd.supervisor.ladder import Process
 from otpd.supervisor.loop import READ, Loop, Timer
 from otpd.supervisor.memory import MemoryWatch
+from otpd.supervisor.notices import NOTICES
 from otpd.supervisor.notify import NotifySocket
 from otpd.supervisor.operations import Operations
 from otpd.supervisor.paths import NodePaths, PathError, make_runtime
@@ -61,9 +62,14 @@ _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 _HOUSEKEEPING = 5.0
 #: Seconds for what is left after the tree has ended: blanks, helpers, strays; the first of them to go by themselves.
 _LAST_GRACE, _POLITE = 3.0, 0.3
-#: Notices of the tree that become events under another name than kind with a dot.
-_EVENTS = {"gave_up": "supervisor.gave_up", "auto_shutdown": "supervisor.auto_shutdown", "shutdown": "report.shutdown"}
-_REPORTS = ("child_terminated", "start_error", "shutdown_error")
+_REPORTS = ("child_terminated", "start_error", "shutdown_error", "shutdown")
+#: Notices of the tree -> events: reports, those named otherwise, and all the rest, where the first word gets a dot.
+_EVENTS = {
+    **{kind: kind.replace("_", ".", 1) for kind in NOTICES},
+    **{kind: f"report.{kind}" for kind in _REPORTS},
+    "gave_up": "supervisor.gave_up",
+    "auto_shutdown": "supervisor.auto_shutdown",
+}
 
 
 class BrokenTreeError(BaseException):
@@ -125,7 +131,7 @@ class Root:
         self.extra_pids: set[int] = set()  # probes
         self._inbox: deque[Event] = deque()
         self._pumping = False
-        self.journal = Journal(lambda event: self.logger.write_event(event))
+        self.journal = Journal(lambda event: self.logger.write_event(event), self.loop.defer)
         self.logger = Logger(
             self.loop, self._logger_command, self._helper_env(), self._on_tail, self._on_log_state, self._on_helper
         )
@@ -203,9 +209,8 @@ class Root:
     def _notice(self, kind: str, path: str, generation: int, data: dict[str, Any]) -> None:
         if kind == "child_removed":
             self._forget(path)
-        event = f"report.{kind}" if kind in _REPORTS else _EVENTS.get(kind, kind.replace("_", ".", 1))
         name = path.rpartition("/")[2] if "/" in path else self.node.name
-        self.journal.event(event, name, self.shown(path), generation, **data)
+        self.journal.event(_EVENTS[kind], name, self.shown(path), generation, **data)
 
     def _timer_fired(self, token: int) -> None:
         if self._timers.pop(token, None) is not None:
@@ -257,8 +262,8 @@ class Root:
             self._cgroups.prepare()
 
     def helper_pids(self) -> set[int]:
-        helpers = (self.zygote.pid, self.logger.pid, self.memory.pid)
-        return {pid for pid in helpers if pid is not None} | self.extra_pids
+        """0 for one that does not run: nobody's pid."""
+        return {self.zygote.pid or 0, self.logger.pid or 0, self.memory.pid or 0, *self.extra_pids}
 
     def set_log_policy(self) -> None:
         policy = self.node.log
@@ -302,6 +307,7 @@ class Root:
         self._finish_logger(self.loop.now + _LAST_GRACE)
 
     def _finish_logger(self, deadline: float) -> None:
+        self.journal.settle()
         self.logger.close()
         if self.logger.alive and self.loop.now < deadline:
             self.loop.after(0.005, lambda: self._finish_logger(deadline))

@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from otpd.supervisor import cgroup, linux
 from otpd.supervisor.incarnation import Status
@@ -36,8 +36,7 @@ _CHASE: Final = 0.02
 _NEWEST: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """The worker whose leftovers are looked for. `pid` is its main process's, which led its session and group."""
 
     node: str
@@ -119,11 +118,12 @@ def _status(result: os.waitid_result) -> Status:
 
 
 class Sweeper:
-    """Strays of this process's workers. `known` is always the caller's own table: main processes, helpers, blanks."""
+    """Strays of this process's workers. `known` is always the caller's own table: main processes, helpers, blanks. A process
+    that has one thread now must never have another (T37)."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._children = linux.open_own_children()
+        self._children = linux.open_own_children() if threading.active_count() == 1 else -1
         if self._children >= 0:
             weakref.finalize(self, os.close, self._children)
         self._spare = -1
@@ -163,7 +163,7 @@ class Sweeper:
 
     def _nothing_left(self, owner: Owner, known: Set[int]) -> bool:
         """The usual case, seen at once and without a free descriptor; when in doubt, no."""
-        if self._children < 0 or threading.active_count() > 1:
+        if self._children < 0:
             return False
         if not known >= set(map(int, linux.read_again(self._children).split())):
             return False

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from otpd.supervisor.journal import DEATHS_KEPT, EARLY_KEPT, EVENTS_KEPT, Death, Journal
+
+
+def at_once(action: Callable[[], None]) -> None:
+    action()
 
 
 def death(generation: int) -> Death:
@@ -14,7 +20,7 @@ def death(generation: int) -> Death:
 def test_events_go_to_the_disk_to_the_ring_and_to_followers() -> None:
     written: list[dict[str, Any]] = []
     followed: list[dict[str, Any]] = []
-    journal = Journal(written.append)
+    journal = Journal(written.append, at_once)
     stop = journal.follow(followed.append)
     journal.event("child.started", "a", "s/a", 2, restart=True)
     stop()
@@ -28,7 +34,7 @@ def test_events_go_to_the_disk_to_the_ring_and_to_followers() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    journal = Journal(lambda _event: None)
+    journal = Journal(lambda _event: None, at_once)
     for generation in range(EVENTS_KEPT + 10):
         journal.event("x")
         journal.death("a", death(generation))
@@ -38,7 +44,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_the_tail_finds_its_death_and_knows_stacks() -> None:
-    journal = Journal(lambda _event: None)
+    journal = Journal(lambda _event: None, at_once)
     journal.death("a", death(1))
     journal.death("a", death(2))
     journal.tail("a", 1, ["bye"])
@@ -55,7 +61,7 @@ def test_the_tail_finds_its_death_and_knows_stacks() -> None:
 
 def test_a_tail_that_comes_before_its_death_is_kept_for_it() -> None:
     """T16: the logger sees the end of the pipe before root has proved that nothing of the child is left."""
-    journal = Journal(lambda _event: None)
+    journal = Journal(lambda _event: None, at_once)
     journal.tail("a", 2, ["bye"])
     journal.death("a", death(2))
     journal.tail("b", 1, ["of an incarnation that was no death"])
@@ -64,3 +70,29 @@ def test_a_tail_that_comes_before_its_death_is_kept_for_it() -> None:
     for generation in range(2 * EARLY_KEPT):
         journal.tail(f"c{generation}", 1, ["x"])
     assert len(journal._early) == EARLY_KEPT
+
+
+def test_what_is_noted_is_written_down_later_or_for_whoever_reads_in_order_and_with_its_time() -> None:
+    """To start the next incarnation comes before to record the end of the last one."""
+    written: list[dict[str, Any]] = []
+    put_off: list[Callable[[], None]] = []
+    journal = Journal(written.append, put_off.append)
+    journal.event("first")
+    journal.death("a", death(1))
+    journal.event("second")
+    assert (written, len(put_off)) == ([], 1)
+    before = time.time()
+    assert [each.generation for each in journal.deaths("a")] == [1]
+    assert [event["event"] for event in written] == ["otpd.first", "otpd.second"]
+    assert all(event["at"] <= before for event in written)
+    put_off.pop()()
+    assert len(written) == 2
+    journal.event("third")
+    put_off.pop()()
+    assert [event["event"] for event in journal.last(9)] == ["otpd.first", "otpd.second", "otpd.third"]
+    followed: list[dict[str, Any]] = []
+    journal.event("fourth")
+    journal.follow(followed.append)
+    journal.event("fifth")
+    put_off.pop()()
+    assert [event["event"] for event in followed] == ["otpd.fifth"]
