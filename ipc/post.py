@@ -1,0 +1,65 @@
+"""What leaves the router: frames for peers, packets for root, gathered until the flush."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from otpd.ipc.wire import Lane, system
+
+if TYPE_CHECKING:
+    from otpd.ipc.peers import Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Give this frame to the peer with this routing id."""
+
+    peer: bytes
+    lane: Lane
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Give this packet to root (docs/protocol.md, 8)."""
+
+    packet: list[Any]
+
+
+Effect: TypeAlias = Send | Tell
+
+
+class Post:
+    """Peers put themselves on `dirty` when there is something for them."""
+
+    def __init__(self) -> None:
+        self.dirty: list[Peer] = []
+        self._packets: list[Effect] = []
+        self._answers: list[Effect] = []
+
+    def tell(self, *packet: Any) -> None:
+        """To root."""
+        self._packets.append(Tell(list(packet)))
+
+    def answer(self, identity: bytes, lane: Lane, *command: Any) -> None:
+        """To somebody who is no peer (any more)."""
+        self._answers.append(Send(identity, lane, system(list(command))))
+
+    def flush(self) -> list[Effect]:
+        """All of it, the system lane first."""
+        effects = [*self._packets, *self._answers]
+        self._packets, self._answers = [], []
+        bulk: list[Effect] = []
+        for peer in self.dirty:
+            peer.touched = False
+            if not peer.connected:
+                continue
+            if peer.intake.due:
+                peer.system.command(["credit", *peer.intake.renew()])
+            if peer.system:
+                effects += [Send(peer.identity, Lane.SYSTEM, frame) for frame in peer.system.frames()]
+            if peer.data:
+                bulk += [Send(peer.identity, Lane.DATA, frame) for frame in peer.data.frames()]
+        self.dirty.clear()
+        return effects + bulk

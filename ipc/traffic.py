@@ -1,0 +1,191 @@
+"""Frames of casts and calls: whom they are for, and what their senders hear.
+
+A batch of casts to a name is passed on as it is when all of it can be: its messages are not looked at. Everything else goes
+message by message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otpd.ipc import limits
+from otpd.ipc.breaker import Circuit
+from otpd.ipc.counts import Counts
+from otpd.ipc.delivery import ACCEPTED
+from otpd.ipc.frames import FrameError
+from otpd.ipc.inbox import Parcel
+from otpd.ipc.wire import HEADER, INNER, MAX_BODY, Flag, Kind, message, messages, split_key
+
+if TYPE_CHECKING:
+    from otpd.ipc.calls import Calls
+    from otpd.ipc.delivery import Delivery
+    from otpd.ipc.groups import Groups
+    from otpd.ipc.letters import Letters
+    from otpd.ipc.peers import Binding, Peer
+    from otpd.ipc.registry import Registry
+    from otpd.ipc.table import Entry, Table
+
+_CAST, _CALL = int(Kind.CAST), int(Kind.CALL)
+_KEYED, _CONFIRM = int(Flag.KEYED), int(Flag.CONFIRM)
+
+
+class Routes:
+    """What an address means at this moment."""
+
+    def __init__(self, table: Table, groups: Groups, registry: Registry) -> None:
+        self._table, self._groups, self._registry = table, groups, registry
+
+    def one(self, binding: Binding, key: str, asker: Peer | None) -> Entry | None:
+        """A name that is none may be a group, and then any of it is meant."""
+        if binding.kind == "name":
+            entry = self._table.get(binding.name)
+            return self._groups.pick(binding.name, "any", key, asker) if entry is None else entry
+        if binding.kind == "group":
+            return self._groups.pick(binding.name, binding.policy, key, asker)
+        holder = self._registry.holder(binding.name)
+        return None if holder is None else holder.entry
+
+    def all(self, binding: Binding) -> list[Entry]:
+        return self._groups.members(binding.name)[1]
+
+
+class Traffic:
+    def __init__(self, table: Table, routes: Routes, delivery: Delivery, calls: Calls, letters: Letters) -> None:
+        self._table, self._routes, self._delivery = table, routes, delivery
+        self._calls, self._letters = calls, letters
+        self.unrouted = Counts()  # of addresses that nobody has
+
+    # --- casts ---
+
+    def casts(self, sender: Peer, handle: int, flags: int, count: int, frame: bytes, now: int) -> None:
+        """FrameError for a handle that was not bound, or a malformed frame."""
+        binding = _binding(sender, handle)
+        if not flags and binding.kind == "name" and len(frame) <= MAX_BODY:
+            entry = self._table.get(binding.name)
+            if entry is not None:
+                parcel = Parcel(_CAST, sender, count, memoryview(frame)[HEADER:])
+                if self._delivery.offer(entry, parcel, now) == ACCEPTED:
+                    entry.counts.casts += count
+                    return
+        for number, _, body in list(messages(frame)):
+            key, rest = _opened(sender, body, flags)
+            self._cast(sender, binding, number, key, rest, flags & _CONFIRM, now)
+
+    def _cast(
+        self, sender: Peer, binding: Binding, number: int, key: str, body: memoryview, confirm: int, now: int
+    ) -> None:
+        """One answer at most, also for a copy to each of a group: the first that was refused."""
+        refused: list[tuple[str, str]] = []
+        parcel = Parcel(_CAST, sender, 1, message(number, 0, body))
+        for entry in self._targets(binding, key, refused):
+            copy = Parcel(_CAST, sender, 1, parcel.payload)
+            copy.charged, parcel.charged = parcel.charged, False  # the sender has paid once
+            code = self._offer_cast(entry, copy, now)
+            if code:
+                copy.release()
+                refused.append((entry.name, code))
+        parcel.release()
+        for target, code in refused:
+            self._letters.add(sender, number, target, code, body, now)
+        if refused and (confirm or refused[0][1] != "dropped"):
+            target, code = refused[0]
+            sender.say("rejected", number, "overloaded" if code == "dropped" else code, target)
+        elif confirm:
+            sender.say("accepted", number)
+
+    def _targets(self, binding: Binding, key: str, refused: list[tuple[str, str]]) -> list[Entry]:
+        targets: list[Entry] = []
+        code = "noproc"
+        if binding.kind == "group" and binding.policy == "hash" and not key:
+            code = "refused"
+        elif binding.kind == "group" and binding.policy == "all":
+            targets = self._routes.all(binding)
+        elif (entry := self._routes.one(binding, key, None)) is not None:
+            targets = [entry]
+        if not targets:
+            self.unrouted.casts += 1
+            self.unrouted.reject(code)
+            refused.append((binding.name, code))
+        return targets
+
+    def _offer_cast(self, entry: Entry, parcel: Parcel, now: int) -> str:
+        entry.counts.casts += 1
+        code = "too_large" if parcel.size > MAX_BODY + INNER.size else self._delivery.offer(entry, parcel, now)
+        if code == "dropped":
+            entry.counts.dropped += 1
+        elif code:
+            entry.counts.reject(code)
+        return code
+
+    # --- calls ---
+
+    def calls(self, sender: Peer, handle: int, flags: int, frame: bytes, now: int) -> None:
+        """FrameError for a handle that was not bound, a request id that is in use, or a malformed frame."""
+        binding = _binding(sender, handle)
+        for request, deadline, body in list(messages(frame)):
+            key, rest = _opened(sender, body, flags)
+            if request in sender.asked:
+                raise FrameError(f"expected a new request id, got {request}, which has no outcome yet")
+            if request in sender.cancelled:
+                del sender.cancelled[request]
+                sender.give_back(1, INNER.size + len(rest))
+            elif sender.connected:  # nobody waits for the answers to one that died
+                self._call(sender, binding, request, deadline, key, rest, now)
+
+    def _call(
+        self, sender: Peer, binding: Binding, request: int, deadline: int, key: str, body: memoryview, now: int
+    ) -> None:
+        entry = None if _unanswerable(binding, key) else self._routes.one(binding, key, sender)
+        counts = self.unrouted if entry is None else entry.counts
+        counts.calls += 1
+        code = self._objection(sender, binding, entry, deadline, key, body, now)
+        if code or entry is None:
+            counts.failed += 1
+            sender.give_back(1, INNER.size + len(body))
+            self._calls.refuse(sender, request, binding.name if entry is None else entry.name, code)
+            return
+        call = self._calls.open(sender, request, entry, deadline, entry.breaker.circuit is Circuit.HALF_OPEN)
+        call.parcel = parcel = Parcel(_CALL, sender, 1, message(call.number, deadline, body), call)
+        if self._delivery.offer(entry, parcel, now) != ACCEPTED:
+            self._calls.fail(call, "overloaded", "no")
+            self._calls.failed(entry, now, call.probe)
+
+    def _objection(
+        self, sender: Peer, binding: Binding, entry: Entry | None, deadline: int, key: str, body: memoryview, now: int
+    ) -> str:
+        """Why it does not become a call. The breaker is asked last, because to ask it may be to take the probe."""
+        if _unanswerable(binding, key):
+            return "refused"
+        if len(body) > MAX_BODY:
+            return "too_large"
+        if entry is None or entry.stopped:
+            return "noproc"
+        if entry.peer is sender:
+            return "deadlock"
+        if 0 < deadline <= now:
+            return "expired"
+        if len(sender.asked) >= limits.OPEN_CALLS:
+            return "overloaded"
+        return "" if entry.breaker.admit(now, deadline) else "circuit_open"
+
+
+def _binding(sender: Peer, handle: int) -> Binding:
+    binding = sender.handles.get(handle)
+    if binding is None:
+        raise FrameError(f"expected a handle that was bound before, got {handle}")
+    return binding
+
+
+def _opened(sender: Peer, body: bytes | memoryview, flags: int) -> tuple[str, memoryview]:
+    """(key, body without it). The key has done its work here and is not sent on: its bytes are given back."""
+    view = memoryview(body)
+    if not flags & _KEYED:
+        return "", view
+    key, rest = split_key(view)
+    sender.give_back(0, len(view) - len(rest))
+    return key, rest
+
+
+def _unanswerable(binding: Binding, key: str) -> bool:
+    """A call to all has no single outcome; one by key needs a key."""
+    return binding.kind == "group" and (binding.policy == "all" or (binding.policy == "hash" and not key))
