@@ -19,7 +19,7 @@ import socket
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, NoReturn
 
 from otpd.agents.arguments import ArgumentError, bind
@@ -47,7 +47,7 @@ class Ignore(OtpdError):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What root tells an agent about itself."""
+    """What root tells an agent about itself: of the job document (docs/protocol.md, 1) what is needed here."""
 
     name: str
     generation: int
@@ -97,7 +97,8 @@ def _connect() -> tuple[socket.socket, Job]:
     try:
         channel_fd, job_fd = int(os.environ[_CONTROL_FD]), int(os.environ[_JOB_FD])
         with open(job_fd, "rb") as file:
-            job = Job(**unpack(file.read()))
+            told = unpack(file.read())
+        job = Job(**{each.name: told[each.name] for each in fields(Job) if each.name in told})
         return socket.socket(fileno=channel_fd), job
     except (KeyError, ValueError, TypeError, OSError):
         _explain_outside()

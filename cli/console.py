@@ -100,7 +100,8 @@ class Console:
                     rows = control.ask("status", timeout=1.0)
             except ControlError:
                 continue
-            left = [row["name"] for row in rows if row["pid"]]
+            alive = [row for row in rows if row["pid"]]
+            left = [row["name"] for row in alive if row["kind"] != "service"] or [row["name"] for row in alive]
             if left:
                 self._put(f"otpd: waiting for {harmless(listed(left))}; ^C kills what is left\n")
 

@@ -134,7 +134,7 @@ class _Report:
 
     def ready(self, node: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         seconds = time.monotonic() - self._began
-        running = sum(row["state"] == "running" for row in rows)
+        running = sum(row["state"] == "running" and row["kind"] != "service" for row in rows)
         if self._json:
             say_json({"name": self._name, "pid": node["pid"], "ready": True, "children": running, "seconds": seconds})
         else:

@@ -31,6 +31,7 @@ from otpd.ipc.frames import FrameError, pack, receive_packet, send_packet, unpac
 from otpd.supervisor import launch, linux
 from otpd.supervisor.launch import CHILD, GENERATION, RESERVED, Job, LaunchError
 from otpd.supervisor.spares import COOKIE_SIZE, assigned
+from otpd.supervisor.spec import SPEAKING
 
 _SET_UP_FAILED = 127
 _REASON_LIMIT = 500
@@ -77,7 +78,7 @@ def live(channel: socket.socket, root_pid: int, cookie: Cookie) -> int:
         return _SET_UP_FAILED
     _say(channel, ["spawned"])
     status = _run(job, source, channel)
-    return _end_quickly(status) if job.kind == "agent" else status
+    return _end_quickly(status) if job.kind in SPEAKING else status
 
 
 def _let_go_of_everything_but(channel: socket.socket) -> None:
@@ -127,7 +128,7 @@ def _set_up(job: Job, stdout_fd: int, channel: socket.socket, cookie: Cookie) ->
     env = launch.environment(job, os.environ)
     launch.refuse_nul(job, env)
     launch.enter(job, stdout_fd)
-    if job.kind == "agent":
+    if job.kind in SPEAKING:
         env |= _agent_descriptors(job, channel)
     if job.command:
         launch.execute(job.command, env)
@@ -193,7 +194,8 @@ def _become_python(job: Job) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
     sys.argv = [job.script, *job.argv]
-    sys.path.insert(0, os.path.dirname(os.path.realpath(job.script)))
+    if job.kind != "service":  # a module of otpd itself: its neighbours must not pass for modules of Python
+        sys.path.insert(0, os.path.dirname(os.path.realpath(job.script)))
     linux.set_title(f"otpd: {job.name}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from otpd.supervisor import picture, specdata
+from otpd.supervisor import picture, services, specdata
 from otpd.supervisor.control import Connection, OperationError
 from otpd.supervisor.events import ChangeSpec, DeleteChild, Op, RestartChild, StartChild, TerminateChild
 from otpd.supervisor.plan import Plan, diff
@@ -52,6 +52,12 @@ class Changes:
 
         self._root.request(DeleteChild(sup, child), answered)
 
+    def refuse_own(self, path: str, what: str) -> None:
+        """The node would be another one without its services, or with more of them."""
+        if services.is_own(path):
+            name = self._root.shown(path)
+            raise OperationError(3, f"{name} is the node's own and can't be {what}", f"{_STOP_IT} {_id(path)}")
+
     def _deleted(self, path: str) -> None:
         if path in _paths(self._root.node.top, self._root.path_below_top("")):
             self._root.deleted.add(path)
@@ -88,6 +94,8 @@ class Changes:
 
     def _scale(self, connection: Connection, name: str, n: int) -> None:
         members = self._members(name)
+        for path in members:
+            self.refuse_own(path, "scaled")
         if not members and name not in self._templates:
             self._root.operations.path_of(name)  # says what is wrong with the name
         if members:
@@ -164,7 +172,8 @@ class Changes:
                 self._root.workers.asked(f"{sup}/{id}", "reload")
             wanted = {*restarts, *(child.id for child in each.added)}
             last += [RestartChild(sup, child.id) for child in each.spec.children if child.id in wanted]
-        supervisors = [] if plan.empty else _supervisors(self._root.path_below_top(""), new.top)
+        top = services.with_services(new.top)
+        supervisors = [] if plan.empty else _supervisors(self._root.path_below_top(""), top)
         changes: list[Op] = [ChangeSpec(path, spec) for path, spec in supervisors]
 
         def removed(_results: list[Any]) -> None:
@@ -188,6 +197,7 @@ class Changes:
         self._templates.clear()
         self._root.set_log_policy()
         self._root.workers.watch_memory()
+        self._root.link.look_soon()
         with contextlib.suppress(OSError):
             self._root.save_spec()
 
@@ -224,6 +234,9 @@ class Changes:
 
         for index, op in enumerate(ops):
             self._root.request(op, lambda result, index=index: answered(index, result))  # type: ignore[misc]
+
+
+_STOP_IT = "to be without it for a while: otpd child stop"
 
 
 def _answer(connection: Connection, plan: Plan, applied: bool) -> None:

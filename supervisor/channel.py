@@ -37,11 +37,17 @@ class Channel:
         self._queue: deque[tuple[Any, tuple[int, ...]]] = deque()
         self._watching = False
         self.dropped = 0
+        self.on_room: Callable[[], None] | None = None  # all that had to wait is sent
         loop.add(sock.fileno(), READ, self._ready)
 
     @property
     def open(self) -> bool:
         return self._socket.fileno() >= 0
+
+    @property
+    def full(self) -> bool:
+        """What is sent now has to wait."""
+        return bool(self._queue)
 
     def send(self, value: Any, fds: tuple[int, ...] = ()) -> None:
         """Send or queue; the caller keeps its descriptors."""
@@ -106,6 +112,8 @@ class Channel:
             self._queue.popleft()
         if self.open:
             self._watch_for_room(False)
+            if self.on_room is not None:
+                self.on_room()
 
     def _watch_for_room(self, on: bool) -> None:
         if on is not self._watching:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, cast
 
 from otpd.supervisor.problems import Invalid, Invalids, nearest, one_of, quote, show
+from otpd.supervisor.services import OWN_NAMES
 from otpd.supervisor.spec import BRUTAL_KILL, INFINITY, Backoff, ExecReady, HttpReady, Ready, Shutdown, TcpReady
 from otpd.supervisor.units import DURATION, parse_duration, parse_size
 
@@ -20,12 +21,11 @@ Check: TypeAlias = Callable[[Any], Any]
 
 MAX_NAME: Final = 64
 #: Names that the node itself uses in its tree.
-RESERVED: Final = frozenset(
-    {"agents", "broker", "commands", "errors", "health", "heart", "logger", "node", "root", "scheduler", "services"}
-    | {"store", "tasks", "telemetry", "top", "zygote"}
-)
+RESERVED: Final = OWN_NAMES | {"agents", "heart", "logger", "node", "root", "top", "zygote"}
 #: What the node sets for every worker itself.
-OWN_ENV: Final = frozenset({"OTPD_NODE", "OTPD_CHILD", "OTPD_GENERATION", "OTPD_CONTROL_FD", "NOTIFY_SOCKET"})
+OWN_ENV: Final = frozenset(
+    {"OTPD_NODE", "OTPD_CHILD", "OTPD_GENERATION", "OTPD_CONTROL", "OTPD_CONTROL_FD", "OTPD_JOB_FD", "NOTIFY_SOCKET"}
+)
 _MAX_INT: Final = 2**31 - 1
 _UNSTOPPING: Final = {
     "SIGKILL": 'it can\'t be handled; to kill at once write shutdown = "brutal_kill"',

@@ -245,7 +245,8 @@ class Heart:
     def _remove_files(self) -> None:
         """What a root that was killed could not remove."""
         paths = self._paths
-        for path in (paths.control, paths.notify, paths.spec, paths.runtime_record):
+        own = (paths.control, paths.notify, paths.spec, paths.runtime_record, paths.life_bridge)
+        for path in (*own, *paths.endpoints()):
             with contextlib.suppress(OSError):
                 path.unlink()
 

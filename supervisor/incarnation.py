@@ -131,6 +131,7 @@ class Incarnation:
         self.asked = False  # its supervisor asked for its end
         self.was_ready = False
         self.cause: str | None = None  # why root ends it unasked, or why its start failed, in words
+        self.decreed: str | None = None  # its exit reason, whatever its status: root ended it for that
         self._ignored = False
         self._armed: list[Due] = []
 
@@ -223,6 +224,13 @@ class Incarnation:
         self.cause = cause
         return self._end(self._shutdown)
 
+    def terminate(self, reason: str) -> list[Action]:
+        """A link of its broke: it ends as its spec says, and whatever its status, `reason` is why (H5)."""
+        if self.phase not in (Phase.LAUNCHING, Phase.STARTING, Phase.RUNNING):
+            return []
+        self.cause = self.decreed = reason
+        return self._end(self._shutdown)
+
     def cleared(self) -> list[Action]:
         """The ladder is done: nothing of it is left that could be ended."""
         if self.phase not in (Phase.STOPPING, Phase.CLEARING):
@@ -230,12 +238,23 @@ class Incarnation:
         return self._gone(self._outcome())
 
     @property
+    def stop_reason(self) -> str:
+        """What it is told right before the signal that asks it to stop."""
+        return self.decreed or "shutdown"
+
+    @property
     def reason(self) -> str:
-        """Its exit reason, once it has died."""
+        """What its status says, once it has died."""
         if self.status is None:
             return "killed"
         asked_with = self._launch.stop_signal if self.asked or self.cause else None
         return reason_of(self.status, self.announced, asked_with)
+
+    @property
+    def last_reason(self) -> str:
+        """Its exit reason, once it has died; what `cleared` will tell."""
+        outcome = self._outcome()
+        return self.reason if isinstance(outcome, StartIgnored) else outcome.reason
 
     def _outcome(self) -> StartFailed | StartIgnored | Exited:
         if self.was_ready:
@@ -246,6 +265,8 @@ class Incarnation:
 
     def _exit_reason(self) -> str:
         """What root ended by itself (watchdog, memory) is abnormal, however politely it went."""
+        if self.decreed is not None and not self.asked:
+            return self.decreed
         if self.cause is not None and not self.asked and self.reason in ("normal", "shutdown"):
             return f"error({self.cause})"
         return self.reason

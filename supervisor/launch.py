@@ -30,6 +30,8 @@ from otpd.supervisor.spec import Kind, Launch, Limits
 NODE: Final = "OTPD_NODE"
 CHILD: Final = "OTPD_CHILD"
 GENERATION: Final = "OTPD_GENERATION"
+#: Path of the node's control socket, for programs that ask it something.
+CONTROL: Final = "OTPD_CONTROL"
 #: Descriptors of an agent: the channel to root, and a file with what `Agent` needs to know.
 CONTROL_FD: Final = "OTPD_CONTROL_FD"
 JOB_FD: Final = "OTPD_JOB_FD"
@@ -51,6 +53,17 @@ _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 class LaunchError(Exception):
     """A process could not be set up; one line that names what was wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What one incarnation proves itself with (docs/protocol.md, 1). Secret: never in argv, environment or a log."""
+
+    life: int
+    identity: bytes = field(repr=False)
+    token: bytes = field(repr=False)
+    broker: tuple[str, str] | None  # epoch, endpoint
+    runtime: str  # the runtime directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +88,18 @@ class Job:
     watchdog: float | None = None
     cgroup: str | None = None  # directory of its own cgroup
     notify: str | None = None  # path of the node's sd_notify socket
+    credentials: Credentials | None = None  # of those that speak
 
 
 def job_of(
-    launch: Launch, name: str, generation: int, node: str, root_pid: int, cgroup: str | None, notify: str | None
+    launch: Launch,
+    name: str,
+    generation: int,
+    node: str,
+    root_pid: int,
+    cgroup: str | None = None,
+    notify: str | None = None,
+    credentials: Credentials | None = None,
 ) -> Job:
     """The job of one incarnation of `launch`."""
     return Job(
@@ -100,17 +121,24 @@ def job_of(
         watchdog=launch.watchdog,
         cgroup=cgroup,
         notify=notify,
+        credentials=credentials,
     )
 
 
 _JOB_FIELDS: Final = tuple(each.name for each in fields(Job))
+_CREDENTIALS: Final = tuple(each.name for each in fields(Credentials))
 
 
 def to_wire(job: Job) -> dict[str, Any]:
     """A plain map for msgpack; `from_wire` is its inverse."""
     wire: dict[str, Any] = {name: getattr(job, name) for name in _JOB_FIELDS}
     wire["limits"] = {name: getattr(job.limits, name) for name in _LIMITS}
+    wire["credentials"] = None if job.credentials is None else _credentials_to_wire(job.credentials)
     return wire
+
+
+def _credentials_to_wire(own: Credentials) -> dict[str, Any]:
+    return {name: getattr(own, name) for name in _CREDENTIALS}
 
 
 def from_wire(data: Mapping[str, Any]) -> Job:
@@ -121,15 +149,25 @@ def from_wire(data: Mapping[str, Any]) -> Job:
             "command": None if command is None else tuple(command),
             "argv": tuple(data.get("argv", ())),
             "limits": Limits(**data.get("limits", {})),
+            "credentials": _credentials_from_wire(data.get("credentials")),
         }
     )
 
 
+def _credentials_from_wire(data: dict[str, Any] | None) -> Credentials | None:
+    if data is None:
+        return None
+    broker = data["broker"]
+    return Credentials(**{**data, "broker": None if broker is None else (broker[0], broker[1])})
+
+
 def job_document(job: Job) -> int:
     """A file descriptor (close-on-exec, in memory) from which an agent reads what it is; msgpack."""
-    known = ("name", "generation", "args", "watchdog", "stop_signal")
+    document = {key: getattr(job, key) for key in ("name", "generation", "args", "watchdog", "stop_signal")}
+    if job.credentials is not None:
+        document |= _credentials_to_wire(job.credentials)
     fd = os.memfd_create("otpd-job", os.MFD_CLOEXEC)
-    os.write(fd, pack({key: getattr(job, key) for key in known}))
+    os.write(fd, pack(document))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 

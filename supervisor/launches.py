@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from otpd.supervisor import initargs, places
 from otpd.supervisor.entries import Entry, Report
 from otpd.supervisor.problems import Invalid
-from otpd.supervisor.spec import Launch, Limits
+from otpd.supervisor.spec import Inbox, Launch, Limits
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class Launches:
             watchdog=values.get("watchdog"),
             restart_memory=values.get("restart_when"),
             group=entry.name if len(entry.children) > 1 else None,
+            inbox=Inbox(**values.get("inbox", {})),
             detach=values.get("detach", False),
         )
 

@@ -170,6 +170,8 @@ class Operations:
         if action not in _ACTIONS or not isinstance(names, list) or not names:
             raise OperationError(2, f"expected one of {', '.join(_ACTIONS)} and a list of names, got {action!r} {names!r}")
         paths = list(dict.fromkeys(path for name in names for path in self.paths_of(name)))
+        for path in paths if action == "delete" else ():
+            self._changes.refuse_own(path, "deleted")
         rows: dict[str, dict[str, Any]] = {}
 
         def done(path: str, problem: str | None) -> None:

@@ -13,6 +13,10 @@ from pathlib import Path
 SOCKET_PATH_LIMIT = 107
 
 
+#: The longest name of a socket: a broker's, whose epoch has two numbers of 32 bits.
+_LONGEST = "b4294967295.4294967295-s"
+
+
 class PathError(Exception):
     """A directory that the node needs can't be used; says which, why and what to do."""
 
@@ -36,6 +40,15 @@ class NodePaths:
     def place(self) -> Path:
         """Which directory this state was written for; a copy of it is another node's."""
         return self.state_dir / "place"
+
+    @property
+    def life(self) -> Path:
+        """How often root has started."""
+        return self.state_dir / "life"
+
+    @property
+    def life_bridge(self) -> Path:
+        return self.runtime_dir / "life"
 
     @property
     def logs(self) -> Path:
@@ -62,6 +75,14 @@ class NodePaths:
     def spec(self) -> Path:
         return self.runtime_dir / "spec"
 
+    def endpoint(self, epoch: str) -> Path:
+        """Where the broker of `epoch` binds: this with "-s" and "-d" behind."""
+        return self.runtime_dir / epoch
+
+    def endpoints(self) -> list[Path]:
+        """The sockets of all brokers, dead ones too: only who owns them may say which those are."""
+        return [path for lane in ("s", "d") for path in self.runtime_dir.glob(f"b*.*-{lane}")]
+
 
 def node_paths(state_dir: str | os.PathLike[str]) -> NodePaths:
     """The paths of the node that keeps its state in `state_dir`; those of the running node, if there is one.
@@ -76,7 +97,7 @@ def node_paths(state_dir: str | os.PathLike[str]) -> NodePaths:
     tried = []
     for base in _runtime_bases(state):
         runtime = base / digest
-        if len(os.fsencode(runtime / "control.sock")) <= SOCKET_PATH_LIMIT:
+        if len(os.fsencode(runtime / _LONGEST)) <= SOCKET_PATH_LIMIT:
             return NodePaths(state, runtime)
         tried.append(str(runtime))
     raise PathError(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from otpd.supervisor.control import OperationError
+from otpd.supervisor.services import is_own
 from otpd.supervisor.spec import Backoff, Launch
 from otpd.supervisor.tree import SupervisorView, WorkerView
 
@@ -49,7 +50,7 @@ def node_facts(root: Root) -> dict[str, Any]:
         "sampler_pid": root.memory.pid,
         "blanks": root.zygote.blanks,
         "ladder": root.ladder_name,
-        "children": sum(1 for _ in _workers(root.tree.snapshot(root.loop.now))),
+        "children": sum(1 for view in _workers(root.tree.snapshot(root.loop.now)) if not is_own(view.path)),
         "descriptors": _descriptors(),
     }
 

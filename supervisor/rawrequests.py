@@ -42,6 +42,7 @@ from otpd.supervisor.events import (
     TerminateChild,
     WhichChildren,
 )
+from otpd.supervisor.services import OWN_NAMES, is_own, with_services
 from otpd.supervisor.spec import ChildSpec, SupervisorSpec
 from otpd.supervisor.tree import SupervisorView, walk
 
@@ -70,7 +71,7 @@ class RawRequests:
     def request(self, connection: Connection, request: dict[str, Any]) -> None:
         """The operation."""
         wanted: Any = request.get("request")
-        op = read(wanted, self._root.path_below_top)
+        op = self._beside_services(read(wanted, self._root.path_below_top))
         by = request.get("by", "operator")
         if not isinstance(by, str):
             raise OperationError(2, f"expected 'by' to be a text, got {by!r}")
@@ -89,6 +90,17 @@ class RawRequests:
         if isinstance(op, TerminateChild) and self._root.workers.live(f"{op.sup}/{op.id}") is not None:
             self._root.workers.asked(f"{op.sup}/{op.id}", by)
         self._root.request(op, answered)
+
+    def _beside_services(self, op: Op) -> Op:
+        """The request as it concerns the user's tree: the node's own part of it stays as it is."""
+        match op:
+            case ChangeSpec(sup, spec) if "/" not in sup:
+                return ChangeSpec(sup, with_services(spec))
+            case ChangeSpec(sup) | StartChild(sup):
+                self._changes.refuse_own(sup, "changed")
+            case DeleteChild(sup, id):
+                self._changes.refuse_own(f"{sup}/{id}", "deleted")
+        return op
 
     def _is_gone(self, sup: str, generation: int | None) -> bool:
         view = self._root.tree.view(sup)
@@ -109,6 +121,8 @@ class RawRequests:
             return
         taken = {view.name: view.path for view in walk(self._root.tree.snapshot()) if "/" in view.path}
         for name, path in new:
+            if name in OWN_NAMES and not is_own(path):
+                raise OperationError(3, f"the node uses the name '{name}' itself", f"choose another, such as my-{name}")
             other = taken.setdefault(name, path)
             if other != path:
                 text = f"the name '{name}' is taken by {self._root.shown(other)}"

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from otpd.ipc.frames import pack, unpack
-from otpd.supervisor import cgroup, heart, launch, linux, specdata, sweep
+from otpd.supervisor import cgroup, heart, launch, life, linux, services, specdata, sweep
+from otpd.supervisor.brokerlink import BrokerLink
 from otpd.supervisor.control import ControlServer
 from otpd.supervisor.events import (
     AbortStart,
@@ -126,6 +127,7 @@ class Root:
         self._heart = socket.socket(fileno=options.channel)
         self._watch_heart()
         self._swept = sweep.sweep_node(self.node_id)
+        self.life = life.begin(self.paths)
         self.runtime: dict[str, ChildSpec] = {}  # by path: added by hand, until a reload
         self.deleted: set[str] = set()  # paths of the config that were deleted by hand, until a reload
         self.extra_pids: set[int] = set()  # probes
@@ -133,14 +135,16 @@ class Root:
         self._pumping = False
         self.journal = Journal(lambda event: self.logger.write_event(event), self.loop.defer)
         self.logger = Logger(
-            self.loop, self._logger_command, self._helper_env(), self._on_tail, self._on_log_state, self._on_helper
+            self.loop, self._logger_command, self.environment(), self._on_tail, self._on_log_state, self._on_helper
         )
         self._cgroups = cgroup.open_node(self.node_id)
         own = self._cgroups.directory if self._cgroups is not None else None
-        self.zygote = Zygote(self.loop, self.node_id, own, self._helper_env(), self._on_helper)
-        self.memory = MemoryWatch(self.loop, self._helper_env(), self._on_over, self._on_helper)
+        self.zygote = Zygote(self.loop, self.node_id, own, self.environment(), self._on_helper)
+        self.memory = MemoryWatch(self.loop, self.environment(), self._on_over, self._on_helper)
         self.notify = NotifySocket(self.loop, self.paths.notify, self._on_notify)
-        self.tree = Tree(ChildSpec(id=TOP, start=self.node.top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
+        top = services.with_services(self.node.top)
+        self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
+        self.link = BrokerLink(self)
         self.workers = Workers(self)
         self.operations = Operations(self)
         self.server = ControlServer(self.loop, self.paths.control, self.operations.dispatch)
@@ -155,7 +159,10 @@ class Root:
         self.server.listen()
         self.loop.after(_HOUSEKEEPING, self._housekeeping)
         ended, left = _titles(self._swept.ended), _titles(self._swept.left)
-        self.journal.event("node.starting", self.node.name, pid=os.getpid(), swept=ended, not_swept=left)
+        own: dict[str, Any] = {"pid": os.getpid(), "life": self.life.number}
+        self.journal.event("node.starting", self.node.name, **own, swept=ended, not_swept=left)
+        if self.life.problem is not None:
+            self.journal.event("life.problem", self.node.name, detail=self.life.problem, life=self.life.number)
         self.feed(Boot())
         self.loop.run()
         return self.exit_code
@@ -209,6 +216,7 @@ class Root:
     def _notice(self, kind: str, path: str, generation: int, data: dict[str, Any]) -> None:
         if kind == "child_removed":
             self._forget(path)
+        self.link.noticed(kind, path)
         name = path.rpartition("/")[2] if "/" in path else self.node.name
         self.journal.event(_EVENTS[kind], name, self.shown(path), generation, **data)
 
@@ -327,8 +335,9 @@ class Root:
         self.notify.close()
         if self._cgroups is not None:
             self._cgroups.sweep(patience=0.2)
-        with contextlib.suppress(FileNotFoundError):
-            self.paths.spec.unlink()
+        for path in (self.paths.spec, self.paths.life_bridge):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
         self.loop.stop()
 
     # --- what comes in ---
@@ -391,6 +400,8 @@ class Root:
         if self.phase in ("starting", "running"):
             with contextlib.suppress(OSError, PathError):
                 self._recreate_files()
+            if not self.life.saved:
+                self._save_life()
         self.loop.after(_HOUSEKEEPING, self._housekeeping)
 
     def _recreate_files(self) -> None:
@@ -402,6 +413,12 @@ class Root:
         if not self.server.present():
             self.server.relisten()
             self.journal.event("control.recreated", self.node.name, path=str(self.paths.control))
+
+    def _save_life(self) -> None:
+        """The state directory could not be written when this root started; nobody may take its life again."""
+        if life.save(self.paths, self.life.number) is None:
+            self.life = life.Life(self.life.number)
+            self.journal.event("life.saved", self.node.name, life=self.life.number)
 
     def save_spec(self) -> None:
         """The spec that root starts with, should it have to start again: all of it or nothing."""
@@ -421,8 +438,9 @@ class Root:
             "--max-bytes", str(policy.max_bytes), "--keep", str(policy.keep), "--full", policy.full,
         ]  # fmt: skip
 
-    def _helper_env(self) -> dict[str, str]:
-        return {**os.environ, launch.NODE: self.node_id}
+    def environment(self) -> dict[str, str]:
+        """What every process of the node starts from."""
+        return {**os.environ, launch.NODE: self.node_id, launch.CONTROL: str(self.paths.control)}
 
 
 def _titles(processes: tuple[Process, ...]) -> list[str]:

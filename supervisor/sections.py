@@ -22,6 +22,11 @@ _LIMITS: Final[Mapping[str, Check]] = {
     "processes": checks.integer(1, 2**22),
     "core": checks.size(0, "0B"),
 }
+_INBOX: Final[Mapping[str, Check]] = {
+    "messages": checks.integer(1, 1_000_000),
+    "bytes": checks.size(1024, "1KiB"),
+    "policy": checks.word("reject", "drop_oldest", "drop_newest"),
+}
 #: Measures that restart_when will know; until then each is an error that says so.
 _LATER: Final = ("age", "cpu", "files", "threads")
 
@@ -68,7 +73,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "max_seconds": checks.integer(1),
         "auto_shutdown": checks.word(*AutoShutdown),
     },
-    "agents": {**_WORKER, "command": checks.command, "args": checks.arguments},
+    "agents": {**_WORKER, "command": checks.command, "args": checks.arguments, "inbox": checks.table(_INBOX)},
     "programs": {**_WORKER, "command": checks.command, "args": checks.strings, "ready": checks.ready},
 }
 #: What other supervisors of processes call these keys.

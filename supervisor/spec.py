@@ -101,7 +101,18 @@ class Limits:
     core: int | None = None  # RLIMIT_CORE, bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbox:
+    """What the broker keeps for an agent that takes nothing just now, and what it does when that is full."""
+
+    messages: int = 100
+    bytes: int = 1024 * 1024
+    policy: Literal["reject", "drop_oldest", "drop_newest"] = "reject"
+
+
 Kind: TypeAlias = Literal["agent", "program", "service", "pool"]
+#: Kinds that have a channel to root as long as they live, and an address.
+SPEAKING: Final = ("agent", "service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +135,7 @@ class Launch:
     watchdog: float | None = None  # silent for so long: stacks are dumped, then it is killed
     restart_memory: int | None = None  # restart_when.memory: bytes of the whole process tree
     group: str | None = None  # instances = n: the name they share
+    inbox: Inbox = field(default_factory=Inbox)
     detach: bool = False  # helpers that it leaves behind are left alone and reported
 
 

@@ -20,6 +20,7 @@ from otpd.supervisor.spec import (
     Dynamic,
     ExecReady,
     HttpReady,
+    Inbox,
     Launch,
     Limits,
     LogPolicy,
@@ -31,7 +32,7 @@ from otpd.supervisor.spec import (
 )
 
 #: Counts up when a field is added, removed or gets another default.
-VERSION: Final = 1
+VERSION: Final = 2
 
 T = TypeVar("T")
 _Parse: TypeAlias = Callable[[Any], Any]
@@ -95,7 +96,7 @@ class _Writer:
                 return self.launch(value)
             case TcpReady() | ExecReady() | HttpReady():
                 return {type(value).__name__: self.dataclass(value)}
-            case Backoff() | Limits() | LogPolicy() | ChildSpec() | SupervisorSpec() | NodeSpec():
+            case Backoff() | Limits() | Inbox() | LogPolicy() | ChildSpec() | SupervisorSpec() | NodeSpec():
                 return self.dataclass(value)
             case tuple():
                 return [self.write(item) for item in value]
@@ -259,6 +260,7 @@ _LEAVES: Final[Mapping[str, _Parse]] = {
     "Kind": _words("agent", "program", "service", "pool"),
     "Ready": _ready,
     "Limits": _one(Limits),
+    "Inbox": _one(Inbox),
     "LogPolicy": _one(LogPolicy),
     "Backoff | None": lambda value: None if value is None else _parse(Backoff, value, _LEAVES),
     "Shutdown": _shutdown,
@@ -268,6 +270,7 @@ _LEAVES: Final[Mapping[str, _Parse]] = {
     "AutoShutdown": AutoShutdown,
     "Dynamic | None": lambda value: None if value is None else Dynamic(value),
     "Literal['drop', 'block']": _words("drop", "block"),
+    "Literal['reject', 'drop_oldest', 'drop_newest']": _words("reject", "drop_oldest", "drop_newest"),
 }
 
 

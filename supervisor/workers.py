@@ -32,6 +32,7 @@ from otpd.supervisor.incarnation import (
     Tell,
 )
 from otpd.supervisor.journal import Death
+from otpd.supervisor.launch import Credentials
 from otpd.supervisor.loop import LATE, ONCE, READ, Timer
 from otpd.supervisor.nativespawn import NativeSpawner, Plan
 from otpd.supervisor.readiness import Prober
@@ -58,6 +59,7 @@ class Live:
     pid: int = 0
     pidfd: int = -1
     channel: Channel | None = None
+    credentials: Credentials | None = None  # of those that speak
     errors: int = -1  # how its exec went
     execed: bool = False  # exec has happened, and its incarnation is about to hear of it
     output: int = -1  # the write end of its pipe; see `_close_output`
@@ -94,7 +96,7 @@ class Workers:
         self._sweeper = sweep.Sweeper()
         self._reaping = False
         self._pid = os.getpid()
-        self._base = {**os.environ}
+        self._base = root.environment()
         self.native = NativeSpawner(self._base)
         self._plans: dict[str, tuple[Launch, Plan | None]] = {}
 
@@ -104,6 +106,7 @@ class Workers:
         """Begin a start attempt."""
         what = effect.spec.start
         assert isinstance(what, Launch)
+        what = self._root.link.launch(effect.spec.id, what)
         incarnation = Incarnation(effect.path, effect.generation, what, effect.spec.shutdown)
         live = Live(effect.path, effect.spec, what, incarnation, self._loop.now)
         self._table[effect.path] = live
@@ -157,7 +160,9 @@ class Workers:
         return found if found is not None and found.pid and found.incarnation.phase in _SHOWN else None
 
     def alive_names(self) -> list[str]:
-        return [live.name for live in self._table.values()]
+        """Who is still there: the services, whose turn to stop comes last, only when nobody else is."""
+        everybody = list(self._table.values())
+        return [live.name for live in everybody if live.launch.kind != "service"] or [live.name for live in everybody]
 
     def send_signal(self, path: str, number: int) -> int | None:
         """The pid that got it, or None when there is no process."""
@@ -186,6 +191,15 @@ class Workers:
             if live.name == name and live.generation == generation:
                 self._act(live, live.incarnation.over_limit(why))
                 return
+
+    def end(self, live: Live, why: str) -> None:
+        """Root's own wish: it must be another incarnation that goes on."""
+        self._act(live, live.incarnation.over_limit(why))
+
+    def terminate(self, live: Live, reason: str) -> None:
+        """A link of its broke."""
+        live.asked_by = live.asked_by or "a link"
+        self._act(live, live.incarnation.terminate(reason))
 
     def watch_memory(self) -> None:
         """After a reload: what is allowed may have changed for those that run on."""
@@ -232,7 +246,8 @@ class Workers:
         notify = self._root.notify_address(what.user is not None) if notifies else None
         if notify is not None and what.watchdog is not None:
             what = replace(what, env={**what.env, "WATCHDOG_USEC": str(int(what.watchdog * 1e6))})
-        return launch.job_of(what, live.name, live.generation, self._root.node_id, self._pid, live.cgroup, notify)
+        node_id, credentials = self._root.node_id, live.credentials
+        return launch.job_of(what, live.name, live.generation, node_id, self._pid, live.cgroup, notify, credentials)
 
     def _plan(self, live: Live) -> Plan | None:
         """How root execs it at once; made again when the launch is another one. None: a blank or a fork shall do it."""
@@ -280,6 +295,7 @@ class Workers:
         self._act(live, incarnation.failed(text.decode(errors="replace")) if text else incarnation.set_up())
 
     def _assign(self, live: Live, blank: Blank) -> None:
+        live.credentials = self._root.link.credentials(live)
         try:
             spares.assign(blank.channel, self.job(live), live.output)
         except launch.LaunchError as error:
@@ -299,12 +315,15 @@ class Workers:
         live.pid, live.pidfd, live.began = pid, pidfd, self._loop.now
         self._by_pid[pid] = live
         self._loop.add(pidfd, READ | ONCE, lambda _mask: self._died(live))
+        self._root.link.born(live)
         self._act(live, live.incarnation.launched())
 
     def _heard(self, live: Live, value: Any, fds: list[int]) -> None:
         """A packet of a worker; descriptors that it sends are closed."""
         close_all(fds)
         self._act(live, _understood(live.incarnation, value))
+        if self._root.link.is_broker(live):
+            self._root.link.heard(value)
 
     def _hung_up(self, live: Live) -> None:
         """A program's channel closes at exec; an agent's, when it ends or closes what it should not."""
@@ -371,6 +390,8 @@ class Workers:
     def _do(self, live: Live, effect: ladder.Effect) -> None:
         match effect:
             case ladder.Ask(number):
+                if live.credentials is not None and live.channel is not None:
+                    live.channel.send(["stopping", live.incarnation.stop_reason])
                 sweep.ask(live.pidfd, number)
             case ladder.Kill(group):
                 sweep.kill(live.pid, live.pidfd, group)
@@ -391,7 +412,9 @@ class Workers:
     def _reaped(self, live: Live, status: Status) -> None:
         self._by_pid.pop(live.pid, None)
         self._close_process(live)
-        self._act(live, live.incarnation.died(status))
+        actions = live.incarnation.died(status)
+        self._root.link.died(live, live.incarnation.last_reason)
+        self._act(live, actions)
 
     def _cleared(self, live: Live, left: tuple[ladder.Process, ...], detached: bool) -> None:
         live.left = [f"{each.title or 'process'} (pid {each.pid})" for each in left]
@@ -458,13 +481,16 @@ class Workers:
         """The tree hears of an end only when the row is out of the table: it may start the next one at once."""
         if isinstance(event, Exited | StartFailed | StartIgnored):
             self._forget(live, event)
-        elif live.launch.restart_memory is not None:
-            self._root.memory.watch(live.name, live.generation, live.pid, live.launch.restart_memory)
+        else:
+            self._root.link.ready(live)
+            if live.launch.restart_memory is not None:
+                self._root.memory.watch(live.name, live.generation, live.pid, live.launch.restart_memory)
         self._root.feed(event)
 
     def _forget(self, live: Live, event: Exited | StartFailed | StartIgnored) -> None:
         self._root.zygote.withdraw(live)
         self._root.memory.forget(live.name, live.generation)
+        self._root.link.died(live, live.incarnation.last_reason)
         self._close_process(live)
         self._close_output(live)
         if live.prober is not None:

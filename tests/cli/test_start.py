@@ -86,7 +86,8 @@ def test_in_the_foreground_it_shows_the_output_prefixed_and_stops_in_order_on_in
         heart.send_signal(signal.SIGINT)
         assert heart.wait(20) == 0
         shown = log.read_text().splitlines()
-        assert shown[0] == "otpd: talk started, generation 1"
+        started = ["services/broker", "talk"]
+        assert shown[:2] == [f"otpd: {name} started, generation 1" for name in started]
         assert {"talk | hi", "talk | bye", "otpd: talk stopped"} <= set(shown)
         assert "\x1b" not in log.read_text()
 
@@ -108,7 +109,7 @@ def test_a_screen_that_goes_away_changes_nothing_for_the_node() -> None:
         heart = subprocess.Popen([*OTPD, "start"], cwd=made.home, env=made.env, stdout=subprocess.PIPE)
         assert heart.stdout is not None
         with heart.stdout:
-            assert heart.stdout.readline() == b"otpd: talk started, generation 1\n"
+            assert heart.stdout.readline() == b"otpd: services/broker started, generation 1\n"
         made.otpd("restart", "talk")
         made.when("talk", state="running", generation=2)
         made.stop()

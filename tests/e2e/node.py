@@ -100,7 +100,10 @@ class Node:
             return control.ask(op, **arguments)
 
     def events(self) -> list[dict[str, Any]]:
-        """What root remembers, oldest first."""
+        """What root remembers, oldest first, but of the node's own services."""
+        return [event for event in self.all_events() if event["path"].partition("/")[0] != "services"]
+
+    def all_events(self) -> list[dict[str, Any]]:
         with Control.open(self.control) as control:
             return [answer["event"] for answer in control.stream("events", 10.0, n=1000) if "event" in answer]
 
@@ -109,7 +112,11 @@ class Node:
         return found
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        return {row["name"]: row for row in self.ask("status")}
+        """What the config says; the node's own are `services`."""
+        return {row["name"]: row for row in self.ask("status") if row["kind"] != "service"}
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in self.ask("status") if row["kind"] == "service"}
 
     def worker(self, name: str) -> dict[str, Any]:
         return self.workers()[name]

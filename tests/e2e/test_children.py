@@ -197,7 +197,7 @@ def test_all_256_exit_statuses_have_their_reason() -> None:
         assert reasons == {f"code-{i + 1}": ("normal" if i == 0 else f"error({i})", i) for i in range(256)}
         assert {row["name"] for row in found if row["state"] == "stopped"} == {"code-1"}
         facts = n.facts()
-        assert len(everything(n)) == 4 + len(facts["blanks"])
+        assert len(everything(n)) == 4 + len(n.services()) + len(facts["blanks"])
 
 
 #: Signals whose default is to be ignored, or to stop a process (which in an orphaned group three of them do not).

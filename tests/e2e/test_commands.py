@@ -100,9 +100,11 @@ def test_the_tree_has_exactly_the_keys_of_the_contract(shop: Node) -> None:
             assert row["type"] == "worker"
             assert isinstance(row["pid"], int)
     paths = [row["path"] for row in rows]
-    assert paths == ["", "pricing", "worker-1", "worker-2", "old", "pricing/feed", "pricing/quote"]
+    top_level = ["services", "pricing", "worker-1", "worker-2", "old"]
+    assert paths == ["", *top_level, "services/broker", "pricing/feed", "pricing/quote"]
     kinds = {row["name"]: row["kind"] for row in rows if row["type"] == "worker"}
-    assert kinds == {"feed": "agent", "quote": "agent", "worker-1": "agent", "worker-2": "agent", "old": "program"}
+    agents = dict.fromkeys(("feed", "quote", "worker-1", "worker-2"), "agent")
+    assert kinds == {"broker": "service", **agents, "old": "program"}
 
 
 def test_tree_status_and_doctor_for_people(shop: Node) -> None:
@@ -114,17 +116,17 @@ def test_tree_status_and_doctor_for_people(shop: Node) -> None:
     tree = shop.otpd("tree").stdout
     for word in ("shop", "pricing", "rest_for_one", "feed", "worker-2", "old", "running"):
         assert word in tree
-    assert len(shop.otpd("status").stdout.splitlines()) == 6
+    assert len(shop.otpd("status").stdout.splitlines()) == 7
 
 
 def test_every_command_that_shows_something_has_json(shop: Node) -> None:
     """T42."""
     rows = shop.json("status")
-    assert [row["name"] for row in rows] == ["feed", "quote", "worker-1", "worker-2", "old"]
+    assert [row["name"] for row in rows] == ["broker", "feed", "quote", "worker-1", "worker-2", "old"]
     assert all(set(row) >= WORKER_KEYS for row in rows)
     assert [row["name"] for row in shop.json("status", "pricing")] == ["feed", "quote"]
     assert [row["name"] for row in shop.json("status", "old")] == ["old"]
-    worker = shop.json("tree", "--resources")["tree"]["children"][1]
+    worker = shop.json("tree", "--resources")["tree"]["children"][2]
     assert {"cpu_percent", "memory", "processes"} <= set(worker["resources"])
     assert shop.json("why", "feed")["name"] == "feed"
     assert [each["event"] for each in shop.json("events", "-n", "3")][-1].startswith("otpd.")

@@ -1,7 +1,7 @@
 """Any single process may be killed at any instant: the node is complete again, or has ended in order (tests 1-8, 10).
 
-Victims: heart, root, zygote, logger, an agent, a program, an agent's child. Ends: SIGKILL, SIGSEGV, SIGABRT, and a short
-SIGSTOP. Moments: idle, during start, during stop. Always: no zombie older than 1 s, no process and no socket left.
+Victims: heart, root, zygote, logger, broker, an agent, a program, an agent's child. Ends: SIGKILL, SIGSEGV, SIGABRT, and a
+short SIGSTOP. Moments: idle, during start, during stop. Always: no zombie older than 1 s, no process and no socket left.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ args = { begin = "begin", end = "end" }
 shutdown = "20s"
 start_timeout = "20s"
 """
-NAMES = {"quick", "sleep", "slow"}
-HOUSE = ("heart", "root", "zygote", "logger")
+NAMES = {"broker", "quick", "sleep", "slow"}
+HOUSE = ("heart", "root", "zygote", "logger", "broker")
 WORKERS = ("agent", "program", "agent's child")
 VICTIMS = HOUSE + WORKERS
-NAME_OF = {"agent": "slow", "program": "sleep"}
+NAME_OF = {"agent": "slow", "program": "sleep", "broker": "broker"}
 DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
 
 
@@ -79,6 +79,8 @@ def pid_of(n: Node, victim: str) -> int:
             return int(n.facts()["pid"])
         case "zygote" | "logger":
             return int(eventually(lambda: n.facts()[f"{victim}_pid"], 10, victim))
+        case "broker":
+            return int(n.services()["broker"]["pid"])
         case "agent's child":
             file = n.home / "slow.child"
             return int(eventually(lambda: file.exists() and file.read_text(), 10, "the child of slow"))
@@ -95,22 +97,23 @@ def strike(n: Node, pid: int, number: int) -> None:
 
 
 def generations(n: Node) -> dict[str, int]:
-    return {name: row["generation"] for name, row in n.workers().items()}
+    return {row["name"]: row["generation"] for row in n.ask("status")}
 
 
 def whole(n: Node) -> bool:
     """Root answers, all run, each is there once (slow with its child), the helpers are up, nobody else is there."""
     try:
-        facts, rows = n.facts(), n.workers()
+        facts, rows = n.facts(), n.ask("status")
     except (ControlError, OSError):
         return False
-    if {row["state"] for row in rows.values()} != {"running"} or not facts["zygote_pid"] or not facts["logger_pid"]:
+    if {row["state"] for row in rows} != {"running"} or not facts["zygote_pid"] or not facts["logger_pid"]:
         return False
     if len(facts["blanks"]) < 2:
         return False
     sizes = {name: len(processes) for name, processes in by_child(n).items()}
     house = {facts["heart_pid"], facts["pid"], facts["zygote_pid"], facts["logger_pid"], *facts["blanks"]}
-    return sizes == {"quick": 1, "sleep": 1, "slow": 2} and len(everything(n)) == len(house) + sum(sizes.values())
+    wanted = {"broker": 1, "quick": 1, "sleep": 1, "slow": 2}
+    return sizes == wanted and len(everything(n)) == len(house) + sum(sizes.values())
 
 
 def complete(n: Node) -> None:

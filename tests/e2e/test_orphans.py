@@ -143,8 +143,9 @@ def fleet(n: Node) -> list[Seen]:
 
     def complete() -> list[Seen] | None:
         found = by_child(n)
+        services = found.pop("broker", [])
         sizes = {name: len(processes) for name, processes in found.items()}
-        return sum(found.values(), []) if sizes == SIZES else None
+        return sum(found.values(), []) if sizes == SIZES and len(services) == 1 else None
 
     return eventually(complete, 10, "60 processes")  # type: ignore[return-value]
 
@@ -212,7 +213,8 @@ def test_heart_and_root_killed_at_once_leave_nothing_that_the_next_start_does_no
 
 def house(n: Node) -> list[int]:
     facts = n.facts()
-    return [facts["heart_pid"], facts["pid"], facts["zygote_pid"], facts["logger_pid"], *facts["blanks"]]
+    services = [row["pid"] for row in n.services().values()]
+    return [facts["heart_pid"], facts["pid"], facts["zygote_pid"], facts["logger_pid"], *services, *facts["blanks"]]
 
 
 @pytest.mark.parametrize("shape", ["leaper"])

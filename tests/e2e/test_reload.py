@@ -69,11 +69,13 @@ def same(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) 
 
 
 def order(n: Node, *path: str) -> list[str]:
-    """The children in the order of the tree, of the supervisor at `path`."""
+    """The children in the order of the tree, of the supervisor at `path`; at the top, after the node's services."""
     found = n.json("tree")["tree"]
     for name in path:
         found = next(child for child in found["children"] if child["name"] == name)
-    return [child["name"] for child in found["children"]]
+    names = [child["name"] for child in found["children"]]
+    assert path or names[0] == "services"
+    return names if path else names[1:]
 
 
 def happened(n: Node, since: int) -> list[tuple[str, str]]:

@@ -145,28 +145,28 @@ def test_ten_thousand_instances_fit_into_one_request() -> None:
         ({}, "expected a node spec of otpd, got dict without a version (otpd_spec)"),
         ({"otpd_spec": True}, "expected a node spec of otpd, got dict without a version (otpd_spec)"),
         (
-            {"otpd_spec": 2},
-            "expected version 1 of the node spec, got version 2: it is of a newer otpd; restart the node with the otpd "
+            {"otpd_spec": 3},
+            "expected version 2 of the node spec, got version 3: it is of a newer otpd; restart the node with the otpd "
             "that you call now",
         ),
         (
             {"otpd_spec": 0},
-            "expected version 1 of the node spec, got version 0: it is of an older otpd; restart the node with the otpd "
+            "expected version 2 of the node spec, got version 0: it is of an older otpd; restart the node with the otpd "
             "that you call now",
         ),
-        ({"otpd_spec": 1}, "expected list, got None"),
-        ({"otpd_spec": 1, "launches": []}, "expected the fields of NodeSpec, got NoneType"),
-        ({"otpd_spec": 1, "launches": [{}]}, "Launch lacks its field 'kind'"),
+        ({"otpd_spec": 2}, "expected list, got None"),
+        ({"otpd_spec": 2, "launches": []}, "expected the fields of NodeSpec, got NoneType"),
+        ({"otpd_spec": 2, "launches": [{}]}, "Launch lacks its field 'kind'"),
         (
-            {"otpd_spec": 1, "launches": [{"kind": "x"}]},
+            {"otpd_spec": 2, "launches": [{"kind": "x"}]},
             "Launch.kind: expected one of agent, program, service, pool, got 'x'",
         ),
         (
-            {"otpd_spec": 1, "launches": [{"kind": []}]},
+            {"otpd_spec": 2, "launches": [{"kind": []}]},
             "Launch.kind: expected one of agent, program, service, pool, got []",
         ),
-        ({"otpd_spec": 1, "launches": [], "node": {"nme": 1}}, "NodeSpec has no field 'nme'"),
-        ({"otpd_spec": 1, "launches": [], "node": {1: 1}}, "NodeSpec has no field 1"),
+        ({"otpd_spec": 2, "launches": [], "node": {"nme": 1}}, "NodeSpec has no field 'nme'"),
+        ({"otpd_spec": 2, "launches": [], "node": {1: 1}}, "NodeSpec has no field 1"),
     ],
 )
 def test_what_is_no_node_spec_is_refused_with_the_reason(data: object, message: str) -> None:
@@ -223,7 +223,7 @@ _garbage = st.recursive(
 @given(_garbage, _garbage)
 def test_garbage_is_refused_and_never_crashes(node: object, launch: object) -> None:
     with pytest.raises(SpecDataError):
-        from_data({"otpd_spec": 1, "node": node, "launches": [launch]})
+        from_data({"otpd_spec": 2, "node": node, "launches": [launch]})
 
 
 def test_plain_shows_every_field() -> None:
