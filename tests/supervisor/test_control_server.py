@@ -180,3 +180,29 @@ def test_nobody_listening_is_exit_code_seven(tmp_path: Path) -> None:
     with pytest.raises(ControlError) as caught:
         Control.open(str(tmp_path / "none.sock"))
     assert caught.value.code == 7
+
+
+def test_a_pause_that_a_new_listener_outlives_is_over(tmp_path: Path) -> None:
+    """Out of descriptors, and meanwhile somebody removed the socket's file: the new listener has the old one's number."""
+    loop = Loop()
+    server = ControlServer(loop, tmp_path / "c.sock", lambda connection, _request: connection.answer("here"))
+    server.listen()
+    before = server._listener
+    assert before is not None
+    number = before.fileno()
+    server._pause()
+    server.relisten()
+    assert server._listener is not None
+    assert server._listener.fileno() == number
+    server._resume(before)
+    server._pause()
+    server._resume(server._listener)
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(tmp_path / "c.sock"))
+    client.sendall(pack_frame({"op": "x"}))
+    loop.step()
+    loop.step()
+    assert FrameReader(1 << 20).feed(client.recv(4096)) == [{"ok": True, "result": "here"}]
+    client.close()
+    server.close()
+    loop._epoll.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -76,3 +77,25 @@ def test_the_title_leaves_the_environment_alone() -> None:
         [sys.executable, "-c", code], env={**os.environ, "COOKIE": "here"}, capture_output=True, text=True
     )
     assert run.stdout.splitlines() == ["otpd: test", "True"]
+
+
+def test_a_complaint_that_nobody_reads_holds_nobody_up() -> None:
+    """A terminal under ^S, or a pipe whose reader sleeps: what is behind stderr is full."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, b"x" * 4096):
+            pass
+    os.set_blocking(writer, True)
+    code = "from otpd.supervisor import linux; linux.complain('x' * 100)"
+    done = subprocess.run([sys.executable, "-c", code], stderr=writer, timeout=20)
+    assert done.returncode == 0
+    os.close(writer)
+    with open(reader, "rb") as file:
+        assert set(file.read()) == {ord("x")}
+
+
+def test_a_complaint_is_one_line_that_is_never_lost_half() -> None:
+    code = "from otpd.supervisor import linux; linux.complain('no ' + chr(0xdcff)); linux.complain('y' * 10_000)"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    assert done.stderr == b"no \\udcff\n" + b"y" * 4096

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from otpd.supervisor.loop import ONCE, READ, Loop
+from otpd.supervisor.loop import LATE, ONCE, READ, Loop
 
 
 @pytest.fixture
@@ -103,6 +105,36 @@ def test_a_timer_that_is_armed_by_another_waits_for_the_next_turn(loop: Loop) ->
     os.write(writer, b"x")
     loop.step()
     assert order == ["timer", "x", "timer"]
+    loop.remove(reader)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("delay", [math.nan, math.inf])
+def test_a_deadline_that_is_no_time_is_refused(loop: Loop, delay: float) -> None:
+    """NaN compares with nothing: it would stand at the head of all timers and keep them from firing."""
+    with pytest.raises(ValueError, match="expected a delay in seconds, got"):
+        loop.after(delay, lambda: None)
+
+
+def test_a_loop_that_was_held_up_hears_all_that_was_said_before_it_calls_a_deadline_passed(loop: Loop) -> None:
+    """Whoever stopped root stopped the wait of its poll too, which then brings nothing, whatever there is."""
+    reader, writer = os.pipe()
+    order: list[str] = []
+    loop.add(reader, READ, lambda _mask: order.append(os.read(reader, 1).decode()))
+    loop.after(-2 * LATE, lambda: order.append(f"late by {loop.lag:.1f}"))
+    os.write(writer, b"ab")
+    real = loop._epoll
+    polls: list[float] = []
+
+    def poll(timeout: float, batch: int) -> list[tuple[int, int]]:
+        polls.append(timeout)
+        return real.poll(timeout, batch) if len(polls) > 1 else []
+
+    loop._epoll = SimpleNamespace(poll=poll)  # type: ignore[assignment]
+    loop.step()
+    loop._epoll = real
+    assert order == ["a", "b", f"late by {2 * LATE:.1f}"]
     loop.remove(reader)
     os.close(reader)
     os.close(writer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import msgpack
@@ -230,3 +231,11 @@ def test_plain_shows_every_field() -> None:
     assert plain(spec.TcpReady(port=1)) == {"port": 1, "host": "127.0.0.1"}
     assert type(plain(spec.Restart.PERMANENT)) is str
     assert set(plain(SMALL)["top"]["children"][0]) == {item.name for item in dataclasses.fields(ChildSpec)}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_time_that_is_no_number_is_refused(value: float) -> None:
+    """It would be a deadline that never comes and keeps all others from coming."""
+    child = to_data(ChildSpec(id="a", start=Launch(kind="program", start_timeout=value)))
+    with pytest.raises(SpecDataError, match="expected a finite number"):
+        child_from_data(child)

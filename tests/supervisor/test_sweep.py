@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,30 @@ def test_a_detached_helper_is_reported_and_left_alone(root: Root) -> None:
     assert left.title.startswith(sys.executable)
     clear_again = eventually(lambda: sweep.Sweeper().sweep(owner(worker), root.known, kill=True) == ())
     assert clear_again and not alive(daemon)
+
+
+def test_nothing_is_proved_while_a_stray_is_on_its_way_out(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment, which could tell whose it is, goes first; until it is dead it may have forked somebody."""
+    other = root.python(DAEMON, name="other")
+    leaving = int(other.line())
+    other.reap()
+    gone = root.python("pass")
+    gone.reap()
+    stat, block = linux.stat, linux.environ_block
+
+    def stat_of_who_leaves(pid: int) -> linux.Stat | None:
+        found = stat(pid)
+        return replace(found, exiting=True) if found is not None and pid == leaving else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(linux, "environ_block", lambda pid: b"" if pid == leaving else block(pid))
+        patch.setattr(linux, "stat", stat_of_who_leaves)
+        (left,) = sweep.Sweeper().sweep(owner(gone), root.known, kill=True)
+        assert left.title == "processes that fork and exit"
+    assert sweep.Sweeper().sweep(owner(gone), root.known, kill=True) == ()
+    assert alive(leaving)
+    sweeper = sweep.Sweeper()
+    eventually(lambda: sweeper.sweep(owner(other, name="other"), root.known, kill=True) == ())
 
 
 def test_a_helper_of_another_worker_or_a_newer_generation_is_not_touched(root: Root) -> None:

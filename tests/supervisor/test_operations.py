@@ -1,0 +1,115 @@
+"""What root answers, with a tree and clients that do what real ones do only now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from otpd.supervisor.control import OperationError
+from otpd.supervisor.journal import Journal
+from otpd.supervisor.loop import Loop
+from otpd.supervisor.operations import Operations
+
+
+class Client:
+    """A connection: what it was answered; `gone` once it is sent anything, if it has hung up."""
+
+    def __init__(self, hung_up: bool = False) -> None:
+        self.said: list[Any] = []
+        self.open, self._hung_up = True, hung_up
+        self.on_close: Callable[[], None] | None = None
+
+    def part(self, value: dict[str, Any]) -> None:
+        self.said.append(value)
+        if self._hung_up and self.open:
+            self.open = False
+            if self.on_close is not None:
+                self.on_close()
+
+    def answer(self, result: Any) -> None:
+        self.said.append(result)
+
+    def end(self, value: dict[str, Any]) -> None:
+        self.said.append(value)
+
+    def fail(self, error: OperationError) -> None:
+        self.said.append((error.code, error.error))
+
+
+class Root:
+    """The tree is `rows`: path -> state."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.phase = "running"
+        self.journal = Journal(lambda _event: None, lambda _action: None)
+        self.rows = {"top/a": "starting"}
+        self.tree = SimpleNamespace(view=self._view, snapshot=lambda _now: self._view("top/a"))
+
+    def _view(self, path: str, _now: float = 0.0) -> Any:
+        state = self.rows.get(path)
+        return None if state is None else SimpleNamespace(
+            name=path.rpartition("/")[2], path=path, state=state, reason=None, children=()
+        )  # fmt: skip
+
+    def shown(self, path: str) -> str:
+        return path.partition("/")[2]
+
+
+@pytest.fixture
+def root() -> Any:
+    made = Root()
+    yield made
+    made.loop._epoll.close()
+
+
+def operations(root: Any) -> Operations:
+    return Operations(root)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "answer"), [("down", True), ("ready", (4, "a is not in the tree any more"))], ids=["down", "ready"]
+)
+def test_who_waits_for_a_child_is_answered_when_the_child_vanishes(root: Any, wanted: str, answer: object) -> None:
+    """A temporary child that has ended, or one that somebody has deleted meanwhile."""
+    made, client, other = operations(root), Client(), Client()
+    for each in (client, other):
+        made.dispatch(each, {"op": "wait", "name": "a", "for": wanted})
+    assert client.said == []
+    del root.rows["top/a"]
+    made._look()
+    assert (client.said, other.said, made._waiters) == ([answer], [answer], [])
+
+
+def test_who_has_waited_long_enough_is_told_of_what_has_just_become_true(root: Any) -> None:
+    """The state changed in the turn in which the time was over."""
+    made, client = operations(root), Client()
+    made.dispatch(client, {"op": "wait", "name": "a", "for": "down", "timeout": 1})
+    root.rows["top/a"] = "stopped"
+    made._time_out(made._waiters[0])
+    assert client.said == [True]
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), -1, True, "1"])
+def test_a_time_that_no_timer_can_bear_is_the_mistake_of_the_request(root: Any, timeout: object) -> None:
+    made = operations(root)
+    with pytest.raises(OperationError) as caught:
+        made.dispatch(Client(), {"op": "wait", "name": "a", "timeout": timeout})
+    assert (caught.value.code, "expected 'timeout' to be a number from 0 to" in caught.value.error) == (2, True)
+    assert made._waiters == []
+
+
+def test_a_client_that_hangs_up_while_it_is_told_the_past_follows_nothing(root: Any) -> None:
+    """Nobody would ever end it: its close has been and gone."""
+    root.journal.event("node.started")
+    made = operations(root)
+    gone, there = Client(hung_up=True), Client()
+    for client in (gone, there):
+        made.dispatch(client, {"op": "events", "follow": True})
+    assert len(root.journal._followers) == 1
+    root.journal.event("node.stopping")
+    root.journal.settle()
+    assert (len(gone.said), len(there.said)) == (1, 2)
