@@ -73,6 +73,8 @@ _NUMBER_BITS: Final = 32
 _CONFIRMED: Final = int(Flag.CONFIRM)
 _KEYED: Final = int(Flag.KEYED)
 _SYSTEM, _CAST, _CALL, _REPLY, _EVENT = map(int, Kind)
+#: The source that is never named: what the broker itself publishes.
+_BROKER: Final[dict[int, tuple[str, int]]] = {0: ("broker", 0)}
 _STATUSES: Final = {int(status): status for status in Status}
 
 
@@ -104,7 +106,7 @@ class Endpoint:
         self._calls = Calls()
         self._unconfirmed: dict[int, str] = {}  # casts: to whom
         self._window = Window(WINDOW_MESSAGES, WINDOW_BYTES)
-        self._sources: dict[int, tuple[str, int]] = {}
+        self._sources = dict(_BROKER)
 
     # --- the connection ---
 
@@ -132,7 +134,7 @@ class Endpoint:
             why = f"the broker died before it answered '{what}'; whether it was done is not known"
             self.happened.append(Answered(ref, False, ("broker_lost", why)))
         self._epochs += 1
-        self._sources.clear()
+        self._sources = dict(_BROKER)
         self._outbox.reset()
         self.happened.append(Lost())
 
@@ -221,6 +223,11 @@ class Endpoint:
     def handled(self, messages: int, size: int) -> None:
         """So many deliveries, of so many bytes of body, are done; renews the broker's credit at a quarter window."""
         if self._window.done(messages, size + messages * INNER.size) and self.phase is Phase.LIVE:
+            self._say("credit", *self._window.grant())
+
+    def settle(self) -> None:
+        """Say how much is handled, whatever the window: before the end, because the rest counts as lost."""
+        if self.phase is Phase.LIVE:
             self._say("credit", *self._window.grant())
 
     def expire(self, now: int) -> int | None:
@@ -327,14 +334,14 @@ class Endpoint:
         if self.phase in (Phase.OFFLINE, Phase.FENCED):
             return
         try:
-            kind, _, peer, flags = fields(frame)
+            kind, count, peer, flags = fields(frame)
             if kind == _SYSTEM:
                 for command in list(commands(frame)):
                     self._hear(command)
             elif kind == _REPLY:
                 self._take_replies(frame)
             else:
-                self._take_deliveries(kind, peer, flags, frame)
+                self._take_deliveries(kind, count, peer, flags, frame)
         except FrameError:
             self.malformed += 1
 
@@ -347,15 +354,18 @@ class Endpoint:
             else:
                 self.happened.append(Replied(request, _STATUSES[status], body))
 
-    def _take_deliveries(self, kind: int, peer: int, flags: int, frame: bytes) -> None:
+    def _take_deliveries(self, kind: int, count: int, peer: int, flags: int, frame: bytes) -> None:
         """Calls, casts and events. All of the frame counts as taken; what can't be read is handled at once."""
-        parts = split(frame)
         size = len(frame) - HEADER
-        self._window.took(len(parts), size)
+        self._window.took(count, size)
         source = self._sources.get(peer)
-        if source is None or (kind == _EVENT and not flags & _KEYED):
-            self.handled(len(parts), size - len(parts) * INNER.size)
-            raise FrameError(f"expected a source that was named, and topics of events; got source {peer}, flags {flags}")
+        try:
+            parts = split(frame)
+            if source is None or (kind == _EVENT and not flags & _KEYED):
+                raise FrameError(f"expected a source that was named, and topics of events; got {source} and flags {flags}")
+        except FrameError:
+            self.handled(count, size - count * INNER.size)
+            raise
         if flags & _KEYED:
             self._take_keyed(kind, source, parts)
         elif kind == _CAST:

@@ -21,3 +21,13 @@ def fitting(what: str, body: bytes) -> bytes:
     if len(body) > MAX_BODY:
         raise TooLarge(what, len(body))
     return body
+
+
+class ForkedError(RuntimeError):
+    """Sockets were used in a process that was forked from the one that opened them (messaging.md, T10)."""
+
+    def __init__(self, owner: int, here: int) -> None:
+        super().__init__(
+            f"expected process {owner}, which opened these sockets, got its fork {here}: what that sends is lost without a "
+            "word; start processes with self.exec() or self.task(), or connect() anew in the child"
+        )

@@ -33,7 +33,7 @@ class Questions:
         match question:
             case ("subscribe", str(pattern)) if ok:
                 self._standing.subscribe(ref, pattern)
-            case ("register" | "update", str(key), *values) if ok and value is not False:
+            case ("register" | "update" | "replace", str(key), *values) if ok and value is not False:
                 self._standing.hold(key, values[0] if values else None)
         return question is not None
 

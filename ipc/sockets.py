@@ -1,0 +1,108 @@
+"""The two sockets of an agent towards one broker: it opens fresh ones for each epoch and sends nothing on old ones.
+
+The file descriptors of ZeroMQ are edge-triggered: they say that something may have happened, once, and every send or
+receive swallows that. Lanes keep account of it: whoever uses them may sleep on `fds` while `more` is False, and calls
+`receive` at once while it is True.
+
+    lanes = Lanes(endpoint, identity)
+    lanes.send(end.outgoing())                # then look at lanes.more
+    for lane, frame in lanes.receive(): ...   # when an fd is readable, or lanes.more
+
+A process that was forked from the one that opened them gets a ForkedError from every use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, Final
+
+import zmq
+
+from otpd.ipc import lowlevel
+from otpd.ipc.errors import ForkedError
+from otpd.ipc.wire import MAX_FRAME, Lane
+
+#: Frames that are read in one go, of both lanes together.
+BUDGET: Final = 256
+#: Until all that was said is with the broker, when an agent ends in order (messaging.md, T13).
+DRAIN_MS: Final = 200
+#: Between two attempts to reach a broker whose queue of connections is full, as when all agents come at once.
+_RETRY_MS: Final = 20
+_IDENTITY_MAX: Final = 255
+_POLLIN: Final = int(zmq.POLLIN)
+
+
+class Lanes:
+    """Open from the start; nothing blocks but `wait` and `close`."""
+
+    def __init__(self, endpoint: str, identity: bytes) -> None:
+        if not 0 < len(identity) <= _IDENTITY_MAX or identity[0] == 0:
+            raise ValueError(f"expected a routing id of 1 to 255 bytes that does not begin with 0, got {identity!r} (T12)")
+        self._pid = os.getpid()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets = {lane: self._open(f"{endpoint}-{lane.value}", identity) for lane in Lane}
+        self.fds = tuple(int(each.get(zmq.FD)) for each in self._sockets.values())
+        self.more = True  # what came before the fds were asked for
+
+    def _open(self, address: str, identity: bytes) -> zmq.Socket[bytes]:
+        sock = self._context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.SNDHWM, 0),  # credit bounds what is on its way, in bytes as well
+            (zmq.RCVHWM, 0),
+            (zmq.IMMEDIATE, 0),
+            (zmq.RECONNECT_IVL, _RETRY_MS),
+            (zmq.MAXMSGSIZE, MAX_FRAME),
+        ):
+            sock.setsockopt(option, value)
+        sock.setsockopt(zmq.ROUTING_ID, identity)
+        sock.connect(address)
+        return sock
+
+    def send(self, frames: Iterable[tuple[Lane, bytes]]) -> None:
+        """Hand frames over, in order. They are on their way, which says nothing of their arrival."""
+        self._check()
+        used = set()
+        for lane, frame in frames:
+            lowlevel.send(self._sockets[lane], frame)
+            used.add(lane)
+        for lane in used:
+            self.more = lowlevel.readable(self._sockets[lane]) or self.more
+
+    def receive(self, budget: int = BUDGET) -> list[tuple[Lane, bytes]]:
+        """What has come, at most `budget` frames, the system lane's first. `more`: there may be others already."""
+        self._check()
+        frames: list[tuple[Lane, bytes]] = []
+        self.more = False
+        for lane, sock in self._sockets.items():
+            if not lowlevel.readable(sock):
+                continue
+            while (frame := lowlevel.receive(sock)) is not None:
+                frames.append((lane, frame))
+                if len(frames) >= budget:
+                    self.more = True
+                    return frames
+        return frames
+
+    def wait(self, seconds: float | None, *fds: int) -> list[int]:
+        """Sleep until there is something to receive, one of `fds` is readable, or the time is over; those `fds`."""
+        self._check()
+        if self.more:
+            seconds = 0
+        watched: list[Any] = [(each, _POLLIN) for each in (*self._sockets.values(), *fds)]
+        found: list[Any] = [each for each, _ in zmq.zmq_poll(watched, -1 if seconds is None else round(seconds * 1000))]
+        readable = [each for each in found if isinstance(each, int)]
+        self.more = self.more or len(readable) < len(found)
+        return readable
+
+    def close(self, drain: bool = False) -> None:
+        """`drain`: wait for at most 200 ms until what was sent is with the broker; otherwise it is dropped."""
+        if self._context.closed or os.getpid() != self._pid:
+            return
+        self._context.destroy(linger=DRAIN_MS if drain else 0)
+
+    def _check(self) -> None:
+        here = os.getpid()
+        if here != self._pid:
+            raise ForkedError(self._pid, here)
