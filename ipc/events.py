@@ -7,13 +7,12 @@ first, and where it was stands a gap: ["gap", ref, count] comes before the next 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otpd.ipc import limits
 from otpd.ipc.frames import FrameError, pack
 from otpd.ipc.topics import TopicError, Trie, words_of_pattern
-from otpd.ipc.wire import INNER, Flag, Kind, keyed, message, messages, split_key
+from otpd.ipc.wire import HEADER, INNER, Flag, Kind, keyed, message, split, split_key
 
 if TYPE_CHECKING:
     from otpd.ipc.inbox import Memory, Parcel
@@ -22,13 +21,28 @@ if TYPE_CHECKING:
 _EVENT, _KEYED = int(Kind.EVENT), int(Flag.KEYED)
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """One event in a queue. `ref`: a subscription that it matches; `source` None: the broker itself."""
 
     ref: int
     source: Peer | None
     payload: bytes
+
+
+class Run:
+    """Events of one topic, as they stand in a frame."""
+
+    __slots__ = ("_payload", "messages", "topic")
+
+    def __init__(self, topic: str, messages: list[bytes]) -> None:
+        self.topic, self.messages = topic, messages
+        self._payload: bytes | None = None
+
+    @property
+    def payload(self) -> bytes:
+        if self._payload is None:
+            self._payload = b"".join(self.messages)
+        return self._payload
 
 
 class Backlog:
@@ -152,39 +166,45 @@ class Events:
 
     def publish(self, source: Peer, frame: bytes) -> None:
         """Every event of a frame; FrameError when it is malformed. One with a bad topic is rejected."""
-        for number, _, body in messages(frame):
-            topic, _ = split_key(body)
+        batch = _runs(frame)
+        source.give_back(sum(len(run.messages) for run in batch), len(frame) - HEADER)
+        for run in batch:
             try:
-                self._send(source, topic, INNER.pack(len(body), number, 0) + body)
+                self._send(source, run)
             except TopicError:
-                source.say("rejected", number, "refused", topic)
-            source.give_back(1, INNER.size + len(body))
+                for message in run.messages:
+                    source.say("rejected", INNER.unpack_from(message)[1], "refused", run.topic)
 
     def announce(self, topic: str, data: dict[str, Any]) -> None:
         """An event of the broker's own. A name that does not make a topic has no listeners either."""
         if self._trie.empty:
             return
         try:
-            self._send(None, topic, message(0, 0, keyed(topic, pack(data))))
+            self._send(None, Run(topic, [message(0, 0, keyed(topic, pack(data)))]))
         except (TopicError, FrameError):
             return
 
-    def _send(self, source: Peer | None, topic: str, payload: bytes) -> None:
+    def _send(self, source: Peer | None, run: Run) -> None:
         seen: set[int] = set()
-        for peer, ref in self._trie.find(topic):
+        for peer, ref in self._trie.find(run.topic):
             if peer.id not in seen and peer.connected:
                 seen.add(peer.id)
-                self._give(peer, Waiting(ref, source, payload))
+                self._give(peer, ref, source, run)
 
-    def _give(self, peer: Peer, event: Waiting) -> None:
-        if peer.entry.open is peer and not peer.backlog and peer.allowance.fits(1, len(event.payload)):
-            self._hand(peer, event)
-        else:
-            peer.entry.counts.missed += peer.backlog.add(event)
+    def _give(self, peer: Peer, ref: int, source: Peer | None, run: Run) -> None:
+        count = len(run.messages)
+        flows = peer.entry.open is peer and not peer.backlog
+        if flows and peer.allowance.fits(count, len(run.payload)):
+            self._hand(peer, source, count, run.payload)
+            return
+        for payload in run.messages:
+            peer.entry.counts.missed += peer.backlog.add(Waiting(ref, source, payload))
+        while flows and peer.backlog and self.step(peer):
+            pass  # what there is credit for; the queue was empty, so that no notice is in it
 
-    def _hand(self, peer: Peer, event: Waiting) -> None:
-        peer.hand(_EVENT, event.source, _KEYED, 1, event.payload)
-        peer.entry.counts.events += 1
+    def _hand(self, peer: Peer, source: Peer | None, count: int, payload: bytes) -> None:
+        peer.hand(_EVENT, source, _KEYED, count, payload)
+        peer.entry.counts.events += count
 
     def step(self, peer: Peer) -> Parcel | bool:
         """Send the first of its backlog. False: it has no credit for it. A notice is given back, to be said now."""
@@ -198,6 +218,19 @@ class Events:
             return True
         backlog.pop()
         if isinstance(first, Waiting):
-            self._hand(peer, first)
+            self._hand(peer, first.source, 1, first.payload)
             return True
         return first
+
+
+def _runs(frame: bytes) -> list[Run]:
+    """The events of a frame; those with the same topic that follow each other go together."""
+    found: list[Run] = []
+    last: bytes | None = None
+    for number, _, body in split(frame):
+        key = body[: 2 + int.from_bytes(body[:2], "little")]
+        if key != last:
+            found.append(Run(split_key(body)[0], []))
+            last = key
+        found[-1].messages.append(message(number, 0, body))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from otpd.ipc.wire import Lane, system
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from otpd.ipc.peers import Peer
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Give this frame to the peer with this routing id."""
 
     peer: bytes
