@@ -123,6 +123,7 @@ class Answers:
             "connected": peer is not None,
             "inbox": entry.inbox.messages,
             "inbox_bytes": entry.inbox.size,
+            "oldest": (entry.inbox.first.since or None) if entry.inbox else None,
             "casts": counts.casts,
             "calls": counts.calls,
             "events": counts.events,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from otpd.ipc.letters import Letters
     from otpd.ipc.monitors import Monitor
     from otpd.ipc.peers import Peer
+    from otpd.ipc.post import Post
     from otpd.ipc.table import Entry
     from otpd.ipc.timers import Timers
 
@@ -29,8 +30,8 @@ _CAST, _SYSTEM = int(Kind.CAST), int(Kind.SYSTEM)
 
 
 class Delivery:
-    def __init__(self, calls: Calls, events: Events, letters: Letters, timers: Timers) -> None:
-        self._calls, self._events, self._letters, self._timers = calls, events, letters, timers
+    def __init__(self, calls: Calls, events: Events, letters: Letters, timers: Timers, post: Post) -> None:
+        self._calls, self._events, self._letters, self._timers, self._post = calls, events, letters, timers, post
 
     # --- one parcel ---
 
@@ -40,7 +41,10 @@ class Delivery:
         if peer is None:
             return self._buffer(entry, parcel, now)
         if entry.inbox or not peer.allowance.fits(parcel.count, len(parcel.payload)):
-            return self._queue(entry, parcel, now)
+            code = self._queue(entry, parcel, now)
+            if peer.allowance.roomy:
+                self.pump(entry, now)
+            return code
         self._hand(peer, parcel)
         return ACCEPTED
 
@@ -60,7 +64,9 @@ class Delivery:
             return "overloaded"
         if not inbox:
             entry.moved = now
+        parcel.since = now
         inbox.add(parcel)
+        self._watch(entry)
         if entry.stalled:
             parcel.release()
         elif ("stall", entry.name) not in self._timers:
@@ -77,7 +83,7 @@ class Delivery:
             if bounds.policy is not Policy.DROP_OLDEST or not entry.inbox.messages:
                 return "dropped" if bounds.policy is Policy.DROP_NEWEST else "overloaded"
             self._drop_oldest(entry, now)
-        parcel.until = now + limits.CAST_TTL
+        parcel.since, parcel.until = now, now + limits.CAST_TTL
         entry.inbox.add(parcel)
         parcel.release()
         if ("ttl", entry.name) not in self._timers:
@@ -118,6 +124,7 @@ class Delivery:
             turning = (bool(peer.backlog) and self._event(peer)) or turning
         if peer.allowance.sent_messages > sent:
             entry.moved, entry.stalled = now, False
+            self._watch(entry)
         if entry.inbox and not entry.stalled and ("stall", entry.name) not in self._timers:
             self._timers.set(("stall", entry.name), now + limits.STALL)
 
@@ -160,6 +167,15 @@ class Delivery:
         entry.inbox.remove(parcel)
         return parcel
 
+    def _watch(self, entry: Entry) -> None:
+        """Tell root when a receiver falls far behind, and when it has caught up (K6)."""
+        inbox = entry.inbox
+        share = max(inbox.messages / limits.INBOX_MESSAGES, inbox.size / limits.INBOX_BYTES)
+        if share >= limits.INBOX_HIGH if not entry.high else share <= limits.INBOX_LOW:
+            entry.high = not entry.high
+            kind = "inbox.high" if entry.high else "inbox.low"
+            self._post.tell("event", kind, entry.name, {"messages": inbox.messages, "bytes": inbox.size})
+
     def stall(self, entry: Entry, now: int) -> None:
         """Its receiver may have taken nothing for a second: its senders get their credit back, here and from now on."""
         if entry.open is None or not entry.inbox:
@@ -180,7 +196,7 @@ class Delivery:
 
     def closed(self, entry: Entry, now: int) -> None:
         """Nobody takes messages now: what was not sent waits for the next incarnation; the senders are free."""
-        entry.open, entry.stalled = None, False
+        entry.open, entry.stalled, entry.high = None, False, False
         self._timers.cancel(("stall", entry.name))
         for parcel in entry.inbox:
             if parcel.kind == _SYSTEM:
@@ -246,6 +262,8 @@ class Delivery:
     def notify(self, peer: Peer, dead: Peer | None, monitor: Monitor | None, command: list[Any]) -> None:
         """Tell a peer of a death after every message that the dead one sent it (B3): behind those that wait here, and in
         the data lane if something of this flush is still in it."""
+        if not peer.connected:
+            return
         notice = Parcel(_SYSTEM, dead or peer, 1, message(0, 0, pack(command)))
         notice.charged, notice.notice = False, monitor
         if dead is not None and any(parcel.source is dead for parcel in peer.entry.inbox):
@@ -264,7 +282,7 @@ class Delivery:
 
     def _say(self, peer: Peer, notice: Parcel) -> None:
         monitor = notice.notice
-        if not peer.connected or (monitor is not None and monitor.void):
+        if monitor is not None and monitor.void:
             return
         if monitor is not None:
             monitor.told()

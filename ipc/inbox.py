@@ -34,14 +34,15 @@ class Memory:
 
 
 class Parcel:
-    """`payload`: messages as they stand in a frame. `charged`: they still use the sender's credit. `until`: when a cast in
-    a restart buffer expires, 0: never. `notice`: the monitor that a SYSTEM parcel speaks for."""
+    """`payload`: messages as they stand in a frame. `charged`: they still use the sender's credit. `since`: when it was
+    queued; `until`: when a cast in a restart buffer expires, 0: never. `notice`: the monitor that a SYSTEM parcel speaks
+    for."""
 
-    __slots__ = ("call", "charged", "count", "kind", "notice", "payload", "serial", "source", "until")
+    __slots__ = ("call", "charged", "count", "kind", "notice", "payload", "serial", "since", "source", "until")
 
     def __init__(self, kind: int, source: Peer, count: int, payload: bytes | memoryview, call: Call | None = None) -> None:
         self.kind, self.source, self.count, self.payload, self.call = kind, source, count, payload, call
-        self.charged, self.until, self.serial = True, 0, 0
+        self.charged, self.since, self.until, self.serial = True, 0, 0, 0
         self.notice: Monitor | None = None
 
     @property
@@ -69,7 +70,7 @@ class Parcel:
         if end + (self.count - 1) * INNER.size > len(view):
             raise FrameError(f"expected {self.count} messages in {len(view)} bytes, got a first one of {end}")
         first = Parcel(self.kind, self.source, 1, bytes(view[:end]))  # a copy, or it would keep the whole batch in memory
-        first.charged, first.until, first.serial = self.charged, self.until, self.serial
+        first.charged, first.since, first.until, first.serial = self.charged, self.since, self.until, self.serial
         self.count -= 1
         self.payload = view[end:]
         return first

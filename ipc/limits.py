@@ -28,6 +28,9 @@ STALL: Final = SECOND
 #: A connected receiver's inbox, above what its own credit lets through: two senders at full credit.
 INBOX_MESSAGES: Final = 2048
 INBOX_BYTES: Final = 4 * MIB
+#: Shares of it at which root is told that a receiver is far behind, and that it has caught up.
+INBOX_HIGH: Final = 0.8
+INBOX_LOW: Final = 0.5
 #: The restart buffer of a name (DESIGN 9.3), unless its row says otherwise.
 BUFFER_MESSAGES: Final = 100
 BUFFER_BYTES: Final = MIB

@@ -83,20 +83,30 @@ class Lives:
         if self._snapshot is not None:
             self._snapshot[row.name] = row
             return
-        entry = self._table.get(row.name) or self._table.put(row)
+        known = self._table.get(row.name)
+        entry = known or self._table.put(row)
         if not row.inc:
             row = replace(row, inc=entry.inc)
         if entry.alive and (row.inc > entry.inc or not row.has_process):
             self.death(row.name, entry.inc, row.reason or "noconnection", now)
         if _is_late(row, entry):
             return
-        was_ready = entry.ready
+        old, was_ready = entry.row, entry.ready
         entry.row, entry.alive, entry.leaving = row, row.has_process, False
         if entry.ready and not was_ready:
             self._ready(entry, now)
+        elif entry.ready and row.group != old.group:
+            self._regroup(entry, old.group)
         elif row.state is State.STOPPED:
             self._hold.delivery.stopped(entry, now)
-        self._announce(entry)
+        if known is None or (old.state, old.inc) != (row.state, row.inc):
+            self._announce(entry)
+
+    def _regroup(self, entry: Entry, old: str | None) -> None:
+        if old is not None:
+            self._hold.groups.leave(old, entry)
+        if entry.row.group is not None:
+            self._hold.groups.join(entry.row.group, entry)
 
     def _ready(self, entry: Entry, now: int) -> None:
         self._bury_older(entry, now)
@@ -158,7 +168,8 @@ class Lives:
         self._hold.delivery.closed(entry, now)
         self._hold.groups.leave_all(entry)
         if peer is not None:
-            peer.standing = Standing.DYING
+            if peer.connected:
+                peer.standing = Standing.DYING
             self._hold.registry.release(peer, reason)
             self._hold.events.release(peer)
 

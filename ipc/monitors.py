@@ -45,22 +45,25 @@ class Monitors:
 
     def set(self, watcher: Peer, ref: int, name: str, follow: bool) -> None:
         """A ref that is set already is that monitor; one monitor too many is down at once."""
-        if ref in watcher.monitors:
-            return
-        if len(watcher.monitors) >= limits.MONITORS:
-            watcher.say("down", ref, name, 0, "overloaded")
-            return
         monitor = self._add(watcher, ref, name, follow)
+        if monitor is None:
+            return
         entry = self._table.get(name)
         if entry is not None and (entry.ready if follow else entry.alive):
             self._up(monitor, entry.inc)
         else:
             self._down(monitor, 0, "noproc", None)
 
-    def restore(self, watcher: Peer, ref: int, name: str, inc: int, follow: bool) -> None:
-        """After a new broker: it was `up` with this incarnation. If that has died meanwhile, root's table knows of what."""
-        entry = self._table.get(name)
+    def restore(self, watcher: Peer, ref: int, name: str, inc: int | None, follow: bool) -> None:
+        """After a new broker: `inc` is the last incarnation that was `up`. If it has died meanwhile, root's table knows of
+        what."""
+        if inc is None:
+            self.set(watcher, ref, name, follow)
+            return
         monitor = self._add(watcher, ref, name, follow)
+        if monitor is None:
+            return
+        entry = self._table.get(name)
         monitor.inc = inc
         if entry is not None and entry.alive and entry.inc == inc:
             return
@@ -80,7 +83,12 @@ class Monitors:
         for ref in list(watcher.monitors):
             self.unset(watcher, ref)
 
-    def _add(self, watcher: Peer, ref: int, name: str, follow: bool) -> Monitor:
+    def _add(self, watcher: Peer, ref: int, name: str, follow: bool) -> Monitor | None:
+        if ref in watcher.monitors:
+            return None
+        if len(watcher.monitors) >= limits.MONITORS:
+            watcher.say("down", ref, name, 0, "overloaded")
+            return None
         monitor = watcher.monitors[ref] = Monitor(watcher, ref, name, follow)
         self._of.setdefault(name, {})[watcher.id, ref] = monitor
         return monitor

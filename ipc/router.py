@@ -56,7 +56,7 @@ class Router:
         events = Events()
         self._calls = Calls(timers, post)
         self._letters = Letters(timers, post)
-        delivery = Delivery(self._calls, events, self._letters, timers)
+        delivery = Delivery(self._calls, events, self._letters, timers, post)
         self._hold = Holdings(
             calls=self._calls,
             delivery=delivery,

@@ -97,6 +97,7 @@ class Entry:
         "alive",
         "breaker",
         "counts",
+        "high",
         "inbox",
         "leaving",
         "moved",
@@ -116,6 +117,7 @@ class Entry:
         self.open: Peer | None = None
         self.inbox = Inbox(memory)
         self.stalled, self.moved = False, 0  # whether its receiver takes nothing; when it last took something, ns
+        self.high = False  # whether root was told that it is far behind
         self.breaker = Breaker()
         self.counts = Counts()
 

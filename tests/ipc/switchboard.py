@@ -18,6 +18,8 @@ MS = 1_000_000
 SECOND = 1000 * MS
 LIFE = 3
 EPOCH = "b3.1"
+#: Of the SDK: messages, bytes.
+WINDOW = (256, 256 * 1024)
 
 
 def inc_of(generation: int) -> int:
@@ -100,12 +102,16 @@ class Switchboard:
         self._agents[agent.identity] = agent
         return agent
 
-    def agent(self, name: str, generation: int = 1, state: str = "ready", **row: Any) -> Agent:
-        """One that is announced and connected, with the credit of the SDK."""
+    def agent(
+        self, name: str, generation: int = 1, state: str = "ready", window: tuple[int, int] = WINDOW, **row: Any
+    ) -> Agent:
+        """One that is announced and connected, with the credit of the SDK unless another is given."""
         agent = self.born(name, generation)
         self.row(agent, state, **row)
         agent.hello()
-        agent.credit()
+        agent.window = window
+        if window[0]:
+            agent.credit()
         return agent
 
     def agents(self, *names: str) -> tuple[Agent, ...]:
@@ -125,8 +131,6 @@ def row_of(agent: Agent, state: str = "ready", **more: Any) -> list[Any]:
 class Agent:
     """One incarnation. It handles nothing by itself: `credit` says what it has handled."""
 
-    WINDOW = (256, 256 * 1024)
-
     def __init__(self, board: Switchboard, name: str, inc: int, pid: int) -> None:
         self._board, self.name, self.inc, self.pid = board, name, inc, pid
         self.identity = f"{name}:{inc & 0xFFFF}".encode().ljust(16, b".")
@@ -137,7 +141,7 @@ class Agent:
         self.published: list[tuple[str, str, bytes]] = []  # (source, topic, body)
         self.order: list[Any] = []  # of all that came, commands and messages
         self.frames: list[Send] = []
-        self.granted = (0, 0)
+        self.granted, self.window = (0, 0), WINDOW
         self._sources: dict[int, str] = {0: "broker"}
         self._handles: dict[tuple[str, str, str], int] = {}
         self._number = 0
@@ -214,10 +218,9 @@ class Agent:
             hello = {"v": 1, "name": self.name, "inc": self.inc, "token": self.token, "lane": lane.value}
             self.send(lane, system(["hello", hello | (more if lane is Lane.SYSTEM else {})]))
 
-    def credit(self, window: tuple[int, int] | None = None) -> None:
+    def credit(self) -> None:
         """All that was received is handled."""
-        self.WINDOW = window or self.WINDOW
-        self.say("credit", self._handled[0] + self.WINDOW[0], self._handled[1] + self.WINDOW[1])
+        self.say("credit", self._handled[0] + self.window[0], self._handled[1] + self.window[1])
 
     def handle(self, name: str, kind: str = "name", policy: str = "") -> int:
         """Bound, at its first use."""
