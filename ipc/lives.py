@@ -87,9 +87,11 @@ class Lives:
         entry = known or self._table.put(row)
         if not row.inc:
             row = replace(row, inc=entry.inc)
+        if row.inc < entry.inc:
+            return  # late
         if entry.alive and (row.inc > entry.inc or not row.has_process):
             self.death(row.name, entry.inc, row.reason or "noconnection", now)
-        if _is_late(row, entry):
+        if _is_void(row, entry):
             return
         old, was_ready = entry.row, entry.ready
         entry.row, entry.alive, entry.leaving = row, row.has_process, False
@@ -200,8 +202,7 @@ class Lives:
         self.bury(entry.name, entry.inc - 1, now)
 
 
-def _is_late(row: Row, entry: Entry) -> bool:
-    """Whether root had said something newer before: a row that came twice, or of an incarnation that is dead."""
-    if row.inc < entry.inc or (row.has_process and row.inc <= entry.tombstone):
-        return True
-    return entry.ready and row.inc == entry.inc and row.state is State.STARTING
+def _is_void(row: Row, entry: Entry) -> bool:
+    """Whether root has said before that this incarnation is dead, or further on."""
+    dead = row.has_process and row.inc <= entry.tombstone
+    return dead or (entry.ready and row.inc == entry.inc and row.state is State.STARTING)

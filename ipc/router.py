@@ -164,15 +164,15 @@ class Router:
         intake = peer.intake
         granted = [intake.granted_messages, intake.granted_bytes]
         peer.say("welcome", {"epoch": self.epoch, "credit": granted, "id": number})
-        self._restore(peer, hello)
+        peer.trap = hello.trap
         self._lives.connected(entry, peer, now)
+        self._restore(peer, hello)
         if entry.ready:
             self._hold.delivery.opened(entry, now)
 
     def _restore(self, peer: Peer, hello: Hello) -> None:
         """Silent, but for what is not so any more; a key that somebody else holds by now stays with its holder."""
         hold = self._hold
-        peer.trap = hello.trap
         for group in hello.groups[: limits.GROUPS]:
             hold.groups.join(group, peer.entry)
         for ref, pattern in hello.topics:

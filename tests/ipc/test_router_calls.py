@@ -346,7 +346,7 @@ def test_j1_five_deaths_during_calls_open_it(board: Switchboard, pair: Pair) -> 
 
 
 def test_j1_overload_is_a_failure_and_what_expired_in_a_queue_is_none(board: Switchboard, pair: Pair) -> None:
-    a, b = pair
+    a, _b = pair
     board.name("b", "restarting", 1, inbox={"messages": 6})
     time_out(board, a, "b", 6)
     assert breaker(board, "b") == "closed"
@@ -379,7 +379,7 @@ def test_half_open_after_30_s_lets_one_probe_pass_and_its_answer_closes(board: S
 
 
 def test_a_probe_that_fails_opens_it_for_another_30_s(board: Switchboard, pair: Pair) -> None:
-    a, b = pair
+    a, _b = pair
     time_out(board, a, "b", 5)
     board.wait(30 * SECOND)
     time_out(board, a, "b", 1)
