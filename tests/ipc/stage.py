@@ -40,7 +40,14 @@ class Broker:
         self.runtime, self.epoch = runtime, f"b{LIFE}.{generation}"
         self.channel, theirs = channel_pair()
         document = os.memfd_create("job")
-        told = {"name": "broker", "generation": generation, "life": LIFE, "runtime": str(runtime), "args": {}, "watchdog": 2.0}
+        told = {
+            "name": "broker",
+            "generation": generation,
+            "life": LIFE,
+            "runtime": str(runtime),
+            "args": {},
+            "watchdog": 2.0,
+        }
         os.write(document, pack({**told, **job}))
         os.lseek(document, 0, os.SEEK_SET)
         env = {**os.environ, "OTPD_CONTROL_FD": str(theirs.fileno()), "OTPD_JOB_FD": str(document), "OTPD_NODE": "0123"}

@@ -238,7 +238,6 @@ def test_k7_a_malformed_frame_is_dropped_and_is_a_strike(board: Switchboard, bad
     assert target.casts() == [("agent", b"good")]
 
 
-
 @pytest.mark.parametrize("what", ["weather", "whereis", "lookup"])
 def test_k7_a_question_that_there_is_not_is_a_strike(board: Switchboard, what: str) -> None:
     (agent,) = board.agents("agent")
