@@ -1,13 +1,44 @@
-"""The SDK for worker scripts: derive from `Agent`, hand the class to `run`.
+"""The SDK for worker scripts.
 
 >>> class Greeter(Agent):
-...     def init(self, greeting: str = "hello") -> None:
+...     async def init(self, greeting: str = "hello"):
 ...         self.greeting = greeting
+...     @call
+...     async def greet(self, name: str) -> str:
+...         return f"{self.greeting}, {name}"
 >>> # if __name__ == "__main__": run(Greeter)
 """
 
+from otpd.agents.agent import Agent, Ignore
 from otpd.agents.arguments import ArgumentError
-from otpd.agents.errors import OtpdError
-from otpd.agents.runtime import Agent, Ignore, run
+from otpd.agents.decorators import call, cast, on
+from otpd.agents.errors import (
+    AlreadyRegistered,
+    BadArguments,
+    BrokerLost,
+    CallTimeout,
+    ChildError,
+    CircuitOpen,
+    Deadlock,
+    Exited,
+    NodeNotRunning,
+    NoMethod,
+    NoProcess,
+    NotData,
+    OtpdError,
+    Overloaded,
+    Refused,
+    Reject,
+    RemoteError,
+    Stale,
+    TooLarge,
+)
+from otpd.agents.life import run
+from otpd.agents.values import Child, Entry, Event, Whereabouts
 
-__all__ = ["Agent", "ArgumentError", "Ignore", "OtpdError", "run"]
+__all__ = [
+    "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
+    "CircuitOpen", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess", "NodeNotRunning", "NotData",
+    "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Stale", "TooLarge", "Whereabouts", "call", "cast", "on",
+    "run",
+]  # fmt: skip

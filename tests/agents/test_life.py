@@ -8,12 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from otpd.agents import ArgumentError
-from otpd.agents.arguments import bind, fits
 from otpd.supervisor.incarnation import Status
 from tests.supervisor.processes import Root, Worker
 
@@ -196,43 +194,3 @@ def test_the_import_is_light() -> None:
     code = "import sys, otpd.agents; print(sorted({'zmq', 'psutil', 'click', 'rich', 'otpd.supervisor'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert run.stdout == "[]\n"
-
-
-def init(symbol: str, n: int = 1, *, rate: float = 1.0, tags: list[str] | None = None) -> None:
-    """The signature of the tests below."""
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        ({}, r"argument symbol: expected str, got nothing; add args = { symbol = ... } to \[agents.feed\]"),
-        (
-            {"symbol": "A", "nn": 1},
-            "argument nn: init.. does not take it; did you mean n[?] it takes: symbol, n, rate, tags",
-        ),
-        ({"symbol": "A", "n": True}, r"argument n: expected int, got bool \(True\)"),
-        ({"symbol": "A", "tags": ["a", 1]}, r"argument tags: expected list\[str\] | None, got list"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_named(args: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArgumentError, match="agent feed, " + message):
-        bind("feed", init, args)
-
-
-def test_arguments_that_fit_are_passed_on() -> None:
-    args = {"symbol": "A", "n": 2, "rate": 3, "tags": ["a"]}
-    assert bind("feed", init, args) == args
-    assert bind("feed", lambda **kwargs: None, {"any": 1}) == {"any": 1}
-
-
-@pytest.mark.parametrize(
-    ("value", "hint", "expected"),
-    [
-        (1, float, True), (True, float, False), ("x", Literal["x", 1], True), (True, Literal[1], False),
-        ([1, 2], tuple[int, int], True), ([1], tuple[int, int], False), ({"a": 1}, dict[str, int], True),
-        ({"a": "b"}, dict[str, int], False), (5, "unknown", True), ([1], tuple[int, ...], True),
-        (None, None, True), ("abc", list[str], False),
-    ],
-)  # fmt: skip
-def test_what_fits_an_annotation(value: object, hint: object, expected: bool) -> None:
-    assert fits(value, hint) is expected

@@ -1,0 +1,118 @@
+"""The verbs for threads: the same words, but each returns when it is done. What `self.sync` and `connect()` give.
+
+The verbs themselves run on their loop, in another thread; this waits for them. The deadline of the call that is being
+handled travels along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from otpd.agents.conversation import Address
+from otpd.agents.locks import Lock
+from otpd.agents.proxies import Proxy
+from otpd.agents.values import Entry, Whereabouts
+from otpd.agents.verbs import TIMEOUT, Verbs
+
+T = TypeVar("T")
+V = TypeVar("V", bound=Verbs)
+
+_ON_THE_LOOP = (
+    "self.sync would wait for the loop that it is called on, for ever: it is for plain def handlers, which run in a "
+    "thread of their own; in async def methods write: await self.{}"
+)
+
+
+class Blocking(Generic[V]):
+    """Usable from any thread but that of the loop."""
+
+    def __init__(self, verbs: V, loop: asyncio.AbstractEventLoop) -> None:
+        self._verbs, self._loop = verbs, loop
+        self._thread = threading.get_ident()
+        self.waiting = 0  # threads that wait for a verb; counted on the loop
+
+    def _do(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a verb on the loop and wait for it; an interrupt cancels it."""
+        if threading.get_ident() == self._thread:
+            raise RuntimeError(_ON_THE_LOOP.format(verb.__name__))
+        future = asyncio.run_coroutine_threadsafe(self._finished(verb, args, kwargs), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    # --- messages ---
+
+    def call(self, to: str | Address, method: str, /, timeout: float | None = TIMEOUT, **args: Any) -> Any:
+        """The result of `method` of the agent `to`, or one error, within `timeout` seconds (None: however long it takes)."""
+        return self._do(self._verbs.call, to, method, timeout, **args)
+
+    def cast(self, to: str | Address, method: str, /, confirm: bool = False, **args: Any) -> None:
+        """Send without an answer; with `confirm` it returns when the broker has accepted it, or raises."""
+        self._do(self._verbs.cast, to, method, confirm, **args)
+
+    def publish(self, topic: str, /, **data: Any) -> None:
+        """An event for everybody who has subscribed to a pattern that `topic` meets."""
+        self._do(self._verbs.publish, topic, **data)
+
+    def agent(self, name: str | Address, timeout: float | None = TIMEOUT) -> Proxy:
+        """`self.sync.agent("inventory").reserve(sku="A")`."""
+        return Proxy(self, name, timeout)
+
+    def group(self, name: str, policy: str = "any", key: str | None = None) -> Address:
+        """An address for call and cast; see `Verbs.group`."""
+        return self._verbs.group(name, policy, key)
+
+    def via(self, key: str) -> Address:
+        """An address for call and cast: whoever holds `key`."""
+        return self._verbs.via(key)
+
+    # --- names, groups, registry ---
+
+    def whereis(self, name: str) -> Whereabouts | None:
+        return self._do(self._verbs.whereis, name)  # type: ignore[no-any-return]
+
+    def members(self, group: str) -> list[str]:
+        return self._do(self._verbs.members, group)  # type: ignore[no-any-return]
+
+    def register(self, key: str, value: Any = None) -> None:
+        self._do(self._verbs.register, key, value)
+
+    def update(self, key: str, value: Any, expected: int | None = None) -> None:
+        self._do(self._verbs.update, key, value, expected)
+
+    def unregister(self, key: str) -> None:
+        self._do(self._verbs.unregister, key)
+
+    def lookup(self, key: str) -> Entry | None:
+        return self._do(self._verbs.lookup, key)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def lock(self, key: str, timeout: float | None = TIMEOUT) -> Iterator[Lock]:
+        """`with self.sync.lock(key):` alone in the node."""
+        lock = self._verbs.lock(key, timeout)
+        self._do(lock.__aenter__)
+        try:
+            yield lock
+        except BaseException as error:
+            self._do(lock.__aexit__, type(error), error, None)
+            raise
+        self._do(lock.__aexit__, None, None, None)
+
+    def emit(self, event: str, /, **measurements: Any) -> None:
+        """Tell telemetry; never waits for the broker."""
+        self._do(self._verbs.emit, event, **measurements)
+
+    async def _finished(self, verb: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.waiting += 1
+        try:
+            found = verb(*args, **kwargs)
+            return await found if inspect.isawaitable(found) else found
+        finally:
+            self.waiting -= 1

@@ -1,0 +1,115 @@
+"""The channel to root: the job, the words of root, and what is asked of it (docs/protocol.md, 1)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from otpd.agents.current import inherited_deadline
+from otpd.agents.errors import CallTimeout, ChildError
+from otpd.ipc.frames import FrameError, pack, receive_packet, send_packet, unpack
+
+_CONTROL_FD: Final = "OTPD_CONTROL_FD"
+_JOB_FD: Final = "OTPD_JOB_FD"
+_BEAT: Final = pack(["beat"])
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What root tells an agent about itself; what is not known here is passed over."""
+
+    name: str
+    generation: int
+    life: int = 0
+    args: dict[str, Any] = field(default_factory=dict)
+    watchdog: float | None = None
+    stop_signal: int = signal.SIGTERM
+    identity: bytes = b""
+    token: bytes = field(default=b"", repr=False)
+    broker: list[Any] | None = None
+
+    @property
+    def inc(self) -> int:
+        return self.life << 32 | self.generation
+
+
+def inherited() -> tuple[socket.socket, Job]:
+    """The channel and the job that this process was started with. LookupError when otpd has not started it."""
+    try:
+        channel_fd, job_fd = int(os.environ[_CONTROL_FD]), int(os.environ[_JOB_FD])
+        with open(job_fd, "rb") as file:
+            told = unpack(file.read())
+        job = Job(**{each.name: told[each.name] for each in fields(Job) if each.name in told})
+        return socket.socket(fileno=channel_fd), job
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise LookupError("not started by otpd") from error
+
+
+class Channel:
+    """`hear` gets each packet that is no answer; None when root is gone."""
+
+    def __init__(self, channel: socket.socket, hear: Callable[[list[Any] | None], None]) -> None:
+        self._channel, self._hear = channel, hear
+        self._ref = 0
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+
+    def listen(self) -> None:
+        """On the running loop."""
+        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._read)
+
+    def say(self, *packet: Any) -> None:
+        """When root is gone this process is about to end anyway."""
+        with contextlib.suppress(OSError):
+            send_packet(self._channel, list(packet))
+
+    def beat(self) -> None:
+        """A root that stands still must not hold its agents up."""
+        with contextlib.suppress(OSError):
+            self._channel.send(_BEAT, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    async def child(self, what: str, *arguments: Any) -> Any:
+        """Ask root about children of this agent; as long as it takes, or as the call that is being handled has left."""
+        self._ref += 1
+        ref, deadline = self._ref, inherited_deadline()
+        answer = self._asked[ref] = asyncio.get_running_loop().create_future()
+        self._ask(["child", ref, what, *arguments])
+        try:
+            async with asyncio.timeout_at(deadline / 1e9 if deadline else None):
+                ok, value = await answer
+        except TimeoutError:
+            raise CallTimeout(f"{what} child: root did not answer within the deadline; look: otpd tree", "maybe") from None
+        finally:
+            self._asked.pop(ref, None)
+        if not ok:
+            raise ChildError(str(value))
+        return value
+
+    def _ask(self, packet: list[Any]) -> None:
+        try:
+            send_packet(self._channel, packet)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ChildError(f"expected a table as in otpd.toml with a name, got {packet[3:]!r}: {error}") from None
+        except OSError as error:
+            raise ChildError(f"root could not be asked: {error.strerror}; is the table larger than 200 kB?") from None
+
+    def _read(self) -> None:
+        try:
+            found = receive_packet(self._channel)
+        except FrameError:
+            return
+        except OSError:
+            found = None
+        packet = None if found is None else found[0]
+        match packet:
+            case ["child", int(ref), bool(ok), value]:
+                answer = self._asked.get(ref)
+                if answer is not None and not answer.done():
+                    answer.set_result((ok, value))
+            case None | [str(), *_]:
+                self._hear(packet)

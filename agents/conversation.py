@@ -1,0 +1,484 @@
+"""What one incarnation says to the broker and what it waits for: the endpoint, and a future for each answer.
+
+Lives on one asyncio loop. `verbs` are its users above, a line (`line`, or `testing`) moves its frames below. What is no
+answer goes to whoever has put himself into `hears`, by the type of the happening.
+
+Guarantees: each call ends exactly once, at the latest at its deadline, broker or no broker (D1); deadlines are inherited
+(D4); a caller that is cancelled cancels its call (D5); nothing is tried again by itself but questions that change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+from otpd.agents.current import inherited_deadline
+from otpd.agents.data import UNDECODABLE, Encoder, decode
+from otpd.agents.errors import (
+    BadArguments,
+    BrokerLost,
+    CallTimeout,
+    NoMethod,
+    NotData,
+    OtpdError,
+    Refused,
+    Reject,
+    RemoteError,
+    Stale,
+    TooLarge,
+    failure,
+)
+from otpd.ipc import errors as wire_errors
+from otpd.ipc.endpoint import Address, Endpoint
+from otpd.ipc.happenings import (
+    Answered,
+    CallFailed,
+    CastAccepted,
+    CastRejected,
+    Exit,
+    Fenced,
+    Happening,
+    Lost,
+    Replied,
+    Welcomed,
+)
+from otpd.ipc.topics import TopicError, words_of_topic
+from otpd.ipc.wire import Status
+
+_NS: Final = 1_000_000_000
+#: Casts whose method is remembered, in case they are rejected: more than can be on their way.
+_REMEMBERED: Final = 4096
+#: Topics and addresses that are known to be well formed.
+_KNOWN: Final = 4096
+_ELSEWHERE: Final = (
+    "the verbs of self belong to the loop of the agent, and this is another thread: a plain def handler runs in the worker "
+    "thread; use the same verb of self.sync there, or write the handler as async def"
+)
+Args: TypeAlias = Mapping[str, Any]
+
+
+class Done:
+    """What a verb returns that has taken effect: may be awaited, need not be."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
+class Waiting:
+    """A future for one answer, and what to call the question in an error."""
+
+    __slots__ = ("future", "method", "target", "verb")
+
+    def __init__(self, future: asyncio.Future[Any], verb: str, target: str, method: str = "") -> None:
+        self.future, self.verb, self.target, self.method = future, verb, target, method
+
+    def __str__(self) -> str:
+        return what(self.verb, self.target, self.method)
+
+    def answer(self, value: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(value)
+
+    def fail(self, error: OtpdError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def what(verb: str, target: str, method: str = "") -> str:
+    return f"{verb} {target}.{method}" if method else f"{verb} {target}"
+
+
+class Conversation:
+    """`clock`: ns of CLOCK_MONOTONIC. To be made on the loop that it lives on."""
+
+    def __init__(self, endpoint: Endpoint, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self.endpoint, self.clock = endpoint, clock
+        self.loop = asyncio.get_running_loop()
+        self.encoder = Encoder()
+        self.complain: Callable[..., None] = _nothing  # a counted warning
+        self.flush: Callable[[], None] = _nothing  # set by the line
+        self.silenced: Callable[[Callable[[Any], bool]], None] = _nothing  # set by the mailbox
+        self.hears: dict[type, Callable[[Any], None]] = {
+            Replied: self._replied, CallFailed: self._call_failed, Answered: self._answered, CastAccepted: self._accepted,
+            CastRejected: self._rejected, Welcomed: self._welcomed, Lost: self._lost, Fenced: self._fenced,
+        }  # fmt: skip
+        self.epoch: str | None = None
+        self.ended: OtpdError | None = None
+        self.rejections: Callable[[str, str, str], None] = _nothing  # name, method, code of a cast that nobody awaits
+        self._thread = threading.get_ident()
+        self._calls: dict[int, Waiting] = {}
+        self._questions: dict[int, Waiting] = {}
+        self._confirms: dict[int, Waiting] = {}
+        self._sent: dict[int, tuple[int, str]] = {}
+        self._roomless: list[asyncio.Future[None]] = []
+        self._topics: set[str] = set()
+        self._addresses: dict[str, Address] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- what all verbs begin with ---
+
+    def here(self) -> None:
+        """Not on another thread, and not after the end."""
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(_ELSEWHERE)
+        if self.ended is not None:
+            raise type(self.ended)(str(self.ended))
+
+    def address(self, to: str | Address) -> Address:
+        if type(to) is str:
+            found = self._addresses.get(to)
+            if found is not None:
+                return found
+            if len(self._addresses) >= _KNOWN:
+                self._addresses.clear()
+            return self._addresses.setdefault(to, Address(to))
+        if isinstance(to, Address):
+            return to
+        raise TypeError(f"expected the name of an agent, self.group(...) or self.via(...), got {to!r}")
+
+    def deadline(self, timeout: float | None, verb: str, target: str, method: str = "") -> int:
+        """ns, 0 for none: the sooner of `timeout` seconds from now and what is left to the call that is being handled."""
+        inherited, now = inherited_deadline(), self.clock()
+        if inherited and inherited <= now:
+            raise CallTimeout(f"{what(verb, target, method)}: the call that it serves has passed its deadline; return", "no")
+        if timeout is None:
+            return inherited
+        try:
+            own = now + max(1, int(timeout * _NS))
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(f"{what(verb, target, method)}: expected timeout in seconds or None, got {timeout!r}") from None
+        return min(own, inherited) if inherited else own
+
+    # --- calls ---
+
+    async def call(self, to: Address, method: str, args: Args, timeout: float | None) -> Any:
+        self.here()
+        deadline = self.deadline(timeout, "call of", to.name, method)
+        body = self._message("call of", to, method, args)
+        if not self.endpoint.room:
+            await self._room(deadline, "call of", to.name, method)
+        try:
+            request = self.endpoint.call(to, body, deadline, self.clock())
+        except wire_errors.TooLarge as error:
+            raise TooLarge(str(error)) from None
+        future = self.loop.create_future()
+        self._calls[request] = Waiting(future, "call of", to.name, method)
+        if deadline:
+            self._arm(deadline)
+        if self.endpoint.happened:
+            self.work_off()
+        try:
+            return await future
+        finally:
+            if self._calls.pop(request, None) is not None:
+                self.endpoint.cancel(request)
+
+    def _replied(self, reply: Replied) -> None:
+        waiting = self._calls.pop(reply.request, None)
+        if waiting is None:
+            return
+        try:
+            value = decode(reply.body)
+        except UNDECODABLE as error:
+            waiting.fail(RemoteError(f"{waiting}: expected a reply in msgpack, got {len(reply.body)} bytes: {error}"))
+        else:
+            if reply.status is Status.OK:
+                waiting.answer(value)
+            else:
+                waiting.fail(_raised(waiting, reply.status, value))
+
+    def _call_failed(self, failed: CallFailed) -> None:
+        waiting = self._calls.pop(failed.request, None)
+        if waiting is not None:
+            waiting.fail(failure(str(waiting), failed.code, failed.executed, self._detail(failed)))
+
+    def _detail(self, failed: CallFailed) -> str:
+        away = failed.code == "expired" and self.epoch is None
+        return "there is no broker at the moment; it is started again by itself" if away else failed.detail
+
+    # --- casts and events ---
+
+    def cast(self, to: Address, method: str, args: Args) -> Any:
+        """Queued when it returns, if there is room; else what it returns must be awaited."""
+        self.here()
+        endpoint = self.endpoint
+        if not endpoint.room:
+            return self._cast_later(to, method, args)
+        self.put_cast(to, method, args, self._message("cast to", to, method, args))
+        return _DONE
+
+    def _message(self, verb: str, to: Address, method: str, args: Args) -> bytes:
+        try:
+            return self.encoder.message(method, args, "")
+        except NotData:  # once more, with the words that it costs too much to make each time
+            return self.encoder.message(method, args, what(verb, to.name, method))
+
+    def put_cast(self, to: Address, method: str, args: Args, body: bytes, confirm: bool = False) -> int:
+        """Whether there is room or not; `body` says the same as `args`."""
+        endpoint = self.endpoint
+        try:
+            number = endpoint.cast(to, body, confirm)
+        except wire_errors.TooLarge as error:
+            raise TooLarge(str(error)) from None
+        self._sent[number % _REMEMBERED] = (number, method)
+        if endpoint.pending:
+            self.flush()
+        return number
+
+    async def _cast_later(self, to: Address, method: str, args: Args) -> None:
+        body = self._message("cast to", to, method, args)
+        await self._room(self.deadline(None, "cast to", to.name, method), "cast to", to.name, method)
+        self.put_cast(to, method, args, body)
+
+    async def cast_confirmed(self, to: Address, method: str, args: Args, timeout: float | None) -> None:
+        """Ends when the broker has accepted it, or has not."""
+        self.here()
+        deadline = self.deadline(timeout, "cast to", to.name, method)
+        body = self._message("cast to", to, method, args)
+        await self._room(deadline, "cast to", to.name, method)
+        waiting = Waiting(self.loop.create_future(), "cast to", to.name, method)
+        number = self.put_cast(to, method, args, body, confirm=True)
+        self._confirms[number] = waiting
+        try:
+            await self.within(deadline, waiting, "the broker did not say whether it has accepted it", "maybe")
+        finally:
+            self._confirms.pop(number, None)
+
+    def _accepted(self, accepted: CastAccepted) -> None:
+        waiting = self._confirms.pop(accepted.number, None)
+        if waiting is not None:
+            waiting.answer(None)
+
+    def _rejected(self, rejected: CastRejected) -> None:
+        waiting = self._confirms.pop(rejected.number, None)
+        number, method = self._sent.get(rejected.number % _REMEMBERED, (None, ""))
+        if waiting is not None:
+            executed = "maybe" if rejected.code == "broker_lost" else "no"
+            waiting.fail(failure(str(waiting), rejected.code, executed))
+        else:
+            self.rejections(rejected.target, method if number == rejected.number else "?", rejected.code)
+
+    def publish(self, topic: str, data: Args) -> Any:
+        """As `cast`."""
+        self.here()
+        if topic not in self._topics:
+            self._check_topic(topic)
+        if not self.endpoint.room:
+            return self._publish_later(topic, data)
+        self.put_event(topic, data)
+        return _DONE
+
+    def put_event(self, topic: str, data: Args) -> None:
+        """Whether there is room or not."""
+        body = self.encoder.encode(data, what("publish", topic))
+        try:
+            self.endpoint.publish(topic, body)
+        except wire_errors.TooLarge as error:
+            raise TooLarge(str(error)) from None
+        if self.endpoint.pending:
+            self.flush()
+
+    async def _publish_later(self, topic: str, data: Args) -> None:
+        await self._room(self.deadline(None, "publish", topic), "publish", topic)
+        self.put_event(topic, data)
+
+    def emit(self, topic: str, data: Args) -> None:
+        """As `publish`, but dropped and counted when there is no room."""
+        self.here()
+        if topic not in self._topics:
+            self._check_topic(topic)
+        if self.endpoint.room:
+            self.put_event(topic, data)
+        else:
+            self.complain("emits dropped", "the broker takes no more for the moment: dropped %s", topic)
+
+    def _check_topic(self, topic: str) -> None:
+        try:
+            words_of_topic(topic)
+        except (TopicError, AttributeError) as error:
+            raise BadArguments(f"publish: {error}") from None
+        if len(self._topics) >= _KNOWN:
+            self._topics.clear()
+        self._topics.add(topic)
+
+    # --- questions ---
+
+    async def ask(self, question: str, *arguments: Any, timeout: float | None = 5.0, again: bool = False) -> Any:
+        """The broker's answer. `again`: it changes nothing, so it is put to the next broker when one dies."""
+        self.here()
+        deadline = self.deadline(timeout, question, *_named(arguments))
+        while True:
+            waiting = Waiting(self.loop.create_future(), question, *_named(arguments))
+            ref = self.put_question(waiting, question, *arguments)
+            try:
+                return await self.within(deadline, waiting, "the broker has not answered", "maybe")
+            except BrokerLost:
+                if not again:
+                    raise
+            finally:
+                self._questions.pop(ref, None)
+
+    def put_question(self, waiting: Waiting, question: str, *arguments: Any) -> int:
+        """NotData or TooLarge when it can't be asked."""
+        self.encoder.encode(arguments, str(waiting))
+        try:
+            ref = self.endpoint.ask(question, *arguments)
+        except wire_errors.TooLarge as error:
+            raise TooLarge(str(error)) from None
+        self._questions[ref] = waiting
+        return ref
+
+    def subscribe(self, pattern: str, refused: Callable[[str], None]) -> int:
+        """The ref by which a Gap names it. `refused` is told why the broker does not want it."""
+        ref = self.endpoint.subscribe(pattern)
+        future: asyncio.Future[Any] = self.loop.create_future()
+        future.add_done_callback(functools.partial(_tell_failure, refused))
+        self._questions[ref] = Waiting(future, "subscribe to", pattern)
+        return ref
+
+    def _answered(self, answered: Answered) -> None:
+        waiting = self._questions.pop(answered.ref, None)
+        if waiting is None:
+            return
+        match answered.value:
+            case (str(code), str(text)) if not answered.ok:
+                waiting.fail(failure(str(waiting), code, "maybe" if code == "broker_lost" else "no", text))
+            case value:
+                waiting.answer(value)
+
+    # --- deaths ---
+
+    def monitor(self, name: str, follow: bool) -> int:
+        self.here()
+        return self.endpoint.monitor(name, follow)
+
+    def demonitor(self, ref: int) -> None:
+        self.here()
+        self.endpoint.demonitor(ref)
+        self.silenced(lambda each: getattr(each, "ref", None) == ref)
+
+    def link(self, name: str) -> None:
+        self.here()
+        self.endpoint.link(name)
+
+    def unlink(self, name: str) -> None:
+        self.here()
+        self.endpoint.unlink(name)
+        self.silenced(lambda each: isinstance(each, Exit) and each.name == name)
+
+    # --- time and room ---
+
+    async def within(self, deadline: int, waiting: Waiting, missing: str, executed: Any) -> Any:
+        """The answer; CallTimeout at the deadline."""
+        try:
+            async with asyncio.timeout_at(deadline / _NS if deadline else None):
+                return await waiting.future
+        except TimeoutError:
+            away = "" if self.epoch is not None else "; there is no broker at the moment, it is started again by itself"
+            raise CallTimeout(f"{waiting}: {missing} within the deadline{away}; try again", executed) from None
+
+    async def _room(self, deadline: int, verb: str, target: str, method: str = "") -> None:
+        """Wait until the backlog towards the broker is within bounds: backpressure."""
+        while not self.endpoint.room:
+            self.here()
+            waiting = Waiting(self.loop.create_future(), verb, target, method)
+            self._roomless.append(waiting.future)
+            await self.within(deadline, waiting, "the broker takes no more for the moment, and did not", "no")
+
+    def _arm(self, due: int) -> None:
+        """One timer for all calls, at the earliest deadline that it knows."""
+        when = due / _NS
+        if self._timer is None or self._timer.when() > when:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        due = self.endpoint.expire(self.clock())
+        if due is not None:
+            self._arm(due)
+        self.work_off()
+
+    # --- what the line tells ---
+
+    def work_off(self) -> None:
+        """All that has happened, in order."""
+        happened, hears = self.endpoint.happened, self.hears
+        while happened:
+            each: Happening = happened.popleft()
+            hear = hears.get(type(each))
+            if hear is not None:
+                hear(each)
+
+    def make_room(self) -> bool:
+        """Those who wait for room may look again, if there is any; whether there were such."""
+        if not self._roomless or not self.endpoint.room:
+            return False
+        waiting, self._roomless = self._roomless, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        return True
+
+    def _welcomed(self, welcomed: Welcomed) -> None:
+        self.epoch = welcomed.epoch
+
+    def _lost(self, _: Lost) -> None:
+        self.epoch = None
+
+    def _fenced(self, fenced: Fenced) -> None:
+        self.end(Stale(f"{self.endpoint.name}: a newer incarnation has taken over ({fenced.why}); end this process"))
+
+    def end(self, error: OtpdError) -> None:
+        """Nothing more is said or waited for."""
+        self.ended = error
+        open_ends = [*self._calls.values(), *self._questions.values(), *self._confirms.values()]
+        for table in (self._calls, self._questions, self._confirms):
+            table.clear()
+        for waiting in open_ends:
+            waiting.fail(type(error)(str(error)))
+        roomless, self._roomless = self._roomless, []
+        for future in roomless:
+            if not future.done():
+                future.set_result(None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+_DONE: Final = Done()
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def _tell_failure(tell: Callable[[str], None], future: asyncio.Future[Any]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        tell(str(error))
+
+
+def _named(arguments: tuple[Any, ...]) -> tuple[str]:
+    return (str(arguments[0]) if arguments else "",)
+
+
+def _raised(waiting: Waiting, status: Status, value: Any) -> OtpdError:
+    """What the callee said with status 1 or 2: [type, text, traceback or data]."""
+    kind, text, more = value if isinstance(value, list) and len(value) == 3 else ("?", str(value), None)
+    if status is Status.RAISED:
+        shown = f"{waiting} raised {kind}: {text}; it has crashed, and is started again if its supervisor says so"
+        return RemoteError(shown, type=str(kind), text=str(text), traceback=str(more or ""))
+    if kind in ("BadArguments", "NoMethod"):
+        return (BadArguments if kind == "BadArguments" else NoMethod)(str(text))
+    return Reject(str(text), data=more)
+
+
+__all__ = ["Address", "Args", "Conversation", "Done", "Refused", "Waiting", "what"]

@@ -1,0 +1,32 @@
+"""What is being handled: a call that an agent has been given, and the deadline that all it does for it inherits.
+
+Kept in a context variable, so that tasks and the worker thread which a handler starts see it, too. A task that outlives
+the call inherits nothing any more: the call is finished then.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Current:
+    """One call: who asks, until when, and whether the caller still waits."""
+
+    caller: str
+    generation: int
+    number: int
+    deadline: int  # ns of CLOCK_MONOTONIC, 0: none
+    body: bytes
+    cancelled: bool = False  # the caller has given up; nobody will see what is returned
+    finished: bool = False
+
+
+CURRENT: contextvars.ContextVar[Current | None] = contextvars.ContextVar("otpd_current", default=None)
+
+
+def inherited_deadline() -> int:
+    """ns; 0 when nothing is being handled or it has no deadline."""
+    current = CURRENT.get()
+    return 0 if current is None or current.finished else current.deadline

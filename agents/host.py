@@ -1,0 +1,136 @@
+"""One incarnation of an agent on the running loop: init, its mailbox, terminate. Whatever it lives in, a process or a test.
+
+`life` puts a process around it. Guarantees: nothing is handled before init() has returned; when it is asked to stop, what
+is being handled comes to its end first, as in OTP, and terminate() is called once; a crash, of a handler or of a task that
+nobody awaits, ends it at once, after terminate("error(...)").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from otpd.agents import raised
+from otpd.agents.agent import Agent, Sync
+from otpd.agents.arguments import bind
+from otpd.agents.complaints import Complaints
+from otpd.agents.conversation import Conversation
+from otpd.agents.mailbox import Mailbox
+from otpd.agents.methods import Methods
+
+
+class Parent(Protocol):
+    """Who starts and stops children for an agent. ChildError when it does not."""
+
+    async def child(self, what: str, *arguments: Any) -> Any: ...
+
+
+class Host:
+    """`fatal` is what ends it, once known."""
+
+    def __init__(
+        self, agent_class: type[Agent], generation: int, conversation: Conversation, parent: Parent, log: logging.Logger
+    ) -> None:
+        self.conversation, self._parent = conversation, parent
+        self.agent = agent_class()
+        self.agent.name, self.agent.generation, self.agent.log = conversation.endpoint.name, generation, log
+        self.agent._otpd, self.agent._host = conversation, self
+        self.sync = Sync(self.agent, conversation.loop)
+        complain = conversation.complain = Complaints(log, conversation.clock)
+        self.mailbox = Mailbox(self.agent, Methods(agent_class), conversation, complain)
+        self._stop, self._crashed = asyncio.Event(), asyncio.Event()
+        self._crash: BaseException | None = None
+        self._reason = "shutdown"
+
+    def stop(self, reason: str) -> None:
+        """The first reason counts."""
+        if not self._stop.is_set():
+            self._reason = reason
+            self._stop.set()
+
+    def crash(self, error: BaseException) -> None:
+        self._crash = self._crash or error
+        self._crashed.set()
+        self._stop.set()
+
+    async def child(self, what: str, *arguments: Any) -> Any:
+        return await self._parent.child(what, *arguments)
+
+    # --- its life ---
+
+    async def init(self, args: Mapping[str, Any]) -> bool:
+        """False when the stop came first; then init() is cancelled."""
+        _OWNER.set(self)
+        self.mailbox.subscribe()
+        if self.agent.trap_exits:
+            self.agent.trap_exits = True
+        bound = bind(self.agent.name, self.agent.init, args)
+        starting = asyncio.ensure_future(finished(self.agent.init, **bound))
+        await _first(starting, self._stop)
+        if not starting.done():
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+            return False
+        starting.result()
+        return True
+
+    async def live(self) -> str:
+        """The exit reason; raises what crashed it."""
+        working = asyncio.ensure_future(self.mailbox.run())
+        await _first(working, self._stop)
+        self.mailbox.close()
+        await _first(working, self._crashed)
+        if not working.done():
+            working.cancel()
+            await asyncio.wait((working,))
+        if not working.cancelled():
+            self._crash = self._crash or working.exception()
+        await self._terminate()
+        return self._reason
+
+    async def _terminate(self) -> None:
+        if self._crash is None:
+            return await finished(self.agent.terminate, self._reason)
+        try:
+            await finished(self.agent.terminate, f"error({raised.one_line(self._crash)})")
+        except Exception:
+            self.agent.log.exception("terminate failed, too")
+        raise self._crash
+
+    def task_factory(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        """Tasks of an agent are linked to it: one that fails while nobody awaits it is a crash of the agent, as for
+        linked processes. asyncio alone would keep silent until the task object is collected, so perhaps for ever."""
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
+        if _OWNER.get() is self:
+            task.add_done_callback(lambda done: loop.call_soon(loop.call_soon, self._ended, done))
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Two turns after its end: whoever awaits it has taken its exception by now."""
+        error = None if task.cancelled() or not getattr(task, "_log_traceback", False) else task.exception()
+        if error is not None:
+            self.crash(error)
+
+
+#: Whose code runs: in a test, the agent's tasks are told from those of the test by it.
+_OWNER: contextvars.ContextVar[Host | None] = contextvars.ContextVar("otpd_host", default=None)
+
+
+async def _first(task: asyncio.Future[Any], event: asyncio.Event) -> None:
+    """Until one of the two has come."""
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+async def finished(method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Call a plain or async method to its end."""
+    result = method(*args, **kwargs)
+    if inspect.isawaitable(result):
+        await result

@@ -1,0 +1,119 @@
+"""The sockets to the broker, and the moment at which they are served: right before the loop would block.
+
+`conversation` decides what is said; this moves frames. One place does it all, `turn`: send what is to be sent, take what
+has come. It is called by the selector of the loop, before it blocks and when a socket has something. So messages leave when
+there is nothing else to do (or, by `flush`, when a batch is full), and never by a delay.
+
+A new epoch gets fresh sockets: nothing is sent again on old ones. Nothing here blocks, but `close` for its linger.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Final
+
+from otpd.agents.conversation import Conversation
+from otpd.agents.watching import Watching
+from otpd.ipc.sockets import DRAIN_MS, Lanes
+
+#: Frames that are taken at a time, so that timers and heartbeat live under any flood.
+BUDGET: Final = 64
+#: Seconds that libzmq gets to end, above what it may take to give away what was said last (T35).
+_END: Final = 0.5
+
+
+class Line:
+    """`identity`: the routing id of this incarnation. Once open it follows the brokers that it is told of."""
+
+    def __init__(self, conversation: Conversation, identity: bytes, selector: Watching) -> None:
+        self._conversation, self._identity, self._selector = conversation, identity, selector
+        self._broker: tuple[str, str] | None = None
+        self._lanes: Lanes | None = None
+        self._is_open = False
+
+    # --- brokers ---
+
+    def broker(self, epoch: str | None, endpoint: str | None) -> None:
+        """There is another broker, or (None) none."""
+        broker = (epoch, endpoint) if epoch and endpoint else None
+        if broker == self._broker:
+            return
+        self._broker = broker
+        if self._is_open:
+            self._connect()
+
+    def open(self) -> None:
+        """Costs a thread and some 100 us, so not before the agent's own code has begun."""
+        if not self._is_open:
+            self._is_open = True
+            self._conversation.flush = self.flush
+            self._selector.turn = self.turn
+            self._connect()
+
+    def _connect(self) -> None:
+        """What the old sockets still hold is heard first."""
+        while self._take():
+            pass
+        self._drop(drain=False)
+        now = self._conversation.clock()
+        self._conversation.endpoint.lost(now)
+        if self._broker is not None:
+            epoch, endpoint = self._broker
+            self._lanes = Lanes(endpoint, self._identity)
+            self._selector.watch(self._lanes.fds)
+            self._conversation.endpoint.connected(epoch, now)
+        self._conversation.work_off()
+
+    def _drop(self, drain: bool) -> None:
+        """libzmq is not trusted to return from the end of its context: what it does not do in time ends with the process."""
+        lanes, self._lanes = self._lanes, None
+        if lanes is not None:
+            self._selector.forget(lanes.fds)
+            ending = threading.Thread(target=lanes.close, args=(drain,), name="otpd line", daemon=True)
+            ending.start()
+            ending.join(DRAIN_MS / 1000 + _END if drain else 0)
+
+    # --- frames ---
+
+    def turn(self, readable: bool) -> bool:
+        """Send and take. True when the loop should look for callbacks before it blocks."""
+        lanes, conversation = self._lanes, self._conversation
+        if lanes is None:
+            return False
+        self.flush()
+        more = self._take() if readable or lanes.more else False
+        if not conversation.endpoint.happened:
+            return conversation.make_room() or more
+        conversation.work_off()
+        return True
+
+    def flush(self) -> None:
+        """Send what may be sent now."""
+        if self._lanes is not None:
+            frames = self._conversation.endpoint.outgoing()
+            if frames:
+                self._lanes.send(frames)
+
+    def _take(self) -> bool:
+        """Whether there may be more than so many frames."""
+        lanes = self._lanes
+        if lanes is None:
+            return False
+        received, now = self._conversation.endpoint.received, self._conversation.clock()
+        for lane, frame in lanes.receive(BUDGET):
+            received(lane, frame, now)
+        return lanes.more
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """What was said last gets a moment to leave; returns also if libzmq should not (T35)."""
+        self.flush()
+        self._is_open = False
+        self._selector.turn = None
+        self._conversation.flush = _nothing
+        self._drop(drain=True)
+
+
+def _nothing(*_: Any) -> None:
+    pass

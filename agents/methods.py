@@ -1,0 +1,131 @@
+"""The methods of an agent class that messages reach: by name, with their arguments prepared for the check, and their docs.
+
+Built once per incarnation from the marks that `decorators` has left; what could not work is a TypeError when the class is
+made, not an error of the first message.
+
+>>> from otpd.agents.decorators import call
+>>> class Inventory:
+...     @call
+...     async def reserve(self, sku: str, n: int = 1) -> int:
+...         "Take from the stock."
+>>> table = Methods(Inventory)
+>>> table.calls["reserve"].parameters.wrong({"sku": 5})
+'argument sku: expected str, got int (5)'
+>>> table.describe()["calls"]
+[{'name': 'reserve', 'signature': '(sku: str, n: int = 1) -> int', 'doc': 'Take from the stock.'}]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from otpd.agents.arguments import Parameters
+from otpd.agents.decorators import Mark, marks
+from otpd.ipc.topics import TopicError, Trie, words_of_pattern
+
+
+class Method:
+    """One handler of one kind. `is_async`: it is awaited on the loop; otherwise it runs in the worker thread."""
+
+    __slots__ = ("__dict__", "function", "is_async", "name", "pattern")
+
+    def __init__(self, name: str, function: Callable[..., Any], pattern: str = "") -> None:
+        self.name, self.function, self.pattern = name, function, pattern
+        self.is_async = asyncio.iscoroutinefunction(function)
+
+    @functools.cached_property
+    def parameters(self) -> Parameters:
+        """Prepared at the first message: a start must not wait for what may never be called."""
+        return Parameters(self.function, bound=True)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "signature": self.parameters.doc, "doc": inspect.getdoc(self.function) or ""}
+
+
+class Methods:
+    """All of one class. TypeError for a handler that could not work."""
+
+    def __init__(self, agent_class: type) -> None:
+        self._class = agent_class
+        self.calls: dict[str, Method] = {}
+        self.casts: dict[str, Method] = {}
+        self.events: list[Method] = []
+        for name, function, mark in _marked(agent_class):
+            self._add(name, function, mark)
+        self._topics: Trie[int] = Trie()
+        for index, method in enumerate(self.events):
+            self._topics.add(method.pattern, index)
+
+    def _add(self, name: str, function: Callable[..., Any], mark: Mark) -> None:
+        if mark.kind == "on":
+            self.events.append(Method(name, function, mark.pattern))
+        else:
+            table = self.calls if mark.kind == "call" else self.casts
+            table[name] = Method(name, function)
+
+    def of_topic(self, topic: str) -> list[Method]:
+        """Those whose pattern the topic meets, in the order of the class."""
+        return [self.events[index] for index in sorted(self._topics.find(topic))]
+
+    def missing(self, kind: str, name: str) -> str:
+        """Why there is no such method, with what there is."""
+        here, there = (self.calls, self.casts) if kind == "call" else (self.casts, self.calls)
+        if name in there:
+            other = "cast" if kind == "call" else "call"
+            return f"{name} is a {other}, not a {kind}; use the verb {other}"
+        near = difflib.get_close_matches(name, here, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        return f"no {kind} named {name!r}; {meant}{kind}s: {', '.join(here) or 'none'}"
+
+    def describe(self) -> dict[str, Any]:
+        """Class, doc, calls, casts and topics, as `otpd describe` shows them."""
+        return {
+            "class": self._class.__name__,
+            "doc": inspect.cleandoc(self._class.__doc__ or ""),
+            "calls": [each.describe() for each in self.calls.values()],
+            "casts": [each.describe() for each in self.casts.values()],
+            "topics": [{**each.describe(), "pattern": each.pattern} for each in self.events],
+        }
+
+
+def check(agent_class: type, reserved: frozenset[str]) -> None:
+    """TypeError for a handler that takes the name of a verb, an event or a signature that could not work."""
+    for name, function, mark in _marked(agent_class):
+        where = f"{agent_class.__name__}.{name}"
+        if name in reserved or name.startswith("_"):
+            raise TypeError(f"{where}: expected a name of your own for a @{mark.kind} method, got one of otpd's; rename it")
+        _check_signature(where, function, mark)
+
+
+def _check_signature(where: str, function: Callable[..., Any], mark: Mark) -> None:
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    if mark.kind == "on":
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        if len(parameters) != 1 or parameters[0].kind not in positional:
+            raise TypeError(f"{where}: expected one parameter, the event; write: async def {function.__name__}(self, event)")
+        try:
+            words_of_pattern(mark.pattern)
+        except TopicError as error:
+            raise TypeError(f"{where}: {error}") from None
+    for each in parameters if mark.kind != "on" else ():
+        if each.kind in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL):
+            raise TypeError(f"{where}: expected parameters that have names, got {each}; messages carry arguments by name")
+
+
+def _marked(agent_class: type) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
+    """(name, function, mark) of what the class ends up with, inherited ones first, in the order of the definitions."""
+    names = dict.fromkeys(name for base in reversed(agent_class.__mro__) for name in vars(base))
+    for name in names:
+        for mark in _marks_of(agent_class, name):
+            yield name, getattr(agent_class, name), mark
+
+
+def _marks_of(agent_class: type, name: str) -> tuple[Mark, ...]:
+    """A method that overrides a marked one need not be marked again."""
+    found = (marks(vars(base).get(name)) for base in agent_class.__mro__ if name in vars(base))
+    return next(filter(None, found), ())

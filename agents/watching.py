@@ -1,0 +1,36 @@
+"""asyncio's selector with a line to the broker beside it: served right before the loop would block.
+
+A plain poll loop loses no edge of zmq.FD and needs no timer to decide when a batch may leave; this is that loop, inside
+asyncio's. Knows nothing of ZeroMQ, so that an agent begins without it.
+"""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Callable, Iterable
+
+
+class Watching(selectors.EpollSelector):
+    """What is watched here the loop does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Serves the line (True: one of its descriptors is readable); says whether there may be callbacks now.
+        self.turn: Callable[[bool], bool] | None = None
+
+    def watch(self, fds: Iterable[int]) -> None:
+        for fd in fds:
+            self.register(fd, selectors.EVENT_READ, self)
+
+    def forget(self, fds: Iterable[int]) -> None:
+        for fd in fds:
+            self.unregister(fd)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.turn is None:
+            return super().select(timeout)
+        ready = super().select(0 if self.turn(False) else timeout)
+        foreign = [each for each in ready if each[0].data is not self]
+        if len(foreign) < len(ready):
+            self.turn(True)
+        return foreign
