@@ -22,7 +22,7 @@ import uuid
 from pathlib import Path
 
 from otpd.supervisor import linux
-from otpd.supervisor.paths import NodePaths, PathError, is_original, make_private, make_runtime, place_of
+from otpd.supervisor.paths import NodePaths, PathError, is_original, make_private, make_runtime, place_of, remove_traces
 
 #: Bytes between heart and root.
 STOP, KILL, ORDERED, GAVE_UP = b"s", b"k", b"o", b"g"
@@ -79,7 +79,7 @@ class Heart:
             return self._guard()
         finally:
             self._end_console()
-            self._remove_files()
+            remove_traces(self._paths)  # a root that was killed could not
 
     def _take_lock(self) -> bool:
         """The lock comes before anything visible; root inherits it, so that it outlives a heart that was killed."""
@@ -241,14 +241,6 @@ class Heart:
             if got is not None and got.si_signo != signal.SIGCHLD:
                 return True
         return False
-
-    def _remove_files(self) -> None:
-        """What a root that was killed could not remove."""
-        paths = self._paths
-        own = (paths.control, paths.notify, paths.spec, paths.runtime_record, paths.life_bridge)
-        for path in (*own, *paths.endpoints()):
-            with contextlib.suppress(OSError):
-                path.unlink()
 
     def _start_console(self) -> None:
         command = [

@@ -126,13 +126,14 @@ def job_of(
 
 
 _JOB_FIELDS: Final = tuple(each.name for each in fields(Job))
+_LIMIT_FIELDS: Final = tuple(each.name for each in fields(Limits))
 _CREDENTIALS: Final = tuple(each.name for each in fields(Credentials))
 
 
 def to_wire(job: Job) -> dict[str, Any]:
     """A plain map for msgpack; `from_wire` is its inverse."""
     wire: dict[str, Any] = {name: getattr(job, name) for name in _JOB_FIELDS}
-    wire["limits"] = {name: getattr(job.limits, name) for name in _LIMITS}
+    wire["limits"] = {name: getattr(job.limits, name) for name in _LIMIT_FIELDS}
     wire["credentials"] = None if job.credentials is None else _credentials_to_wire(job.credentials)
     return wire
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -74,6 +75,11 @@ class NodePaths:
     @property
     def spec(self) -> Path:
         return self.runtime_dir / "spec"
+
+    @property
+    def broker_lock(self) -> Path:
+        """Held by the broker, so that no second one binds."""
+        return self.runtime_dir / "broker.lock"
 
     def endpoint(self, epoch: str) -> Path:
         """Where the broker of `epoch` binds: this with "-s" and "-d" behind."""
@@ -159,6 +165,14 @@ def make_runtime(paths: NodePaths) -> None:
     """The runtime directory and the one that it stands in: who owns that could put another one into its place (T47)."""
     make_private(paths.runtime_dir.parent)
     make_private(paths.runtime_dir)
+
+
+def remove_traces(paths: NodePaths) -> None:
+    """The files that only a running node has. For whoever of it goes last."""
+    own = (paths.control, paths.notify, paths.spec, paths.runtime_record, paths.life_bridge, paths.broker_lock)
+    for path in (*own, *paths.endpoints()):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def make_private(directory: Path) -> None:

@@ -51,7 +51,7 @@ from otpd.supervisor.memory import MemoryWatch
 from otpd.supervisor.notices import NOTICES
 from otpd.supervisor.notify import NotifySocket
 from otpd.supervisor.operations import Operations
-from otpd.supervisor.paths import NodePaths, PathError, make_runtime
+from otpd.supervisor.paths import NodePaths, PathError, make_runtime, remove_traces
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
 from otpd.supervisor.workers import Workers
@@ -335,9 +335,7 @@ class Root:
         self.notify.close()
         if self._cgroups is not None:
             self._cgroups.sweep(patience=0.2)
-        for path in (self.paths.spec, self.paths.life_bridge):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+        remove_traces(self.paths)  # heart may be gone
         self.loop.stop()
 
     # --- what comes in ---
@@ -351,8 +349,12 @@ class Root:
     def _watch_heart(self) -> None:
         """heart is told apart from whoever inherits us by its pidfd; its death closes the channel too."""
         self._heart.setblocking(False)
-        pidfd = os.pidfd_open(self.heart_pid)
-        if os.getppid() != self.heart_pid:
+        try:
+            pidfd = os.pidfd_open(self.heart_pid)
+        except ProcessLookupError:
+            pidfd = -1
+        if pidfd < 0 or os.getppid() != self.heart_pid:
+            remove_traces(self.paths)
             raise SystemExit("otpd: root: heart died while root started; start the node again with: otpd start")
         self.loop.add(pidfd, READ, lambda _mask: self._heart_died(pidfd))
         self.loop.add(self._heart.fileno(), READ, lambda _mask: self._on_heart())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -142,6 +143,22 @@ def hang(self): print("hangs"); time.sleep(60)
     assert worker.line() == "hangs"
     with pytest.raises(TimeoutError):
         worker.packet(timeout=0.2)
+
+
+def test_an_agent_lives_on_though_nobody_hears_its_heartbeat(root: Root) -> None:
+    """A root that stands still must hold nobody up: what it has not read fills the channel."""
+    worker = start(
+        root,
+        """
+def init(self): asyncio.get_running_loop().call_later(0.5, self.tell)
+def tell(self): print("alive")
+        """,
+        watchdog=0.001,
+    )  # fmt: skip
+    assert select.select([worker.output], [], [], 20)[0]
+    assert worker.line() == "alive"
+    stop(worker)
+    assert len(worker.packets()) > 100
 
 
 def test_without_a_watchdog_nothing_beats(root: Root) -> None:

@@ -80,3 +80,14 @@ def test_a_tree_in_python_that_raises_is_exit_2_with_its_line(down: FakeNode) ->
 def test_facts_of_another_node_are_not_mistaken_for_ours(node: FakeNode) -> None:
     node.answers["node"] = facts(name="other")
     assert "other is already running" in node.otpd("start", "--detach", code=9).stderr
+
+
+@pytest.mark.parametrize("arguments", [["start"], DETACH], ids=["foreground", "detached"])
+def test_a_machine_on_which_no_node_can_run_is_told_before_anything_starts(down: FakeNode, arguments: list[str]) -> None:
+    (down.home / "sitecustomize.py").write_text("import platform\nplatform.release = lambda: '4.19.0-27-amd64'\n")
+    done = down.otpd(*arguments, code=1, env={"PYTHONPATH": str(down.home)})
+    assert done.stderr.splitlines() == [
+        "otpd: otpd needs Linux 5.10 or newer, this kernel is 4.19.0-27-amd64; upgrade the kernel",
+        "next: otpd doctor",
+    ]
+    assert not (down.home / ".otpd").exists()

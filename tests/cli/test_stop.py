@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -108,3 +109,21 @@ def test_a_root_that_is_stuck_is_killed_through_heart(node: FakeNode, heart: sub
     assert json.loads(done.stdout)["stopped"] is True
     assert "root does not answer" in done.stderr
     assert heart.wait(5) == -signal.SIGTERM
+
+
+def test_what_carries_the_nodes_cookie_after_the_stop_is_named_whoever_did_the_ending(
+    node: FakeNode, heart: subprocess.Popen[bytes]
+) -> None:
+    """T1: root's word is not taken for it; "nothing is left" is said of what is seen."""
+    node.answers["stop"] = lambda request, send: ends(heart, send)
+    cookie = "c00c1e" * 5 + "22"
+    (node.home / ".otpd").mkdir(mode=0o700)
+    (node.home / ".otpd" / "node_id").write_text(cookie)
+    left = subprocess.Popen(["sleep", "60"], env={**os.environ, "OTPD_NODE": cookie})
+    try:
+        done = node.otpd("stop", code=1)
+    finally:
+        left.kill()
+        left.wait()
+    assert f"otpd: shop: could not end: sleep 60 (pid {left.pid})" in done.stderr
+    assert "nothing is left" not in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -520,6 +521,29 @@ def test_memory_over_the_limit_is_an_error_that_says_so() -> None:
         begin(n)
         row = n.when("eater", state="backoff")
         assert row["last_exit"]["reason"] == "error(MemoryError)"
+
+
+def test_a_child_has_the_file_limit_that_otpd_was_started_with_though_root_raises_its_own() -> None:
+    """Programs that select(2) break above 1,024, and some close every descriptor up to the limit."""
+    say = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE), flush=True); import time; time.sleep(1000)"
+    config = f"""
+    [programs.command]
+    command = ["{sys.executable}", "-c", "{say}"]
+
+    [programs.script]
+    script = "limit.py"
+
+    [programs.own]
+    script = "limit.py"
+    limits = {{ files = 500 }}
+    """
+    with node(config, {"limit.py": say.replace("; ", "\n")}, start=False) as n:
+        n.command = ["sh", "-c", 'ulimit -Sn 300; ulimit -Hn 2000; exec "$@"', "sh", *n.command]
+        n.start()
+        limits = {"command": "300 2000", "script": "300 2000", "own": "500 500"}
+        for name, limit in limits.items():
+            eventually(lambda name=name, limit=limit: n.printed(name) == f"{limit}\n")  # type: ignore[misc]
+        assert resource.prlimit(n.facts()["pid"], resource.RLIMIT_NOFILE) == (2000, 2000)
 
 
 # --- T39, T37 ---

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import socket
 import sys
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.node import Node, gone, node
+from tests.e2e.others import needs_root
 from tests.helpers import eventually
 
 NOTIFY = (
@@ -237,3 +240,15 @@ def test_a_notification_counts_though_its_sender_has_exited_before_it_is_read() 
         finally:
             n.kill(root, 18)
         n.when("first", 2.0, state="running")
+
+
+@needs_root
+@pytest.mark.skipif(not os.path.exists("/usr/bin/python3"), reason="needs a Python that every user may run")
+def test_a_program_of_another_user_reaches_the_notify_socket() -> None:
+    """T54: the node's directory is closed to it, so its $NOTIFY_SOCKET is an abstract one."""
+    notify = NOTIFY.replace("os.environ['NOTIFY_SOCKET']", "os.environ['NOTIFY_SOCKET'].replace('@', chr(0), 1)")
+    command = ["/usr/bin/python3", "-c", f"{notify}; import time; time.sleep(1000)"]
+    with node(pair(command, '"notify"', user='"nobody"', cwd='"/"'), start=False) as n:
+        n.start()
+        assert order(n) == [("first", "started"), ("second", "started")]
+        assert os.stat(f"/proc/{n.pid('first')}").st_uid == pwd.getpwnam("nobody").pw_uid

@@ -316,6 +316,25 @@ def test_a_stop_of_an_idle_worker_answers_in_the_middle_of_a_restart_storm() -> 
         nothing_is_left(n, 0.5)
 
 
+def test_what_a_start_script_has_started_before_it_became_otpd_is_left_alone() -> None:
+    """`sidecar & exec otpd start`: heart, which kills everything below it, is then the sidecar's parent."""
+    script = f"sleep 1000 & echo $! > sidecar; exec {shlex.join(OTPD)} start > said 2>&1"
+    with node(IDLE_AGENT, start=False) as n:
+        shell = subprocess.Popen(["sh", "-c", script], cwd=n.home, env=n.env, stdin=subprocess.DEVNULL)
+        n.when("idle", state="running")
+        sidecar, root = int((n.home / "sidecar").read_text()), n.facts()["pid"]
+        try:
+            assert n.facts()["heart_pid"] == shell.pid
+            n.kill(root)
+            eventually(lambda: n.answers() and n.facts()["pid"] != root)
+            assert not gone(sidecar)
+            n.stop()
+            assert shell.wait(10) == 0
+            assert not gone(sidecar)
+        finally:
+            os.kill(sidecar, signal.SIGKILL)
+
+
 # --- the foreground, on a terminal ---
 
 FOREGROUND = [*OTPD, "start"]

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.e2e.node import Node, gone, node
+from tests.e2e.watching import holds
 from tests.helpers import eventually
 
 #: Freezes right after its first heartbeat, in the way that its generation 1 is told to; later generations live.
@@ -202,3 +203,20 @@ def test_without_a_watchdog_nobody_minds_silence() -> None:
         eventually(lambda: n.worker("freeze")["uptime_s"] > 2 * WATCHDOG)
         assert n.worker("freeze")["pid"] == row["pid"]
         n.stop()
+
+
+@pytest.mark.parametrize("also", ["root alone", "the whole node"])
+def test_a_root_that_was_stopped_does_not_take_its_own_pause_for_a_freeze(also: str) -> None:
+    """Test 47: a suspended machine, a debugger, a cgroup that was frozen. Who has beaten meanwhile has; who could not gets
+    its time once more."""
+    with node(agents(""), {"freeze.py": FREEZE}) as n:
+        root, pid = n.facts()["pid"], n.pid("lives")
+        stopped = [root] if also == "root alone" else [root, pid]
+        for each in stopped:
+            n.kill(each, 19)
+        assert holds(lambda: not gone(root), 1.5 * WATCHDOG)
+        n.kill(root, 18)
+        assert n.answers()
+        n.kill(pid, 18)
+        assert holds(lambda: n.pid("lives") == pid, 1.2 * WATCHDOG)
+        assert [each["name"] for each in n.events() if each["event"] == "otpd.child.frozen"] == []

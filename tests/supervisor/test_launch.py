@@ -201,7 +201,8 @@ def test_a_program_of_another_user_that_may_not_be_executed_says_for_whom(root: 
 
 
 def test_a_job_survives_the_wire() -> None:
-    made = Launch(kind="agent", script="/x.py", argv=("a",), args={"n": 1}, limits=Limits(cpu=3), watchdog=1.5, umask=2)
+    limits = Limits(cpu=3, files_soft=300)
+    made = Launch(kind="agent", script="/x.py", argv=("a",), args={"n": 1}, limits=limits, watchdog=1.5, umask=2)
     own = launch.Credentials(life=7, identity=b"i" * 16, token=b"t" * 32, broker=("b7.1", "ipc:///r/b7.1"), runtime="/r")
     job = launch.job_of(made, "a/b", 3, NODE, 17, None, "/n", own)
     assert launch.from_wire(unpack(pack(launch.to_wire(job)))) == job
