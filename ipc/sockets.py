@@ -33,6 +33,13 @@ _IDENTITY_MAX: Final = 255
 _POLLIN: Final = int(zmq.POLLIN)
 
 
+class _Context(zmq.Context["zmq.Socket[bytes]"]):
+    """pyzmq's own ends itself when it is collected, and waits for ever if the collector has its sockets in hand as well."""
+
+    def __del__(self) -> None:
+        pass
+
+
 class Lanes:
     """Open from the start; nothing blocks but `wait` and `close`."""
 
@@ -40,7 +47,7 @@ class Lanes:
         if not 0 < len(identity) <= _IDENTITY_MAX or identity[0] == 0:
             raise ValueError(f"expected a routing id of 1 to 255 bytes that does not begin with 0, got {identity!r} (T12)")
         self._pid = os.getpid()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context = _Context()
         self._sockets = {lane: self._open(f"{endpoint}-{lane.value}", identity) for lane in Lane}
         self.fds = tuple(int(each.get(zmq.FD)) for each in self._sockets.values())
         self.more = True  # what came before the fds were asked for
@@ -100,7 +107,13 @@ class Lanes:
         """`drain`: wait for at most 200 ms until what was sent is with the broker; otherwise it is dropped."""
         if self._context.closed or os.getpid() != self._pid:
             return
-        self._context.destroy(linger=DRAIN_MS if drain else 0)
+        for sock in self._sockets.values():
+            sock.close(linger=DRAIN_MS if drain else 0)
+        self._context.term()
+
+    def __del__(self) -> None:
+        if "fds" in vars(self):  # it was opened whole
+            self.close()
 
     def _check(self) -> None:
         here = os.getpid()

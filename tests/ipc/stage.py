@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,60 @@ class Agent:
         found = self.until(outcome, *others)
         assert found is not None
         return found
+
+
+class Child:
+    """An incarnation in a process of its own: writes what happens to it to its output, ends when it is fenced.
+
+    It does what it is told on its input: `cast NAME`.
+    """
+
+    CODE = """
+        import os, sys, time
+        from otpd.ipc.endpoint import Address, Endpoint
+        from otpd.ipc.happenings import Delivered, Fenced
+        from otpd.ipc.sockets import Lanes
+        endpoint, epoch, name, inc, identity, token = sys.argv[1:]
+        end = Endpoint(name, int(inc), bytes.fromhex(token))
+        lanes = Lanes(endpoint, bytes.fromhex(identity))
+        end.connected(epoch, time.monotonic_ns())
+        os.set_blocking(0, False)
+        while True:
+            lanes.send(end.outgoing())
+            if lanes.wait(5, 0):
+                for line in (os.read(0, 4096) or os._exit(0)).decode().splitlines():
+                    end.cast(Address(line.split()[1]), b"from a child")
+            for lane, frame in lanes.receive():
+                end.received(lane, frame, time.monotonic_ns())
+            while end.happened:
+                happening = end.happened.popleft()
+                print(happening, flush=True)
+                if isinstance(happening, Delivered):
+                    end.handled(1, len(happening.body))
+                if isinstance(happening, Fenced):
+                    os._exit(0)
+    """
+
+    def __init__(self, broker: Broker, agent: Agent) -> None:
+        words = [broker.endpoint, broker.epoch, agent.name, str(agent.inc), agent.identity.hex(), agent.token.hex()]
+        command = [sys.executable, "-c", textwrap.dedent(self.CODE), *words]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
 
 class Raw:
