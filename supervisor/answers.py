@@ -1,7 +1,8 @@
 """What the answer of a child does to its row and to the job of its supervisor: one table, state x event -> function. Pure.
 
 Both kinds of children answer here: workers through the shell, supervisors directly. An event that is not in the table is
-late (its incarnation is over, or was given up) and changes nothing.
+late (its incarnation is over, or was given up) and changes nothing. The end of a worker with children of its own is told
+to observers at once, and to its supervisor when they are gone (see `own`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from otpd.supervisor import leaving
 from otpd.supervisor.child import Child, ChildState, is_clean
 from otpd.supervisor.events import Exited, Started, StartFailed, StartIgnored
 from otpd.supervisor.job import Doing, Exit, Job
@@ -22,9 +24,18 @@ Answer: TypeAlias = Started | StartFailed | StartIgnored | Exited
 
 def worker_said(sup: Supervisor, child: Child, event: Answer) -> None:
     """An event of the shell: told to observers, then handled, if it is about the present incarnation."""
-    if event.generation == child.generation and (child.state, type(event)) in _TABLE:
-        _notice(sup, child, event)
+    if event.generation != child.generation or (child.state, type(event)) not in _TABLE or child.end is not None:
+        return
+    _notice(sup, child, event)
+    own = sup.ledger.own.get(child.path)
+    if own is None or isinstance(event, Started):
         handle(sup, child, event)
+    elif own.job.doing is Doing.ENDED:
+        del sup.ledger.own[child.path]
+        handle(sup, child, event)
+    else:
+        child.end = event
+        leaving.urge(own)
 
 
 def handle(sup: Supervisor, child: Child, event: Answer) -> None:

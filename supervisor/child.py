@@ -10,6 +10,9 @@
 | DEAD       | pid             | no process; the notice of its end waits in the supervisor's mailbox      |
 | RESTARTING | {restarting, _} | no process; the "try again" waits in the supervisor's mailbox            |
 | BACKOFF    | {restarting, _} | no process; the "try again" comes when the timer fires                   |
+
+A worker with children of its own ends when they have ended: until then it keeps its state, and `end` holds its last
+answer (see `own`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import enum
 from dataclasses import dataclass, replace
 from typing import Any
 
+from otpd.supervisor.events import Exited, StartFailed, StartIgnored
 from otpd.supervisor.spec import ChildSpec, SupervisorSpec
 
 
@@ -56,6 +60,7 @@ class Child:
     automatic: bool = False  # whether the last attempt was an automatic restart
     ready_at: float = 0.0
     uptime: float = 0.0  # of the last run, in seconds
+    end: Exited | StartFailed | StartIgnored | None = None  # its process is gone, its own children are not yet
     timer: int | None = None  # BACKOFF: of the next attempt; STOPPING supervisor: until it is killed
     next_attempt: float | None = None  # BACKOFF: when, on the clock of `now`
 
@@ -67,6 +72,11 @@ class Child:
     def is_supervisor(self) -> bool:
         """By its spec; what runs may still be of the kind that an earlier spec said."""
         return isinstance(self.spec.start, SupervisorSpec)
+
+    @property
+    def has_process(self) -> bool:
+        """Of a worker: there is one that can still be told something."""
+        return self.state in HAS_PROCESS and self.end is None
 
 
 def instance(template: ChildSpec, name: str, start: object | None = None) -> ChildSpec:

@@ -72,13 +72,15 @@ class StartChild:
     sup: str
     #: For Dynamic.SIMPLE only its id counts (the instance's name); its start replaces the template's if not None.
     spec: ChildSpec
+    #: `sup` is a worker and this its incarnation that asks: its first child makes its own supervisor (see `own`).
+    owner: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TerminateChild:
     sup: str
     id: str
-    generation: int | None = None  # dynamic supervisors: this incarnation of `id`
+    generation: int | None = None  # dynamic supervisors: this incarnation of `id`; own ones take the name alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +168,23 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class AbortStart:
-    """Give up a pending start attempt (only for an urgent StopTree): kill it and answer with StartFailed or Exited."""
+    """Give up a pending start attempt: kill it and answer with StartFailed or Exited.
+
+    Nobody waits for it: the tree stops urgently, its supervisor is killed, or the worker whose own child it is has ended.
+    """
 
     path: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndWorker:
+    """End a worker that nobody asked to stop, as its spec says: it can't go on, `why`. An abnormal end, before or after
+    Started; answer with StartFailed or Exited."""
+
+    path: str
+    generation: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,4 +233,6 @@ class TreeEnded:
     gave_up: bool
 
 
-Effect: TypeAlias = Spawn | Stop | AbortStart | ArmTimer | CancelTimer | Reply | Notice | TreeStarted | TreeEnded
+Effect: TypeAlias = (
+    Spawn | Stop | AbortStart | EndWorker | ArmTimer | CancelTimer | Reply | Notice | TreeStarted | TreeEnded
+)

@@ -33,10 +33,11 @@ def urge(sup: Supervisor) -> None:
 
 
 def _urge_child(sup: Supervisor, child: Child) -> None:
+    """The own children of a worker go when it has ended: it may need them to the last."""
     below = sup.ledger.supervisors.get(child.path)
     if child.state is ChildState.STARTING:
         child.state = ChildState.ABORTING
-        if below is None:
+        if below is None and child.has_process:
             sup.ledger.emit(AbortStart(child.path, child.generation))
     if below is not None:
         urge(below)
@@ -58,17 +59,18 @@ def kill(sup: Supervisor) -> None:
 
 
 def _kill_child(sup: Supervisor, child: Child) -> None:
-    """A start is aborted, a ladder cut short, a supervisor killed in turn."""
+    """A start is aborted, a ladder cut short, a supervisor killed in turn, also that of a worker's own children."""
     sup.job.pending.add(child)
-    below = sup.ledger.supervisors.get(child.path)
+    below = sup.ledger.keeper(child.path)
+    tell = child.has_process and child.path not in sup.ledger.supervisors
     match child.state:
         case ChildState.STARTING:
             child.state = ChildState.ABORTING
-            if below is None:
+            if tell:
                 sup.ledger.emit(AbortStart(child.path, child.generation))
         case ChildState.RUNNING | ChildState.STOPPING:
             child.state = ChildState.STOPPING
-            if below is None:
+            if tell:
                 sup.ledger.emit(Stop(child.path, child.generation, BRUTAL_KILL))
     if below is not None:
         kill(below)

@@ -2,7 +2,8 @@
 
 Called when the supervisor takes the request from its mailbox, so nothing else is going on in it. Replies are plain data,
 ready for JSON: "ok", ["ok", generation], ["error", code, ...], lists and dicts. An id means a child of a static
-supervisor; children of dynamic supervisors are meant by (name, generation), as OTP means them by pid.
+supervisor; children of dynamic supervisors are meant by (name, generation), as OTP means them by pid. The own supervisor
+of a worker (see `own`) is dynamic, and means its children by name.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def handle(sup: Supervisor, request: Request) -> None:
 
 
 def _start_child(sup: Supervisor, request: int, op: StartChild) -> Any:
+    if sup.ledger.closing:
+        return ["error", "noproc"]
     spec = op.spec
     if sup.spec.dynamic is Dynamic.SIMPLE and sup.spec.template is not None:
         spec = instance(sup.spec.template, spec.id, spec.start)
@@ -87,7 +90,7 @@ def _is_full(sup: Supervisor) -> bool:
 
 
 def _restart_child(sup: Supervisor, request: int, op: RestartChild) -> Any:
-    if sup.spec.dynamic is not None:
+    if _not_by_id(sup):
         return NOT_BY_ID
     child = sup.children.get(op.id)
     if child is None or child.state is not ChildState.DOWN:
@@ -100,7 +103,7 @@ def _restart_child(sup: Supervisor, request: int, op: RestartChild) -> Any:
 
 
 def _terminate_child(sup: Supervisor, request: int, op: TerminateChild) -> Any:
-    if sup.spec.dynamic is not None and op.generation is None:
+    if _not_by_id(sup) and op.generation is None:
         return NOT_BY_ID
     child = sup.children.get(op.id)
     if child is None or not _is_meant(child, op.generation):
@@ -111,13 +114,17 @@ def _terminate_child(sup: Supervisor, request: int, op: TerminateChild) -> Any:
 
 
 def _delete_child(sup: Supervisor, op: DeleteChild) -> Any:
-    if sup.spec.dynamic is not None:
+    if _not_by_id(sup):
         return NOT_BY_ID
     child = sup.children.get(op.id)
     if child is None or child.state is not ChildState.DOWN:
         return _why_not(child)
     sup.remove(child)
     return "ok"
+
+
+def _not_by_id(sup: Supervisor) -> bool:
+    return sup.spec.dynamic is not None and not sup.by_name
 
 
 def _why_not(child: Child | None) -> Any:
@@ -136,7 +143,7 @@ def _is_alive(sup: Supervisor, name: str, generation: int | None) -> bool:
     if (other := sup.ledger.supervisors.get(name)) is not None:
         return other.generation == generation
     path, _, last = name.rpartition("/")
-    owner = sup.ledger.supervisors.get(path)
+    owner = sup.ledger.keeper(path)
     child = owner.children.get(last) if owner else None
     return child is not None and child.generation == generation and child.state in HAS_PID
 

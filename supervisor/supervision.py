@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from otpd.supervisor import answers, leaving, requests
 from otpd.supervisor.answers import Answer
@@ -35,6 +35,8 @@ class Supervisor:
     """`seat` is its row in the table of its owner. Ended means gone: a restart makes a new one, with an empty window."""
 
     __slots__ = ("children", "generation", "job", "ledger", "mailbox", "owner", "path", "seat", "spec", "window")
+    #: Its children are meant by name, whatever its engine.
+    by_name: ClassVar[bool] = False
 
     def __init__(self, ledger: Ledger[Supervisor], owner: Owner, seat: Child, spec: SupervisorSpec) -> None:
         self.ledger = ledger
@@ -82,7 +84,7 @@ class Supervisor:
         """Work until an answer is awaited or there is nothing left to do."""
         while True:
             job = self.job
-            if job.doing in (Doing.SUSPENDED, Doing.ENDED) or (self.ledger.closing and job.doing not in LEAVING):
+            if job.doing in (Doing.SUSPENDED, Doing.ENDED) or self._waits_to_leave:
                 return
             if job.stops and (self._parallel or not job.pending):
                 self._stop(job.stops.popleft())
@@ -242,7 +244,8 @@ class Supervisor:
         self.job.pending.add(child)
         below = self.ledger.supervisors.get(child.path)
         if below is None:
-            self.ledger.emit(Stop(child.path, child.generation, child.spec.shutdown))
+            if child.has_process:
+                self.ledger.emit(Stop(child.path, child.generation, child.spec.shutdown))
         elif child.spec.shutdown == BRUTAL_KILL:
             leaving.kill(below)
         else:
@@ -324,11 +327,15 @@ class Supervisor:
     def _close(self, event: Answer) -> None:
         self.job.doing = Doing.ENDED
         del self.ledger.supervisors[self.path]
+        self.refuse_all()
+        self.owner.answer(self.seat, event)
+
+    def refuse_all(self) -> None:
+        """What waits is never worked off."""
         for message in self.mailbox:
             if isinstance(message, Request):
                 self.refuse(message.id)
         self.mailbox.clear()
-        self.owner.answer(self.seat, event)
 
     def refuse(self, request: int | None) -> None:
         if request is not None:
@@ -339,6 +346,11 @@ class Supervisor:
     @property
     def strategy(self) -> Strategy:
         return Strategy.ONE_FOR_ONE if self.spec.dynamic is not None else self.spec.strategy
+
+    @property
+    def _waits_to_leave(self) -> bool:
+        """The tree stops, and it is not its turn yet."""
+        return self.ledger.closing and self.job.doing not in LEAVING
 
     @property
     def _parallel(self) -> bool:

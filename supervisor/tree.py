@@ -1,7 +1,8 @@
 """The supervision tree as a pure machine: OTP's supervisors in one table, `handle(event, now) -> effects`.
 
-`supervision` is one supervisor; this holds them all, gives each its turn, and stands above the top one. No I/O, no clock,
-no randomness: the same events give the same effects, in the daemon, in a test and against the recorded OTP traces.
+`supervision` is one supervisor, `own` that of a worker's own children; this holds them all, gives each its turn, and stands
+above the top one. No I/O, no clock, no randomness: the same events give the same effects, in the daemon, in a test and
+against the recorded OTP traces.
 
 >>> top = ChildSpec(id="top", start=SupervisorSpec(children=(ChildSpec(id="a", start="how"),)), type=ChildType.SUPERVISOR)
 >>> tree = Tree(top)
@@ -10,7 +11,8 @@ no randomness: the same events give the same effects, in the daemon, in a test a
 >>> tree.handle(Started("top/a", 1), now=0.1)[-1]
 TreeStarted()
 
-Guarantees: at most one process per path; no Spawn of a path before the end of its last process was reported; work per
+Guarantees: at most one process per path; no Spawn of a path before the end of its last process, and of all that was below
+it, was reported; work per
 event grows with what changes, not with the number of children; a Request is answered by exactly one Reply; after StopTree
 (urgent or not) there is exactly one TreeEnded, once the shell has answered every Stop and AbortStart; after an urgent one
 nothing is spawned any more, and who waits for its turn to stop restarts nobody and answers no request. AbortStart is used
@@ -19,11 +21,12 @@ for an urgent StopTree and for killing a supervisor whose time to stop has passe
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from itertools import chain
 
 from otpd.supervisor import answers, leaving
 from otpd.supervisor.answers import Answer
-from otpd.supervisor.child import HAS_PROCESS, Child, ChildState
+from otpd.supervisor.child import Child, ChildState
 from otpd.supervisor.events import (
     Boot,
     Effect,
@@ -32,6 +35,7 @@ from otpd.supervisor.events import (
     Reply,
     Request,
     Spawn,
+    StartChild,
     Started,
     StartFailed,
     StartIgnored,
@@ -43,6 +47,7 @@ from otpd.supervisor.events import (
 from otpd.supervisor.job import LEAVING, Doing, Job, ParentStop
 from otpd.supervisor.ledger import Gate, Kill, Ledger
 from otpd.supervisor.notices import NOTICES
+from otpd.supervisor.own import OwnSupervisor
 from otpd.supervisor.spec import ChildSpec, ChildType, SupervisorSpec
 from otpd.supervisor.supervision import Supervisor
 from otpd.supervisor.views import SupervisorView, View, WorkerView, view_of, walk
@@ -105,11 +110,7 @@ class Tree:
 
     def adopt_history(self, path: str) -> None:
         """A name that has lived at another path goes on counting there: (name, generation) never means two processes."""
-        name = path.rpartition("/")[2]
-        records = self._ledger.records
-        known = [record for other, record in records.items() if other.rpartition("/")[2] == name]
-        if known:
-            records[path] = replace(max(known, key=lambda record: record.generation))
+        self._ledger.adopt(path)
 
     def _settle(self) -> list[Effect]:
         ready = self._ledger.ready
@@ -128,15 +129,27 @@ class Tree:
             leaving.kill(below)
 
     def _on_request(self, request: Request) -> None:
-        sup = self._ledger.supervisors.get(request.op.sup)
-        if sup is None:
+        op = request.op
+        sup = self._ledger.keeper(op.sup)
+        if sup is None and isinstance(op, StartChild) and op.owner is not None:
+            sup = self._own_supervisor(op.sup, op.owner)
+        if sup is None or sup.job.doing is Doing.ENDED:
             self._ledger.emit(Reply(request.id, ["error", "noproc"]))
         else:
             sup.post(request)
 
+    def _own_supervisor(self, path: str, generation: int) -> Supervisor | None:
+        """Of the worker at `path`, in this incarnation and while it is not told to stop; made now."""
+        sup, child = self._locate(path)
+        if sup is None or child is None or child.generation != generation or self._ledger.closing:
+            return None
+        if child.end is not None or child.state not in (ChildState.STARTING, ChildState.RUNNING):
+            return None
+        return OwnSupervisor(sup, child)
+
     def _on_timer(self, token: int) -> None:
         path, message = self._ledger.timers.pop(token, ("", None))
-        sup = self._ledger.supervisors.get(path)
+        sup = self._ledger.keeper(path)
         if sup is None or message is None:
             return
         if isinstance(message, Kill):
@@ -189,7 +202,7 @@ class Tree:
     @property
     def busy(self) -> bool:
         """Whether any supervisor awaits an answer or has messages. Grows with the number of supervisors."""
-        return any(sup.job.doing is not Doing.NOTHING or sup.mailbox for sup in self._ledger.supervisors.values())
+        return any(sup.job.doing is not Doing.NOTHING or sup.mailbox for sup in self._keepers())
 
     @property
     def quiescent(self) -> bool:
@@ -227,19 +240,26 @@ class Tree:
 
     def restarts_in_window(self, path: str, now: float) -> int:
         """Of the supervisor at `path`; 0 when it does not run."""
-        sup = self._ledger.supervisors.get(path)
+        sup = self._ledger.keeper(path)
         return 0 if sup is None else sup.window.count(now)
 
     def living(self) -> list[tuple[str, int]]:
         """(path, generation) of every worker that has, or may still have, a process."""
         sups = self._ledger.supervisors
-        rows = (child for sup in sups.values() for child in sup.children.values())
-        return [(row.path, row.generation) for row in rows if row.state in HAS_PROCESS and row.path not in sups]
+        rows = (child for sup in self._keepers() for child in sup.children.values())
+        return [(row.path, row.generation) for row in rows if row.has_process and row.path not in sups]
+
+    def holder(self, name: str) -> str | None:
+        """The path of a child of that name in the table of a running supervisor. Grows with the number of supervisors."""
+        return next((sup.children[name].path for sup in self._keepers() if name in sup.children), None)
+
+    def _keepers(self) -> Iterator[Supervisor]:
+        return chain(self._ledger.supervisors.values(), self._ledger.own.values())
 
     def _locate(self, path: str) -> tuple[Supervisor | None, Child | None]:
         """The owner and the row of `path`."""
         if path == self._seat.path:
             return None, self._seat
         above, _, last = path.rpartition("/")
-        sup = self._ledger.supervisors.get(above)
+        sup = self._ledger.keeper(above)
         return sup, sup.children.get(last) if sup is not None else None

@@ -33,7 +33,13 @@ class WorkerView:
     ready_at: float | None = None
     next_attempt: float | None = None
     delay: float | None = None  # the back-off that is being waited for, before jitter
+    own: SupervisorView | None = None  # of its own children, if it has had any in this generation
     type: Literal["worker"] = "worker"
+
+    @property
+    def children(self) -> tuple[View, ...]:
+        """Its own children."""
+        return () if self.own is None else self.own.children
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,9 @@ def view_of(ledger: Ledger[Supervisor], child: Child, job: Job | None, now: floa
     running = ledger.supervisors.get(child.path)
     if running is not None:
         return _running_supervisor(ledger, running, state, common, now)
+    own = ledger.own.get(child.path)
+    if own is not None:
+        return WorkerView(state=state, own=_running_supervisor(ledger, own, state, common, now), **common)
     if isinstance(child.spec.start, SupervisorSpec):
         return _supervisor(child.spec.start, _below(ledger, child, state), 0, common | {"state": state})
     return WorkerView(state=state, **common)
@@ -89,9 +98,8 @@ def view_of(ledger: Ledger[Supervisor], child: Child, job: Job | None, now: floa
 def walk(view: View) -> Iterator[View]:
     """`view` and everything below it, parents first, in start order."""
     yield view
-    if isinstance(view, SupervisorView):
-        for child in view.children:
-            yield from walk(child)
+    for child in view.children:
+        yield from walk(child)
 
 
 def _running_supervisor(
@@ -130,6 +138,8 @@ def _below(ledger: Ledger[Supervisor], owner: Child, state: State) -> tuple[View
 
 def _state(child: Child, job: Job | None) -> State:
     """`job` None: nobody is about to start what is down."""
+    if child.end is not None:
+        return "stopping"
     restarting = job is not None and job.doing is Doing.RESTART
     match child.state:
         case ChildState.RUNNING:

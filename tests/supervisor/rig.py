@@ -1,7 +1,7 @@
 """A tree under test, driven by hand or answered automatically; what it says as short strings, for whole-value asserts.
 
-"spawn a 1", "stop a 1 5.0", "abort a 1", "arm 1 0.1 a", "cancel 1", "started", "ended shutdown", "gave up shutdown",
-"reply ok" and, where notices are wanted, "notice child_exited a 1". Paths are written without the top.
+"spawn a 1", "stop a 1 5.0", "abort a 1", "end a 1 why", "arm 1 0.1 a", "cancel 1", "started", "ended shutdown",
+"gave up shutdown", "reply ok" and, where notices are wanted, "notice child_exited a 1". Paths are written without the top.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from otpd.supervisor.events import (
     Boot,
     CancelTimer,
     Effect,
+    EndWorker,
     Event,
     Exited,
     Notice,
@@ -21,6 +22,7 @@ from otpd.supervisor.events import (
     Reply,
     Request,
     Spawn,
+    StartChild,
     Started,
     StartFailed,
     StartIgnored,
@@ -30,7 +32,7 @@ from otpd.supervisor.events import (
     TreeStarted,
 )
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, SupervisorSpec
-from otpd.supervisor.tree import SupervisorView, Tree, View
+from otpd.supervisor.tree import Tree, View
 
 
 def worker(name: str, **fields: Any) -> ChildSpec:
@@ -103,6 +105,11 @@ class Rig:
         self._requests += 1
         return self.feed(Request(self._requests, op))
 
+    def start_own(self, owner: str, *children: ChildSpec) -> list[str]:
+        """The present incarnation of `owner` asks for children of its own."""
+        generation = (self.alive | self.starting)[owner]
+        return [line for spec in children for line in self.ask(StartChild(f"top/{owner}", spec, owner=generation))]
+
     # --- driving automatically ---
 
     def settle(self) -> list[str]:
@@ -112,7 +119,7 @@ class Rig:
             done.append(open_[0])
             word, name = open_[0].split()[:2]
             if word != "spawn":
-                self.gone(name, "killed" if word == "abort" else "shutdown")
+                self.gone(name, {"abort": "killed", "end": "error(children)"}.get(word, "shutdown"))
             elif name not in self.fails:
                 self.up(name)
             elif self.fails[name] == "ignore":
@@ -161,16 +168,15 @@ class Rig:
 
     def _states(self, view: View, found: dict[str, str]) -> None:
         found[shown(view.path)] = view.state
-        if isinstance(view, SupervisorView):
-            for child in view.children:
-                self._states(child, found)
+        for child in view.children:
+            self._states(child, found)
 
     # --- effects ---
 
     def _is_open(self, line: str) -> bool:
         word, name, generation = line.split()[:3]
-        table = self.alive if word == "stop" else self.starting
-        return table.get(name) == int(generation)
+        tables = {"stop": self.alive, "end": self.alive | self.starting}
+        return tables.get(word, self.starting).get(name) == int(generation)
 
     def _note(self, effect: Effect) -> str | None:
         match effect:
@@ -181,6 +187,8 @@ class Rig:
                 return self._opens(f"spawn {name} {generation}")
             case Stop(path, generation, shutdown):
                 return self._opens(f"stop {shown(path)} {generation} {shutdown}")
+            case EndWorker(path, generation, why):
+                return self._opens(f"end {shown(path)} {generation} {why}")
             case AbortStart(path, generation):
                 self._open.remove(f"spawn {shown(path)} {generation}")
                 return self._opens(f"abort {shown(path)} {generation}")

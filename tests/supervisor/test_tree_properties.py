@@ -1,7 +1,6 @@
 """What holds for every tree and every sequence of events: random ones, always the same random ones.
 
-A Shell plays the processes: it answers starts and stops, lets processes die, fires timers and asks, as a list of numbers
-says. It knows nothing of supervision, only what the operating system would know, and checks every effect against that.
+A Shell (see `shell`) plays the processes. `test_tree_own_properties` is about the own children of workers.
 """
 
 from __future__ import annotations
@@ -19,32 +18,10 @@ from otpd.supervisor import answers, supervision
 from otpd.supervisor.backoff import next_delay
 from otpd.supervisor.child import is_clean
 from otpd.supervisor.events import (
-    AbortStart,
-    ArmTimer,
     Boot,
-    CancelTimer,
-    ChangeSpec,
-    CountChildren,
-    DeleteChild,
-    Effect,
-    Event,
-    Exited,
-    GetChildSpec,
-    Op,
-    Reply,
-    Request,
-    RestartChild,
     Spawn,
-    StartChild,
-    Started,
-    StartFailed,
-    StartIgnored,
-    Stop,
     StopTree,
     TerminateChild,
-    TimerFired,
-    TreeEnded,
-    WhichChildren,
 )
 from otpd.supervisor.intensity import Window
 from otpd.supervisor.spec import (
@@ -58,15 +35,14 @@ from otpd.supervisor.spec import (
     Strategy,
     SupervisorSpec,
 )
-from otpd.supervisor.tree import SupervisorView, Tree, View, walk
 from tests.supervisor.rig import Rig, supervisor, worker
+from tests.supervisor.shell import REASONS, Shell
 
 FIXED = settings(
     derandomize=True, database=None, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
 )
 #: Whole lives of trees: shrinking one takes minutes, so a failure shows the example as it was found.
 LIVES = settings(FIXED, max_examples=80, phases=[Phase.explicit, Phase.generate])
-REASONS = ["normal", "shutdown", "shutdown(x)", "error(1)", "killed", "signal(11)"]
 NUMBERS = st.lists(st.integers(0, 10**6), min_size=50, max_size=120)
 
 # --- random trees ---
@@ -113,207 +89,6 @@ def tops(draw: st.DrawFn) -> ChildSpec:
         spec = SupervisorSpec(children=spec.children, auto_shutdown=spec.auto_shutdown, **fields)  # type: ignore[arg-type]
     top = supervisor("top")
     return ChildSpec(id="top", start=spec, type=top.type, shutdown=INFINITY)
-
-
-# --- the shell ---
-
-
-class Shell:
-    """`starting`, `alive`: path -> generation. `asked`: processes whose stop or abort has not been answered."""
-
-    def __init__(self, top: ChildSpec) -> None:
-        self.tree = Tree(top)
-        self.now = 0.0
-        self.starting: dict[str, int] = {}
-        self.alive: dict[str, int] = {}
-        self.asked: set[str] = set()
-        self.generations: dict[str, int] = {}
-        self.timers: dict[int, float] = {}
-        self.open_requests: set[int] = set()
-        self.requests = 0
-        self.ended: TreeEnded | None = None
-        self.log: list[Effect] = []
-
-    def feed(self, event: Event) -> list[Effect]:
-        over = self.ended is not None
-        effects = self.tree.handle(event, self.now)
-        self.log += effects
-        for effect in effects:
-            assert not over or isinstance(effect, Reply), f"after the end: {effect}"
-            self.carry_out(effect)
-        self.check()
-        return effects
-
-    def carry_out(self, effect: Effect) -> None:
-        match effect:
-            case Spawn(path, generation, _):
-                assert path not in self.alive and path not in self.starting, f"{path} lives and is started again"
-                assert generation > self.generations.get(path, 0)  # supervisors count attempts too, without a Spawn
-                self.generations[path] = self.starting[path] = generation
-            case Stop(path, generation, shutdown):
-                assert self.alive.get(path) == generation, f"stop of what is not alive: {effect}"
-                assert path not in self.asked or shutdown == BRUTAL_KILL
-                self.asked.add(path)
-            case AbortStart(path, generation):
-                assert self.starting.get(path) == generation and path not in self.asked
-                self.asked.add(path)
-            case ArmTimer(token, delay, _):
-                assert token not in self.timers
-                self.timers[token] = self.now + delay
-            case CancelTimer(token):
-                del self.timers[token]
-            case Reply(number, _):
-                self.open_requests.remove(number)
-            case TreeEnded():
-                assert self.ended is None
-                self.ended = effect
-
-    def check(self) -> None:
-        """The tree's table and the operating system agree."""
-        living = dict(self.tree.living())
-        assert living == self.starting | self.alive
-        for view in walk(self.tree.snapshot(self.now)):
-            self.check_view(view)
-        if not (self.starting or self.asked or self.ended or self.tree.stopping):
-            assert not self.tree.busy, "waits for nothing"
-        if self.tree.stopping and not self.ended:
-            assert self.asked or self.starting, "stops, but waits for nothing"
-        if self.ended:
-            assert not (self.alive or self.starting or self.timers or self.open_requests)
-
-    def check_view(self, view: View) -> None:
-        assert (view.state == "backoff") == (view.next_attempt is not None)
-        if isinstance(view, SupervisorView):
-            if view.state in ("stopped", "failed", "backoff"):
-                assert all(below.state != "running" for below in walk(view)), view
-            assert view.max_restarts is None or view.restarts_in_window <= view.max_restarts or view.state == "stopping"
-        elif view.state == "running":
-            assert self.alive[view.path] == view.generation
-        elif view.state in ("stopped", "failed", "backoff"):
-            assert view.path not in self.alive and view.path not in self.starting
-
-    # --- what can happen next ---
-
-    def choices(self) -> list[Callable[[int], object]]:
-        found: list[Callable[[int], object]] = []
-        if self.starting:
-            found += [self.starts] * 12 + [self.start_fails]
-        if self.asked:
-            found += [self.asked_ends] * 6
-        if self.alive:
-            found += [self.dies] * 3
-        if self.timers:
-            found.append(self.timer_fires)
-        return [*found, self.time_passes, self.asks, self.asks, self.supervisor_is_killed, self.stops_urgently, self.is_late]
-
-    def play(self, numbers: list[int]) -> None:
-        self.feed(Boot())
-        for number in numbers:
-            if self.ended:
-                return
-            choices = self.choices()
-            choices[number % len(choices)](number // len(choices))
-
-    def starts(self, number: int) -> None:
-        path = pick(self.starting, number)
-        if path in self.asked:
-            self.asked_ends(number)
-            return
-        generation = self.alive[path] = self.starting.pop(path)
-        self.feed(Started(path, generation))
-
-    def start_fails(self, number: int) -> None:
-        self.start_ends(pick(self.starting, number), number // 7)
-
-    def start_ends(self, path: str, number: int) -> None:
-        generation = self.starting.pop(path)
-        self.asked.discard(path)
-        kinds: list[Event] = [
-            StartFailed(path, generation, "boom"),
-            Exited(path, generation, "error(1)"),
-            StartIgnored(path, generation),
-        ]
-        self.feed(pick(kinds, number))
-
-    def is_late(self, number: int) -> None:
-        """News of an incarnation that is over change nothing."""
-        view = pick(list(walk(self.tree.snapshot())), number)
-        if view.generation > 0:
-            assert self.feed(Exited(view.path, view.generation - 1, "killed")) == []
-
-    def stops_urgently(self, number: int) -> None:
-        if number % 40 == 0:
-            self.feed(StopTree(urgent=True))
-
-    def asked_ends(self, number: int) -> None:
-        path = pick(sorted(self.asked), number)
-        if path in self.starting:
-            self.start_ends(path, number // 5)
-        else:
-            self.end(path, pick(REASONS, number // 5))
-
-    def dies(self, number: int) -> None:
-        self.end(pick(self.alive, number), pick(REASONS, number // 5))
-
-    def end(self, path: str, reason: str) -> None:
-        generation = self.alive.pop(path)
-        self.asked.discard(path)
-        self.feed(Exited(path, generation, reason))
-
-    def timer_fires(self, _number: int) -> None:
-        token = min(self.timers, key=lambda token: (self.timers[token], token))
-        self.now = max(self.now, self.timers.pop(token))
-        self.feed(TimerFired(token))
-
-    def time_passes(self, number: int) -> None:
-        self.now += (number % 100) / 20
-
-    def supervisor_is_killed(self, number: int) -> None:
-        views = [view for view in walk(self.tree.snapshot()) if isinstance(view, SupervisorView) and "/" in view.path]
-        if views and number % 4 == 0:
-            view = pick(views, number)
-            self.feed(Exited(view.path, view.generation, "killed"))
-
-    def asks(self, number: int) -> None:
-        views = [view for view in walk(self.tree.snapshot()) if isinstance(view, SupervisorView)]
-        view = pick(views, number)
-        name = pick([child.name for child in view.children] + ["n"], number // 3)
-        generation = None if view.flags.dynamic is None else self.generations.get(f"{view.path}/{name}", 1)
-        ops: list[Op] = [
-            StartChild(view.path, worker(name, backoff=Backoff())),
-            StartChild(view.path, supervisor(name, worker("x"), worker("y"), shutdown=1.0)),
-            TerminateChild(view.path, name, generation),
-            RestartChild(view.path, name),
-            DeleteChild(view.path, name),
-            WhichChildren(view.path),
-            CountChildren(view.path),
-            GetChildSpec(view.path, name, generation),
-            ChangeSpec(view.path, view.flags),
-        ]
-        self.requests += 1
-        self.open_requests.add(self.requests)
-        self.feed(Request(self.requests, pick(ops, number // 11)))
-
-    def finish(self, number: int) -> None:
-        """Answer only what was asked to end, late timers included, never a start."""
-        while self.asked:
-            self.asked_ends(number)
-
-    def answer_all(self, number: int) -> None:
-        for _ in range(10_000):
-            if self.ended:
-                return
-            if self.starting and not self.starting.keys() <= self.asked:
-                self.starts(sorted(self.starting.keys()).index(min(self.starting.keys() - self.asked)))
-            elif self.asked:
-                self.asked_ends(number)
-            else:
-                return
-
-
-def pick(things: Any, number: int) -> Any:
-    ordered = sorted(things) if isinstance(things, dict) else list(things)
-    return ordered[number % len(ordered)]
 
 
 @LIVES
