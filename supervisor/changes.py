@@ -37,9 +37,16 @@ class Changes:
         sup, _, child = path.rpartition("/")
         view = self._root.tree.view(path)
         assert view is not None
-        again = StartChild(sup, view.spec) if view.spec.restart is Restart.TEMPORARY else RestartChild(sup, child)
+        forgotten = view.spec.restart is Restart.TEMPORARY or self._root.tree.is_own(path)
+        again = StartChild(sup, view.spec) if forgotten else RestartChild(sup, child)
+
+        def done(results: list[Any]) -> None:
+            self._root.names.release(child)
+            then(results[-1])
+
         self._root.workers.asked(path, "operator")
-        self._all([TerminateChild(sup, child), again], lambda results: then(results[-1]))
+        self._root.names.reserve(child, path)
+        self._all([TerminateChild(sup, child), again], done)
 
     def delete(self, path: str, then: Callable[[Any], None]) -> None:
         """Of a child that is down."""
@@ -102,7 +109,8 @@ class Changes:
             self._templates[name] = (members[0].rpartition("/")[0], self._spec(members[0]))
         sup, template = self._templates[name]
         removed = members[n:][::-1]
-        added = [_instance(template, id, name) for id in _free(members, template.id, name, n - len(members))]
+        free = _free(members, template.id, name, n - len(members), self._is_taken)
+        added = [_instance(template, id, name) for id in free]
         ops: list[Op] = [op for path in removed for op in (TerminateChild(sup, _id(path)), DeleteChild(sup, _id(path)))]
         ops += [StartChild(sup, spec) for spec in added]
         for path in removed:
@@ -139,7 +147,8 @@ class Changes:
         root, top = self._root, self._root.path_below_top("")
         runtime = {path: spec for path, spec in root.runtime.items() if root.tree.view(path) is not None}
         deleted = {path for path in root.deleted if root.tree.view(path) is None}
-        return diff(replace(root.node, top=_as_it_is(top, root.node.top, runtime, deleted)), new)
+        plan = diff(replace(root.node, top=_as_it_is(top, root.node.top, runtime, deleted)), new)
+        return replace(plan, refused=(*plan.refused, *root.names.clashes(new)))
 
     def _reload(self, connection: Connection, new: NodeSpec) -> None:
         plan = self._plan(new)
@@ -159,6 +168,7 @@ class Changes:
 
     def _apply(self, plan: Plan, new: NodeSpec, then: Callable[[list[str]], None]) -> None:
         """First everything goes that must go, everywhere (a child may move); then the new specs; then what must start."""
+        self._root.names.expect(new)
         first: list[Op] = []
         last: list[Op] = []
         for each in plan.supervisors:
@@ -192,6 +202,7 @@ class Changes:
 
     def _adopt(self, new: NodeSpec) -> None:
         self._root.node = new
+        self._root.names.expect(None)
         self._root.runtime.clear()
         self._root.deleted.clear()
         self._templates.clear()
@@ -210,6 +221,11 @@ class Changes:
         """The child of that name and the instances of that group, in start order."""
         own = [path for path in self._root.tree.find(name) if path.rpartition("/")[2] == name]
         return own + [path for path in picture.group(self._root, name) if path not in own]
+
+    def _is_taken(self, name: str) -> bool:
+        """By a child of a running agent."""
+        path = self._root.names.holder(name)
+        return path is not None and self._root.tree.is_own(path)
 
     def _spec(self, path: str) -> ChildSpec:
         view = self._root.tree.view(path)
@@ -273,12 +289,12 @@ def _instance(template: ChildSpec, id: str, group: str) -> ChildSpec:
     return replace(template, id=id, start=replace(template.start, group=group))
 
 
-def _free(members: list[str], first: str, name: str, n: int) -> list[str]:
+def _free(members: list[str], first: str, name: str, n: int, is_taken: Callable[[str], bool]) -> list[str]:
     """The n lowest instances that nobody is: `first`, then name-1 or name-2 and so on."""
     taken = {_id(path) for path in members}
     ids = [first] if first == name else []
     numbers = range(2 if first == name else 1, 2 * MAX_INSTANCES)
-    free = (id for id in (*ids, *(f"{name}-{k}" for k in numbers)) if id not in taken)
+    free = (id for id in (*ids, *(f"{name}-{k}" for k in numbers)) if id not in taken and not is_taken(id))
     return [next(free) for _ in range(n)]
 
 

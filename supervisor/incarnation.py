@@ -201,9 +201,9 @@ class Incarnation:
         self.cause = self.cause or cause
         return self._end(shutdown)
 
-    def abort(self) -> list[Action]:
+    def abort(self, cause: str) -> list[Action]:
         """Give up the start."""
-        return self.ask(self._shutdown, "the node is stopping")
+        return self.ask(self._shutdown, cause)
 
     def due(self, due: Due) -> list[Action]:
         match due, self.phase:

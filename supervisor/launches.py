@@ -16,10 +16,14 @@ T = TypeVar("T")
 
 
 class Launches:
-    """Resolves the workers of one file, against its directory; what is not there goes into the report."""
+    """Resolves workers against a directory, that of their file; what is not there goes into the report.
 
-    def __init__(self, base: str, report: Report) -> None:
+    `cwd` is where those run who say nothing about it: the same directory, if it is not given.
+    """
+
+    def __init__(self, base: str, report: Report, cwd: str | None = None) -> None:
         self.base = base
+        self.cwd = base if cwd is None else cwd
         self.report = report
         self.signatures: dict[str, initargs.Signature | None] = {}
 
@@ -28,7 +32,7 @@ class Launches:
         values = entry.values
         is_agent = entry.section == "agents"
         self.check_what_runs(entry)
-        cwd = self.look_up(entry, "cwd", lambda value: places.directory(value, self.base)) or self.base
+        cwd = self.look_up(entry, "cwd", lambda value: places.directory(value, self.base)) or self.cwd
         env_file = self.look_up(entry, "env_file", lambda value: places.env_file(value, self.base))
         env = {**(env_file or {}), **values.get("env", {})}
         script = self.look_up(entry, "script", lambda value: places.script(value, self.base))

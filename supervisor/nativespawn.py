@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Final
@@ -114,6 +114,10 @@ class NativeSpawner:
             return Plan(job, self._base)
         except (LaunchError, ValueError):
             return None
+
+    def may_hang(self, paths: Iterable[str]) -> bool:
+        """Whether to touch one of these absolute paths may hold root up."""
+        return self._mounts.may_hang(paths)
 
     def takes(self, plan: Plan) -> bool:
         """Whether to start it here, now, will not hold root up."""

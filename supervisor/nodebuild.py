@@ -187,7 +187,7 @@ def _children(
         if entry.is_supervisor:
             found.append(_child(entry, entry.name, _supervisor(entry, entries, launches)))
         else:
-            found.extend(_child(entry, name, launches[entry.path]) for name in entry.children)
+            found.extend(worker_spec(entry, name, launches[entry.path]) for name in entry.children)
     return tuple(found)
 
 
@@ -200,6 +200,11 @@ def _supervisor(entry: Entry, entries: Sequence[Entry], launches: Mapping[KeyPat
         auto_shutdown=AutoShutdown(values.get("auto_shutdown", "never")),
         children=_children(entry.name, entries, launches),
     )
+
+
+def worker_spec(entry: Entry, name: str, launch: Launch) -> ChildSpec:
+    """The child spec of the worker `name` that `entry` declares, with its defaults."""
+    return _child(entry, name, launch)
 
 
 def _child(entry: Entry, name: str, start: SupervisorSpec | Launch) -> ChildSpec:

@@ -16,6 +16,7 @@ NOTICES: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "worker",
         {"reason": "exit reason", "asked": "whether its supervisor had asked", "uptime": "seconds since it was ready"},
     ),
+    "children_ended": ("worker", {}),
     "child_removed": ("child", {}),
     "restart_scheduled": ("child", {"delay": "seconds", "next_attempt": "on the clock of `now`", "reason": "why"}),
     "supervisor_init": ("supervisor", {}),

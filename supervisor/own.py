@@ -72,6 +72,7 @@ class OwnSupervisor(Supervisor):
         end, self.seat.end = self.seat.end, None
         if end is not None:
             del self.ledger.own[self.path]
+            self.notice("children_ended")
             answers.handle(self._keeper, self.seat, end)
         elif self.seat.state in (ChildState.STARTING, ChildState.RUNNING):
             assert isinstance(event, Exited)

@@ -87,8 +87,9 @@ def group(root: Root, name: str) -> list[str]:
 def why(root: Root, path: str) -> dict[str, Any]:
     """The last deaths of a child, and what comes next."""
     view = _find(root, path)
-    parent = _find(root, path.rpartition("/")[0])
-    assert isinstance(parent, SupervisorView)
+    above = _find(root, path.rpartition("/")[0])
+    parent = above if isinstance(above, SupervisorView) else above.own
+    assert parent is not None
     backoff = view.spec.backoff
     return {
         "name": view.name,
@@ -100,7 +101,7 @@ def why(root: Root, path: str) -> dict[str, Any]:
         "restart": str(view.spec.restart),
         "what": view.reason,
         "supervisor": root.shown(parent.path) or root.node.name,
-        "strategy": str(parent.strategy),
+        "strategy": str(parent.flags.strategy if root.tree.is_own(path) else parent.strategy),
         "max_restarts": parent.max_restarts,
         "max_seconds": parent.max_seconds,
         "restarts_in_window": parent.restarts_in_window,
@@ -170,18 +171,16 @@ def _find(root: Root, path: str) -> View:
 
 def _all(view: View) -> Iterator[View]:
     yield view
-    if isinstance(view, SupervisorView):
-        for child in view.children:
-            yield from _all(child)
+    for child in view.children:
+        yield from _all(child)
 
 
 def _leaves(view: View) -> Iterator[View]:
-    """Workers, and supervisors that have nothing below them because they do not run."""
+    """Workers with their own children, and supervisors that have nothing below them because they do not run."""
     if isinstance(view, WorkerView) or (view.state != "running" and not view.children):
         yield view
-    else:
-        for child in view.children:
-            yield from _leaves(child)
+    for child in view.children:
+        yield from _leaves(child)
 
 
 def _workers(view: View) -> Iterator[WorkerView]:
@@ -189,7 +188,10 @@ def _workers(view: View) -> Iterator[WorkerView]:
 
 
 def _node_of(root: Root, view: View) -> dict[str, Any]:
-    return _supervisor(root, view) if isinstance(view, SupervisorView) else _worker(root, view)
+    if isinstance(view, SupervisorView):
+        return _supervisor(root, view)
+    below = [_node_of(root, child) for child in view.children]
+    return _worker(root, view) | ({"children": below} if below else {})
 
 
 def _supervisor(root: Root, view: SupervisorView) -> dict[str, Any]:
@@ -232,7 +234,7 @@ def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
         "next_attempt_s": _seconds_to(root, view),
         "what": str(view.reason) if view.reason and view.state != "running" else None,
         "group": launch.group,
-        "runtime": view.path in root.runtime,
+        "runtime": view.path in root.runtime or root.tree.is_own(view.path),
     }
 
 

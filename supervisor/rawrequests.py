@@ -119,7 +119,8 @@ class RawRequests:
         new = self._new(op)
         if not new:
             return
-        taken = {view.name: view.path for view in walk(self._root.tree.snapshot()) if "/" in view.path}
+        taken = self._root.names.reserved
+        taken |= {view.name: view.path for view in walk(self._root.tree.snapshot()) if "/" in view.path}
         for name, path in new:
             if name in OWN_NAMES and not is_own(path):
                 raise OperationError(3, f"the node uses the name '{name}' itself", f"choose another, such as my-{name}")

@@ -31,6 +31,7 @@ from otpd.supervisor.events import (
     Boot,
     CancelTimer,
     Effect,
+    EndWorker,
     Event,
     Notice,
     Op,
@@ -48,9 +49,11 @@ from otpd.supervisor.journal import Journal
 from otpd.supervisor.ladder import Process
 from otpd.supervisor.loop import READ, Loop, Timer
 from otpd.supervisor.memory import MemoryWatch
+from otpd.supervisor.names import Names
 from otpd.supervisor.notices import NOTICES
 from otpd.supervisor.notify import NotifySocket
 from otpd.supervisor.operations import Operations
+from otpd.supervisor.ownchildren import OwnChildren
 from otpd.supervisor.paths import NodePaths, PathError, make_runtime, remove_traces
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
@@ -145,6 +148,8 @@ class Root:
         top = services.with_services(self.node.top)
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.link = BrokerLink(self)
+        self.names = Names(self)
+        self.own_children = OwnChildren(self)
         self.workers = Workers(self)
         self.operations = Operations(self)
         self.server = ControlServer(self.loop, self.paths.control, self.operations.dispatch)
@@ -198,6 +203,8 @@ class Root:
                 self.workers.stop(effect)
             case AbortStart():
                 self.workers.abort(effect)
+            case EndWorker():
+                self.workers.end_worker(effect)
             case ArmTimer(token, delay, _):
                 self._timers[token] = self.loop.after(delay, lambda: self._timer_fired(token))
             case CancelTimer(token):
@@ -228,6 +235,8 @@ class Root:
         """Nothing is kept of a child that is no more, but what is on disk."""
         name = path.rpartition("/")[2]
         self.runtime.pop(path, None)
+        death = self.journal.last_death(name)
+        self.own_children.removed(path, death.left if death is not None and not death.detached else [])
         self.journal.forget(name)
         self.workers.forget(path)
 

@@ -253,6 +253,14 @@ class Tree:
         """The path of a child of that name in the table of a running supervisor. Grows with the number of supervisors."""
         return next((sup.children[name].path for sup in self._keepers() if name in sup.children), None)
 
+    def is_own(self, path: str) -> bool:
+        """Whether a worker has started it."""
+        return path.rpartition("/")[0] in self._ledger.own
+
+    def own_paths(self) -> Iterator[str]:
+        """Of all own children of workers."""
+        return (child.path for sup in self._ledger.own.values() for child in sup.children.values())
+
     def _keepers(self) -> Iterator[Supervisor]:
         return chain(self._ledger.supervisors.values(), self._ledger.own.values())
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from otpd.ipc.frames import close_all
 from otpd.supervisor import cgroup, execspawn, ladder, launch, linux, spares, sweep
 from otpd.supervisor.channel import Channel
-from otpd.supervisor.events import AbortStart, Event, Exited, Spawn, StartFailed, StartIgnored, Stop
+from otpd.supervisor.events import AbortStart, EndWorker, Event, Exited, Spawn, StartFailed, StartIgnored, Stop
 from otpd.supervisor.helpers import Blank
 from otpd.supervisor.incarnation import (
     Action,
@@ -35,6 +35,7 @@ from otpd.supervisor.journal import Death
 from otpd.supervisor.launch import Credentials
 from otpd.supervisor.loop import LATE, ONCE, READ, Timer
 from otpd.supervisor.nativespawn import NativeSpawner, Plan
+from otpd.supervisor.ownchildren import Requests
 from otpd.supervisor.readiness import Prober
 from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch
 
@@ -70,6 +71,7 @@ class Live:
     leaf: cgroup.Leaf | None = None
     asked_by: str | None = None
     left: list[str] = field(default_factory=list)
+    requests: Requests = field(default_factory=Requests)  # for children of its own
 
     @property
     def name(self) -> str:
@@ -134,8 +136,16 @@ class Workers:
     def abort(self, effect: AbortStart) -> None:
         live = self._table.get(effect.path)
         if live is not None and live.generation == effect.generation:
-            live.asked_by = "operator"
-            self._act(live, live.incarnation.abort())
+            stopping = self._root.phase == "stopping"
+            live.asked_by = "operator" if stopping else "its supervisor"
+            self._act(live, live.incarnation.abort(f"{'the node' if stopping else 'its supervisor'} is stopping"))
+
+    def end_worker(self, effect: EndWorker) -> None:
+        """It can't go on without its own children."""
+        live = self._table.get(effect.path)
+        if live is not None and live.generation == effect.generation:
+            live.asked_by = live.asked_by or "its children"
+            self._act(live, live.incarnation.terminate(f"error({effect.why})"))
 
     def asked(self, path: str, by: str) -> None:
         """The next stop of `path` is somebody's wish; kept for its death record, if there is anything to stop."""
@@ -324,6 +334,7 @@ class Workers:
         self._act(live, _understood(live.incarnation, value))
         if self._root.link.is_broker(live):
             self._root.link.heard(value)
+        self._root.own_children.heard(live, value)
 
     def _hung_up(self, live: Live) -> None:
         """A program's channel closes at exec; an agent's, when it ends or closes what it should not."""

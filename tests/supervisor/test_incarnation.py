@@ -140,7 +140,7 @@ def test_ready_after_the_stop_began_is_not_believed() -> None:
     made = agent()
     made.launched()
     made.set_up()
-    made.abort()
+    made.abort("the node is stopping")
     assert made.ready() == []
     made.died(Status(signal=15))
     assert told(made.cleared()) == [StartFailed("top/a", 1, "the node is stopping")]

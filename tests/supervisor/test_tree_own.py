@@ -222,8 +222,10 @@ def test_the_end_of_an_owner_is_told_at_once_and_once() -> None:
     told = [("child_exited", "a", {"reason": "error(7)", "asked": False, "uptime": 0.0})]
     assert rig.told("child_exited") == told
     assert rig.feed(Exited("top/a", 1, "killed")) == []
+    assert rig.told("children_ended") == []
     rig.settle()
     assert [line for line in rig.told("child_exited") if line[1] == "a"] == told
+    assert rig.told("children_ended") == [("children_ended", "a", {})]
 
 
 def test_the_strategy_stops_an_owner_and_then_its_children() -> None:

@@ -103,8 +103,11 @@ def test_every_kind_of_notice_comes_with_the_data_of_the_catalogue() -> None:
     rig.fails["m/z"] = "boom"
     rig.request(StartChild("top", supervisor("m", worker("z"))))
     rig.request(StartChild("top", worker("n", shutdown=1.0)))
+    rig.start_own("n", worker("own"))
+    rig.up("n/own")
     rig.feed(StopTree())
     rig.gone("n", "error(1)")
+    rig.gone("n/own")
     for notice in rig.notices:
         assert set(notice.data) == set(NOTICES[notice.kind][1]), notice
     assert set(NOTICES) - {notice.kind for notice in rig.notices} == set()
