@@ -77,8 +77,11 @@ class Breaker:
             self.circuit, self._lease = Circuit.HALF_OPEN, 0
 
     def force(self, mode: Mode) -> None:
-        """What was forced open is probed before it is trusted again."""
+        """What was forced open is probed before it is trusted again. `auto` for what is in nobody's hand changes nothing: a
+        probe that is on its way stays the only one."""
         before, self.mode = self.mode, mode
+        if mode is before is Mode.AUTO:
+            return
         self.failures = self._lease = 0
         if mode is Mode.OPEN:
             self.circuit = Circuit.OPEN
