@@ -1,0 +1,36 @@
+"""The invariants of messaging.md 5.3 that concern this world, as observers of it."""
+
+from __future__ import annotations
+
+from tests.simulation.coverage import Seen
+from tests.simulation.invariants.bounds import Credit, Gaps, Inside
+from tests.simulation.invariants.breakers import Breakers
+from tests.simulation.invariants.deaths import Links, Monitors, Released
+from tests.simulation.invariants.mail import Conservation, Fencing, Order, Outcomes
+from tests.simulation.invariants.names import Choices, Holders, Listeners, Registered
+from tests.simulation.invariants.processes import Processes
+from tests.simulation.invariants.tree import Delays, Recovered, Restarts
+from tests.simulation.observe import Observer
+
+INVARIANTS: tuple[type[Observer], ...] = (
+    Processes,
+    Restarts,
+    Delays,
+    Recovered,
+    Order,
+    Fencing,
+    Outcomes,
+    Conservation,
+    Inside,
+    Credit,
+    Gaps,
+    Breakers,
+    Monitors,
+    Released,
+    Links,
+    Holders,
+    Choices,
+    Listeners,
+    Registered,
+    Seen,
+)
