@@ -11,6 +11,7 @@
 
 from otpd.agents.agent import Agent, Ignore
 from otpd.agents.arguments import ArgumentError
+from otpd.agents.client import Client, connect
 from otpd.agents.decorators import call, cast, on
 from otpd.agents.errors import (
     AlreadyRegistered,
@@ -38,7 +39,7 @@ from otpd.agents.values import Child, Entry, Event, Whereabouts
 
 __all__ = [
     "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
-    "CircuitOpen", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess", "NodeNotRunning", "NotData",
-    "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Stale", "TooLarge", "Whereabouts", "call", "cast", "on",
-    "run",
+    "CircuitOpen", "Client", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess", "NodeNotRunning",
+    "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Stale", "TooLarge", "Whereabouts", "call",
+    "cast", "connect", "on", "run",
 ]  # fmt: skip

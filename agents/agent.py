@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from otpd.agents import methods
 from otpd.agents.blocking import Blocking
-from otpd.agents.conversation import Done
+from otpd.agents.conversation import Done, checked
 from otpd.agents.current import CURRENT, Current
 from otpd.agents.errors import OtpdError
 from otpd.agents.values import Child, Ref
@@ -145,12 +145,12 @@ class Agent(Verbs):
     def join(self, group: str) -> Awaitable[None]:
         """Be a member until `leave` or the own end."""
         self._otpd.here()
-        self._otpd.endpoint.join(group)
+        self._otpd.endpoint.join(checked("join", group))
         return _DONE
 
     def leave(self, group: str) -> Awaitable[None]:
         self._otpd.here()
-        self._otpd.endpoint.leave(group)
+        self._otpd.endpoint.leave(checked("leave", group))
         return _DONE
 
     # --- children ---

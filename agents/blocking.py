@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -26,20 +27,24 @@ _ON_THE_LOOP = (
     "self.sync would wait for the loop that it is called on, for ever: it is for plain def handlers, which run in a "
     "thread of their own; in async def methods write: await self.{}"
 )
+_FORKED = "this process was forked from the one that had connected, and threads don't cross a fork: connect() again here"
 
 
 class Blocking(Generic[V]):
     """Usable from any thread but that of the loop."""
 
     def __init__(self, verbs: V, loop: asyncio.AbstractEventLoop) -> None:
+        """To be made on the thread of the loop."""
         self._verbs, self._loop = verbs, loop
-        self._thread = threading.get_ident()
+        self._thread, self._pid = threading.get_ident(), os.getpid()
         self.waiting = 0  # threads that wait for a verb; counted on the loop
 
     def _do(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a verb on the loop and wait for it; an interrupt cancels it."""
         if threading.get_ident() == self._thread:
             raise RuntimeError(_ON_THE_LOOP.format(verb.__name__))
+        if os.getpid() != self._pid:
+            raise RuntimeError(_FORKED)
         future = asyncio.run_coroutine_threadsafe(self._finished(verb, args, kwargs), self._loop)
         try:
             return future.result()

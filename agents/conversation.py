@@ -10,7 +10,6 @@ Guarantees: each call ends exactly once, at the latest at its deadline, broker o
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -47,7 +46,7 @@ from otpd.ipc.happenings import (
     Welcomed,
 )
 from otpd.ipc.topics import TopicError, words_of_topic
-from otpd.ipc.wire import Status
+from otpd.ipc.wire import MAX_KEY, Status
 
 _NS: Final = 1_000_000_000
 #: Casts whose method is remembered, in case they are rejected: more than can be on their way.
@@ -110,6 +109,7 @@ class Conversation:
         }  # fmt: skip
         self.epoch: str | None = None
         self.ended: OtpdError | None = None
+        self.at_end: Callable[[OtpdError], None] = _nothing
         self.rejections: Callable[[str, str, str], None] = _nothing  # name, method, code of a cast that nobody awaits
         self._thread = threading.get_ident()
         self._calls: dict[int, Waiting] = {}
@@ -137,7 +137,7 @@ class Conversation:
                 return found
             if len(self._addresses) >= _KNOWN:
                 self._addresses.clear()
-            return self._addresses.setdefault(to, Address(to))
+            return self._addresses.setdefault(to, Address(checked("name", to)))
         if isinstance(to, Address):
             return to
         raise TypeError(f"expected the name of an agent, self.group(...) or self.via(...), got {to!r}")
@@ -219,13 +219,15 @@ class Conversation:
         except NotData:  # once more, with the words that it costs too much to make each time
             return self.encoder.message(method, args, what(verb, to.name, method))
 
-    def put_cast(self, to: Address, method: str, args: Args, body: bytes, confirm: bool = False) -> int:
+    def put_cast(self, to: Address, method: str, args: Args, body: bytes, confirm: Waiting | None = None) -> int:
         """Whether there is room or not; `body` says the same as `args`."""
         endpoint = self.endpoint
         try:
-            number = endpoint.cast(to, body, confirm)
+            number = endpoint.cast(to, body, confirm is not None)
         except wire_errors.TooLarge as error:
             raise TooLarge(str(error)) from None
+        if confirm is not None:
+            self._confirms[number] = confirm
         self._sent[number % _REMEMBERED] = (number, method)
         if endpoint.pending:
             self.flush()
@@ -243,8 +245,7 @@ class Conversation:
         body = self._message("cast to", to, method, args)
         await self._room(deadline, "cast to", to.name, method)
         waiting = Waiting(self.loop.create_future(), "cast to", to.name, method)
-        number = self.put_cast(to, method, args, body, confirm=True)
-        self._confirms[number] = waiting
+        number = self.put_cast(to, method, args, body, waiting)
         try:
             await self.within(deadline, waiting, "the broker did not say whether it has accepted it", "maybe")
         finally:
@@ -312,9 +313,10 @@ class Conversation:
     async def ask(self, question: str, *arguments: Any, timeout: float | None = 5.0, again: bool = False) -> Any:
         """The broker's answer. `again`: it changes nothing, so it is put to the next broker when one dies."""
         self.here()
-        deadline = self.deadline(timeout, question, *_named(arguments))
+        about = checked(question, arguments[0])
+        deadline = self.deadline(timeout, question, about)
         while True:
-            waiting = Waiting(self.loop.create_future(), question, *_named(arguments))
+            waiting = Waiting(self.loop.create_future(), question, about)
             ref = self.put_question(waiting, question, *arguments)
             try:
                 return await self.within(deadline, waiting, "the broker has not answered", "maybe")
@@ -334,13 +336,13 @@ class Conversation:
         self._questions[ref] = waiting
         return ref
 
-    def subscribe(self, pattern: str, refused: Callable[[str], None]) -> int:
-        """The ref by which a Gap names it. `refused` is told why the broker does not want it."""
+    def subscribe(self, pattern: str) -> tuple[int, asyncio.Future[Any]]:
+        """The ref by which a Gap names it, and the broker's answer."""
+        self.here()
         ref = self.endpoint.subscribe(pattern)
-        future: asyncio.Future[Any] = self.loop.create_future()
-        future.add_done_callback(functools.partial(_tell_failure, refused))
-        self._questions[ref] = Waiting(future, "subscribe to", pattern)
-        return ref
+        answer: asyncio.Future[Any] = self.loop.create_future()
+        self._questions[ref] = Waiting(answer, "subscribe to", pattern)
+        return ref, answer
 
     def _answered(self, answered: Answered) -> None:
         waiting = self._questions.pop(answered.ref, None)
@@ -356,7 +358,7 @@ class Conversation:
 
     def monitor(self, name: str, follow: bool) -> int:
         self.here()
-        return self.endpoint.monitor(name, follow)
+        return self.endpoint.monitor(checked("monitor", name), bool(follow))
 
     def demonitor(self, ref: int) -> None:
         self.here()
@@ -365,11 +367,11 @@ class Conversation:
 
     def link(self, name: str) -> None:
         self.here()
-        self.endpoint.link(name)
+        self.endpoint.link(checked("link", name))
 
     def unlink(self, name: str) -> None:
         self.here()
-        self.endpoint.unlink(name)
+        self.endpoint.unlink(checked("unlink", name))
         self.silenced(lambda each: isinstance(each, Exit) and each.name == name)
 
     # --- time and room ---
@@ -451,6 +453,7 @@ class Conversation:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.at_end(error)
 
 
 _DONE: Final = Done()
@@ -460,14 +463,13 @@ def _nothing(*_: Any) -> None:
     pass
 
 
-def _tell_failure(tell: Callable[[str], None], future: asyncio.Future[Any]) -> None:
-    error = None if future.cancelled() else future.exception()
-    if error is not None:
-        tell(str(error))
-
-
-def _named(arguments: tuple[Any, ...]) -> tuple[str]:
-    return (str(arguments[0]) if arguments else "",)
+def checked(what: str, name: Any) -> str:
+    """What the broker would count as a strike is an error here: a name, group or key is a text of 1 to 1024 bytes."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what}: expected a text, got {name!r}")
+    if not 0 < len(name.encode(errors="surrogateescape")) <= MAX_KEY:
+        raise ValueError(f"{what}: expected a text of 1 to {MAX_KEY} bytes, got {len(name)} characters")
+    return name
 
 
 def _raised(waiting: Waiting, status: Status, value: Any) -> OtpdError:

@@ -12,7 +12,7 @@ import asyncio
 from types import TracebackType
 from typing import Any, Self
 
-from otpd.agents.conversation import Conversation, Waiting
+from otpd.agents.conversation import Conversation, Waiting, checked
 from otpd.agents.errors import BrokerLost, OtpdError
 
 
@@ -20,7 +20,7 @@ class Lock:
     """`async with self.lock(key) as lock:`. CallTimeout when it is not given within `timeout` seconds."""
 
     def __init__(self, conversation: Conversation, key: str, timeout: float | None) -> None:
-        self._conversation, self.key, self._timeout = conversation, key, timeout
+        self._conversation, self.key, self._timeout = conversation, checked("lock", key), timeout
         self._epoch: str | None = None
 
     @property

@@ -105,8 +105,14 @@ class Mailbox:
     def subscribe(self) -> None:
         """To each pattern of the class, once."""
         for pattern in dict.fromkeys(method.pattern for method in self._methods.events):
-            refused = functools.partial(self._complain, "subscriptions refused", "not subscribed to %s: %s", pattern)
-            self._patterns[self._conversation.subscribe(pattern, refused)] = pattern
+            ref, answer = self._conversation.subscribe(pattern)
+            self._patterns[ref] = pattern
+            answer.add_done_callback(self._subscribed)
+
+    def _subscribed(self, answer: asyncio.Future[Any]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if error is not None and self._conversation.ended is None:
+            self._complain("subscriptions refused", "%s", error)
 
     # --- arrivals ---
 

@@ -42,7 +42,7 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from otpd.agents import raised
 from otpd.agents.agent import Agent
-from otpd.agents.conversation import Address, Conversation
+from otpd.agents.conversation import Address, Conversation, Waiting
 from otpd.agents.data import decode
 from otpd.agents.errors import ChildError, Reject, RemoteError
 from otpd.agents.host import Host
@@ -64,7 +64,7 @@ def run(agent_class: type[A], name: str | None = None, /, **args: Any) -> Runnin
 
 class Running(Generic[A]):
     """One agent in its small node. What it said is in `calls` and `casts` (name, method, arguments), `published` (topic,
-    data), `monitors` and `links` (names), and `children` (the tables that it gave to start_child)."""
+    data), `monitors` and `links` (names), `children` (the tables that it gave to start_child)."""
 
     def __init__(self, agent_class: type[A], name: str, args: Mapping[str, Any]) -> None:
         self.name = name
@@ -75,7 +75,7 @@ class Running(Generic[A]):
         self.links: list[str] = []
         self.children: dict[str, dict[str, Any]] = {}
         self._class, self._args = agent_class, args
-        self._peers: dict[str, Peer] = {}
+        self.peers: dict[str, Peer] = {}
         self._clock = Clock(self._turn, self._due, self._threads)
         self._node = Node(self._clock.now, self._terminate)
         self._host: Host | None = None
@@ -106,7 +106,7 @@ class Running(Generic[A]):
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._tester = _Tester(self._conversation("@test", "client"))
-        for peer in self._peers.values():
+        for peer in self.peers.values():
             peer.begin()
         endpoint, generation = self._node.endpoint(self.name)
         conversation = _Recording(endpoint, self._clock.now)
@@ -182,11 +182,12 @@ class Running(Generic[A]):
 
     def peer(self, name: str, answers: Answers | None = None) -> Peer:
         """Another agent, played by the test: `answers(method, arguments)` gives what its calls return."""
-        if name in self._peers or name == self.name:
+        if name in self.peers or name == self.name:
             raise ValueError(f"peer {name}: there is one of this name already; use another name")
-        peer = self._peers[name] = Peer(self._node, self._conversation, name, answers)
+        peer = self.peers[name] = Peer(self._node, self._conversation, name, answers)
         if self._host is not None:
             peer.begin()
+            self._turn()  # it is there, for who sends to it now
         return peer
 
     async def down(self, name: str, reason: str = "killed") -> None:
@@ -216,10 +217,10 @@ class Running(Generic[A]):
             moved = self._turn()
 
     def _peer(self, name: str) -> Peer:
-        if name not in self._peers:
-            there = ", ".join(self._peers) or "none"
+        if name not in self.peers:
+            there = ", ".join(self.peers) or "none"
             raise ValueError(f"no peer named {name!r} (there are: {there}); make it first: agent.peer({name!r})")
-        return self._peers[name]
+        return self.peers[name]
 
     # --- the rest of the node ---
 
@@ -287,7 +288,9 @@ class _Recording(Conversation):
         self.record.calls.append((to.name, method, dict(args)))
         return await super().call(to, method, args, timeout)
 
-    def put_cast(self, to: Address, method: str, args: Mapping[str, Any], body: bytes, confirm: bool = False) -> int:
+    def put_cast(
+        self, to: Address, method: str, args: Mapping[str, Any], body: bytes, confirm: Waiting | None = None
+    ) -> int:
         self.record.casts.append((to.name, method, dict(args)))
         return super().put_cast(to, method, args, body, confirm)
 

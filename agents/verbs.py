@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from otpd.agents.conversation import Address, Conversation, Done
+from otpd.agents.conversation import Address, Conversation, Done, checked
 from otpd.agents.errors import NoProcess, OtpdError
 from otpd.agents.locks import Lock
 from otpd.agents.proxies import Proxy
@@ -80,7 +80,9 @@ class Verbs:
             raise ValueError(f"group {name}: expected policy to be one of {', '.join(POLICIES)}, got {policy!r}")
         if (policy == "hash" and key is None) or (key is not None and policy not in ("any", "hash")):
             raise ValueError(f"group {name}: expected a key with policy hash, and only then; got {policy!r} and key {key!r}")
-        return Address(name, "group", "hash" if key is not None else policy, key)
+        if key is not None:
+            checked("key of a group", key)
+        return Address(checked("group", name), "group", "hash" if key is not None else policy, key)
 
     # --- deaths ---
 
@@ -114,7 +116,10 @@ class Verbs:
 
     async def update(self, key: str, value: Any, expected: int | None = None) -> None:
         """Change the value of a key that is held here. With `expected` only if it still has this revision; else Refused."""
-        await self._otpd.ask("update", key, value, *([] if expected is None else [expected]))
+        if expected is None:
+            await self._otpd.ask("update", key, value)
+        else:
+            await self._otpd.ask("replace", key, value, int(expected))
 
     async def unregister(self, key: str) -> None:
         await self._otpd.ask("unregister", key)
@@ -126,7 +131,7 @@ class Verbs:
 
     def via(self, key: str) -> Address:
         """An address for call and cast: whoever holds `key`."""
-        return Address(key, "key")
+        return Address(checked("key", key), "key")
 
     def lock(self, key: str, timeout: float | None = TIMEOUT) -> Lock:
         """`async with self.lock(key):` alone in the node; CallTimeout when others hold it for so long."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -39,6 +40,10 @@ def _connect(connection: socket.socket, path: str, deadline: float) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def _after(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
 
 
 class Control:
@@ -84,29 +89,42 @@ class Control:
             return answer.get("result")
         raise self._gone(op)
 
-    def stream(self, op: str, timeout: float | None = None, **arguments: Any) -> Iterator[dict[str, Any]]:
-        """All answers to one request, the last one (with "done") included. `timeout` is for the silence between two."""
-        for answer in self._answers(op, timeout, arguments, each=True):
+    def hang_up(self) -> None:
+        """From another thread: whoever waits for an answer is told that the node went away."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def stream(
+        self, op: str, timeout: float | None = None, first: float | None = None, **arguments: Any
+    ) -> Iterator[dict[str, Any]]:
+        """All answers to one request, the last one (with "done") included. `timeout` is for the silence between two,
+        `first` for that before the first one where it differs."""
+        for answer in self._answers(op, first or timeout, arguments, each=True, then=timeout):
             yield answer
             if answer.get("done"):
                 return
         raise self._gone(op)
 
     def _answers(
-        self, op: str, timeout: float | None, arguments: dict[str, Any], each: bool = False
+        self,
+        op: str,
+        timeout: float | None,
+        arguments: dict[str, Any],
+        each: bool = False,
+        then: float | None = None,
     ) -> Iterator[dict[str, Any]]:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        """`timeout` for all; with `each` for the first, and `then` for the silence before each other one."""
+        deadline = _after(timeout)
         try:
             self._socket.settimeout(timeout)
             self._socket.sendall(pack_frame({"op": op, **arguments}))
             while True:
-                if deadline is not None:
-                    self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+                self._socket.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
                 chunk = self._socket.recv(1 << 18)
                 if not chunk:
                     return
-                if each and timeout is not None:
-                    deadline = time.monotonic() + timeout
+                if each:
+                    timeout, deadline = then, _after(then)
                 yield from map(self._checked, self._reader.feed(chunk))
         except TimeoutError as error:
             raise ControlError(
