@@ -13,11 +13,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from otpd.ipc.frames import FrameError, pack, unpack
+from otpd.ipc.frames import pack, unpack
 from otpd.supervisor import linux
 from otpd.supervisor.events import StartChild, TerminateChild
 from otpd.supervisor.incarnation import Phase
 from otpd.supervisor.own import MAX_CHILDREN
+from otpd.supervisor.problems import quote, show
 from otpd.supervisor.spec import SPEAKING, ChildSpec
 
 if TYPE_CHECKING:
@@ -65,11 +66,7 @@ class OwnChildren:
 
     def _queue(self, live: Live, ref: Any, request: list[Any]) -> None:
         mine = live.requests
-        try:
-            body = pack(request)
-        except (ValueError, TypeError, OverflowError) as error:
-            _answer(live, ref, False, f"the request can't be read: {error}")
-            return
+        body = pack(request)
         if len(mine.waiting) >= MAX_WAITING or mine.size + len(body) > MAX_BYTES:
             text = f"{len(mine.waiting)} requests of {live.name} wait already ({mine.size} bytes); await an answer first"
             _answer(live, ref, False, text)
@@ -95,7 +92,7 @@ class OwnChildren:
         ref, body = mine.waiting.popleft()
         mine.size -= len(body)
         try:
-            self._serve(live, ref, body)
+            self._serve(live, ref, unpack(body))
         except Refused as refused:
             self._answered(live, ref, False, str(refused))
         now = time.monotonic()
@@ -107,8 +104,8 @@ class OwnChildren:
 
     # --- the requests ---
 
-    def _serve(self, live: Live, ref: Any, body: bytes) -> None:
-        match _unpacked(body):
+    def _serve(self, live: Live, ref: Any, request: list[Any]) -> None:
+        match request:
             case ["start", table]:
                 self._start(live, ref, self._spec(live, table))
             case ["stop", name]:
@@ -116,7 +113,7 @@ class OwnChildren:
             case ["which"]:
                 self._answered(live, ref, True, self._which(live))
             case [what, *rest]:
-                raise Refused(f"{_EXPECTED}; got {what!r:.60} and {len(rest)} more")
+                raise Refused(f"{_EXPECTED}; got {show(what)} and {len(rest)} more")
             case _:
                 raise Refused(f"{_EXPECTED}; got nothing")
 
@@ -169,8 +166,10 @@ class OwnChildren:
         raise Refused(f"{taken}; names are unique in a node, choose another")
 
     def _stop(self, live: Live, ref: Any, name: Any) -> None:
+        if not isinstance(name, str):
+            raise Refused(f"expected the name of a child, got {show(name)}")
         path = f"{live.path}/{name}"
-        view = self._root.tree.view(path) if isinstance(name, str) and "/" not in name else None
+        view = self._root.tree.view(path) if "/" not in name else None
         if view is None:
             raise Refused(self._no_child(live, name))
         self._root.workers.asked(path, live.name)
@@ -187,12 +186,10 @@ class OwnChildren:
 
         self._root.request(TerminateChild(live.path, name), answered)
 
-    def _no_child(self, live: Live, name: Any) -> str:
-        if not isinstance(name, str):
-            return f"expected the name of a child, got {name!r:.60}"
+    def _no_child(self, live: Live, name: str) -> str:
         path = self._root.names.holder(name)
         if path is None:
-            return f"{live.name} has no child {name}"
+            return f"{live.name} has no child {quote(name)}"
         return f"{name} is no child of {live.name}: it is {self._root.shown(path)}, and only who started it stops it"
 
     def _which(self, live: Live) -> list[dict[str, Any]]:
@@ -212,13 +209,6 @@ class OwnChildren:
         """The child is no more; this of it could not be ended."""
         if path in self._left:
             self._left[path] = left
-
-
-def _unpacked(body: bytes) -> Any:
-    try:
-        return unpack(body)
-    except FrameError as error:
-        raise Refused(f"the request can't be read: {error}") from error
 
 
 def _answer(live: Live, ref: Any, ok: bool, value: Any) -> None:

@@ -67,6 +67,22 @@ def test_what_was_added_by_hand_is_marked() -> None:
     assert text(answer).splitlines()[1] == "└─ ● feed-4  running  pid 4720  gen 1  0 restarts  up 12m30s  runtime"
 
 
+def test_children_of_a_worker_stand_below_it() -> None:
+    answer = tree()
+    deep = worker("deep", "boss/x/deep", pid=4722, runtime=True)
+    own = [worker("x", "boss/x", pid=4721, runtime=True, children=[deep]), worker("y", "boss/y", pid=4723, runtime=True)]
+    answer["tree"]["children"] = [worker("boss", children=own), worker("web", pid=4724)]
+    assert text(answer).splitlines()[1:] == [
+        "├─ ● boss        running  pid 4720  gen 1  0 restarts  up 12m30s",
+        "│  ├─ ● x        running  pid 4721  gen 1  0 restarts  up 12m30s  runtime",
+        "│  │  └─ ● deep  running  pid 4722  gen 1  0 restarts  up 12m30s  runtime",
+        "│  └─ ● y        running  pid 4723  gen 1  0 restarts  up 12m30s  runtime",
+        "└─ ● web         running  pid 4724  gen 1  0 restarts  up 12m30s",
+    ]
+    shown = text(answer, usage={4722: Usage(12.34, 5 * 2**20, 3)}).splitlines()
+    assert "12.3%     5.0MiB" in shown[3] and "MiB" not in shown[2]
+
+
 def test_a_name_can_do_nothing_to_the_terminal() -> None:
     answer = tree()
     answer["tree"]["children"] = [worker("a\x1b[2Jb\n")]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.bosses import CONFIG, FILES, ask, asking, start
 from tests.e2e.node import Node, gone, node
+from tests.e2e.others import needs_root
 from tests.e2e.watching import alive, everything, of_child
 from tests.helpers import eventually
 
@@ -47,7 +51,7 @@ def test_a_child_lives_below_its_owner_and_is_stopped_by_name(n: Node) -> None:
     assert [child["path"] for child in tree(n)["children"]] == ["boss/x"]
     here = {"name": "x", "state": "running", "generation": 1, "pid": row["pid"], "restarts": 0}
     answers = ask(n, ["which"], ["stop", "x"], ["stop", "x"], ["which"])
-    assert answers == [(True, [here]), (True, {"name": "x", "generation": 1}), (False, "boss has no child x"), (True, [])]
+    assert answers == [(True, [here]), (True, {"name": "x", "generation": 1}), (False, 'boss has no child "x"'), (True, [])]
     assert gone(row["pid"]) and "x" not in n.workers() and "children" not in tree(n)
     assert said(n, "x", "terminate") == ["terminate shutdown"]
     assert ask(n, ["start", {"name": "x", "script": "child.py"}]) == [(True, {"name": "x", "generation": 2})]
@@ -251,13 +255,33 @@ def test_new_instances_leave_the_names_of_own_children_alone() -> None:
 # --- agents that mean no good ---
 
 
+@needs_root
+def test_an_agent_without_rights_gets_no_more_by_its_children() -> None:
+    config = CONFIG + 'user = "nobody"\nlimits = { files = 64 }\n'
+    with node(config, FILES, start=False) as n:
+        n.home.chmod(0o777)
+        (n.home / "secret").mkdir(0o700)
+        n.start()
+        row = start(n, "x", command=["sleep", "1000"], limits={"files": 4096})
+        assert os.stat(f"/proc/{row['pid']}").st_uid == pwd.getpwnam("nobody").pw_uid
+        limits = Path(f"/proc/{row['pid']}/limits").read_text()
+        assert re.search(r"Max open files +64 +64", limits), limits
+        (_, refused), (_, hidden) = ask(
+            n,
+            ["start", {"name": "y", "script": "child.py", "user": "root"}],
+            ["start", {"name": "z", "script": "secret/plan.py"}],
+        )
+        assert 'user: expected the user of its owner, "nobody", or no key user, got "root"' in refused
+        assert hidden.startswith(f"z did not start: script {n.home}/secret/plan.py: Permission denied"), hidden
+
+
 def test_garbage_is_answered_or_ignored_and_hurts_nobody(n: Node) -> None:
     answers = ask(n, [], ["dance", 7], ["start"], ["start", 7], ["stop", {"a": 1}], ["stop", "../x"], ["which", 1])
     assert [ok for ok, _ in answers] == [False] * 7
     expected = "expected start and a table, stop and a name, or which; got "
     got = [text.removeprefix(expected) for _, text in answers[:3]]
-    assert got == ["nothing", "'dance' and 1 more", "'start' and 0 more"]
-    assert answers[4][1] == "expected the name of a child, got {'a': 1}"
+    assert got == ["nothing", 'the string "dance" and 1 more', 'the string "start" and 0 more']
+    assert answers[4][1] == "expected the name of a child, got a table"
     assert start(n, "x")["state"] == "running"
 
 
