@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from tests.e2e.bosses import CONFIG, FILES, ask, asking, start
 from tests.e2e.node import Node, gone, node
 from tests.e2e.others import needs_root
-from tests.e2e.watching import alive, everything, of_child
+from tests.e2e.watching import alive, by_child, everything, of_child
 from tests.helpers import eventually
 
 
@@ -295,3 +297,85 @@ def test_a_flood_of_requests_is_refused_and_root_goes_on_answering(n: Node) -> N
     n.kill(n.pid("boss"))
     n.reborn("boss", 1)
     assert start(n, "x")["generation"] == 1
+
+
+# --- agents that mean well ---
+
+COORDINATOR = """
+from otpd.agents import Agent, run
+
+class Coordinator(Agent):
+    async def init(self):
+        self.started = [await self.start_child({"name": f"w{n}", "script": "doubler.py", "args": {"n": n}}) for n in (1, 2)]
+        print("sum", sum([await self.call(f"w{n}", "double") for n in (1, 2)]), flush=True)
+
+    async def terminate(self, reason):
+        print("farewell", await self.call("w1", "double"), [row["name"] for row in await self.children()], flush=True)
+
+run(Coordinator)
+"""
+
+DOUBLER = """
+from otpd.agents import Agent, call, run
+
+class Doubler(Agent):
+    async def init(self, n):
+        self.n = n
+
+    @call
+    async def double(self) -> int:
+        return 2 * self.n
+
+run(Doubler)
+"""
+
+
+def test_own_children_are_agents_with_names_from_init_to_terminate() -> None:
+    config = '[agents.coordinator]\nscript = "coordinator.py"\n'
+    with node(config, {"coordinator.py": COORDINATOR, "doubler.py": DOUBLER}) as n:
+        assert said(n, "coordinator", "sum") == ["sum 6"]
+        n.kill(n.pid("coordinator"))
+        n.reborn("coordinator", 1)
+        assert [n.worker(name)["generation"] for name in ("w1", "w2")] == [2, 2]
+        n.stop()
+        assert said(n, "coordinator", "sum") == ["sum 6", "sum 6"]
+        assert said(n, "coordinator", "farewell") == ["farewell 2 ['w1', 'w2']"]
+
+
+# --- all at once ---
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_is_killed_in_whatever_order_nobody_outlives_who_started_him(seed: int) -> None:
+    chance = random.Random(seed)
+    config = "".join(f'[agents.{name}]\nscript = "boss.py"\nbackoff = false\n' for name in ("boss", "other"))
+    with node(config, FILES) as n:
+        for _ in range(30):
+            boss = chance.choice(["boss", "other"])
+            rows = [row for row in n.workers().values() if row["pid"] and row["kind"] == "agent"]
+            names = [f"{boss}-{k}" for k in chance.sample(range(4), 2)]
+            tables = [{"name": name, "script": "child.py", "args": {"owner": boss}} for name in names]
+            what = chance.choice(["start", "start", "kill", "stop", "start and kill"])
+            if what == "kill" and rows:
+                kill(n, chance.choice(rows)["pid"])
+            elif what == "stop":
+                with asking(n, boss, [["stop", name] for name in names]):
+                    pass
+            else:
+                with asking(n, boss, [["start", table] for table in tables]):
+                    if "kill" in what and boss in n.workers():
+                        kill(n, n.worker(boss)["pid"])
+        eventually(lambda: set(n.states().values()) == {"running"}, 30)
+        for boss in ("boss", "other"):
+            ((_, rows),) = ask(n, ["which"], boss=boss)
+            assert {row["name"] for row in rows} == {name for name in n.workers() if name.startswith(f"{boss}-")}
+            assert all(row["state"] == "running" for row in rows)
+        assert set(by_child(n)) <= set(n.workers()) | {"broker"}
+        assert [line for name in ("boss", "other") for line in said(n, name, "survivors") if line != "survivors []"] == []
+
+
+def kill(n: Node, pid: int | None) -> None:
+    """It may have gone by itself meanwhile."""
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            n.kill(pid)
