@@ -75,6 +75,9 @@ def ending(reason: str, number: int | None) -> str:
 
 
 def last_exit(row: dict[str, Any], now: float) -> str:
-    """The `last_exit` of a worker: reason and age; nothing when it never ended."""
+    """The `last_exit` of a worker: reason, word for its cause and age; nothing when it never ended."""
     found = row.get("last_exit")
-    return f"{ending(found['reason'], found.get('signal'))} {ago(found['at'], now)}" if found else ""
+    if not found:
+        return ""
+    oom = " (oom)" if (found.get("cause") or "").startswith("oom") else ""
+    return f"{ending(found['reason'], found.get('signal'))}{oom} {ago(found['at'], now)}"

@@ -12,6 +12,7 @@ import hashlib
 import os
 import time
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,10 +51,21 @@ def probe() -> Delegation:
 
 def own_directory() -> str | None:
     """The directory of this process's own cgroup v2; None when none is mounted."""
-    path = _own_path()
+    return _own("", lambda kind, _options: kind == "cgroup2")
+
+
+def own_memory_v1() -> str | None:
+    """The same in the hierarchy of version 1 that has the memory controller, where there is one."""
+    return _own("memory", lambda kind, options: kind == "cgroup" and "memory" in options)
+
+
+def _own(controller: str, is_wanted: Callable[[str, list[str]], bool]) -> str | None:
+    """`is_wanted` by type and options of a mount; `controller` as /proc/self/cgroup has it."""
+    path = _own_path(controller)
     for line in (linux.read_proc("/proc/self/mountinfo") or b"").decode(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
-        if path is not None and after.startswith("cgroup2 "):
+        kind, _, options = after.split(" ", 2)
+        if path is not None and is_wanted(kind, options.split(",")):
             fields = before.split(" ")
             mounted, point = _unescape(fields[3]), _unescape(fields[4])
             if path == mounted or path.startswith(mounted.rstrip("/") + "/"):
@@ -61,10 +73,11 @@ def own_directory() -> str | None:
     return None
 
 
-def _own_path() -> str | None:
+def _own_path(controller: str) -> str | None:
     for line in (linux.read_proc("/proc/self/cgroup") or b"").decode(errors="surrogateescape").splitlines():
-        if line.startswith("0::"):
-            return line[3:]
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return path
     return None
 
 

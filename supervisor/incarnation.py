@@ -256,6 +256,11 @@ class Incarnation:
         outcome = self._outcome()
         return self.reason if isinstance(outcome, StartIgnored) else outcome.reason
 
+    @property
+    def killed_by_others(self) -> bool:
+        """A SIGKILL ended it that root did not send."""
+        return self.status is not None and self.status.signal == 9 and not self.asked and self.cause is None
+
     def _outcome(self) -> StartFailed | StartIgnored | Exited:
         if self.was_ready:
             return Exited(self.path, self.generation, self._exit_reason())

@@ -41,7 +41,7 @@ class Death:
 
     def summary(self) -> dict[str, Any]:
         """`last_exit` of the contract."""
-        return {"reason": self.reason, "status": self.status, "signal": self.signal, "at": self.at}
+        return {"reason": self.reason, "status": self.status, "signal": self.signal, "at": self.at, "cause": self.cause}
 
 
 class Journal:
@@ -61,14 +61,15 @@ class Journal:
         self._note(lambda: self._event({"at": at, "event": f"otpd.{kind}", "name": name, "path": path,
                                         "generation": generation, **data}))  # fmt: skip
 
-    def death(self, name: str, death: Death) -> None:
-        self._note(lambda: self._death(name, death))
+    def death(self, name: str, made: Callable[[], Death]) -> None:
+        self._note(lambda: self._death(name, made()))
 
     def settle(self) -> None:
-        """Write down all that is noted, in order."""
-        noted, self._noted = self._noted, []
-        for entry in noted:
-            entry()
+        """Write down all that is noted, in order, and what comes of it."""
+        while self._noted:
+            noted, self._noted = self._noted, []
+            for entry in noted:
+                entry()
 
     def _note(self, entry: Callable[[], None]) -> None:
         self._noted.append(entry)

@@ -52,6 +52,7 @@ from otpd.supervisor.memory import MemoryWatch
 from otpd.supervisor.names import Names
 from otpd.supervisor.notices import NOTICES
 from otpd.supervisor.notify import NotifySocket
+from otpd.supervisor.oom import OomWatch
 from otpd.supervisor.operations import Operations
 from otpd.supervisor.ownchildren import OwnChildren
 from otpd.supervisor.paths import NodePaths, PathError, make_runtime, remove_traces
@@ -143,6 +144,7 @@ class Root:
         self._cgroups = cgroup.open_node(self.node_id)
         own = self._cgroups.directory if self._cgroups is not None else None
         self.zygote = Zygote(self.loop, self.node_id, own, self.environment(), self._on_helper)
+        self.oom = OomWatch.open()
         self.memory = MemoryWatch(self.loop, self.environment(), self._on_over, self._on_helper)
         self.notify = NotifySocket(self.loop, self.paths.notify, self._on_notify)
         top = services.with_services(self.node.top)
@@ -413,6 +415,7 @@ class Root:
                 self._recreate_files()
             if not self.life.saved:
                 self._save_life()
+        self.oom.refresh()
         self.loop.after(_HOUSEKEEPING, self._housekeeping)
 
     def _recreate_files(self) -> None:

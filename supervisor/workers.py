@@ -513,21 +513,30 @@ class Workers:
             self._record(live, str(event.reason))
 
     def _record(self, live: Live, reason: str) -> None:
-        status = live.incarnation.status or Status()
-        death = Death(
+        at, lived, used = time.time(), self._loop.now - live.began, self._root.restarts_in_window(live.path)
+        self._root.journal.death(live.name, lambda: self._death_of(live, reason, at, lived, used))
+
+    def _death_of(self, live: Live, reason: str, at: float, lived: float, used: int) -> Death:
+        incarnation, status = live.incarnation, live.incarnation.status or Status()
+        return Death(
             generation=live.generation,
             reason=reason,
             status=status.code,
             signal=status.signal,
-            at=time.time(),
-            uptime_s=round(self._loop.now - live.began, 3),
+            at=at,
+            uptime_s=round(lived, 3),
             asked_by=live.asked_by,
-            cause=live.incarnation.cause,
-            restarts_in_window=self._root.restarts_in_window(live.path),
+            cause=self._out_of_memory(live) if incarnation.killed_by_others else incarnation.cause,
+            restarts_in_window=used,
             left=live.left,
             detached=live.launch.detach,
         )
-        self._root.journal.death(live.name, death)
+
+    def _out_of_memory(self, live: Live) -> str | None:
+        cause = self._root.oom.cause(live.pid)
+        if cause is not None:
+            self._root.journal.event("child.oom", live.name, self._root.shown(live.path), live.generation, reason=cause)
+        return cause
 
     # --- descriptors ---
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from otpd.supervisor import cgroup
 from tests.e2e.node import Node
+from tests.helpers import eventually
 
 #: A user that nobody is.
 STRANGER = 64_321
@@ -79,3 +81,29 @@ def fill(directory: Path) -> Path:
             except OSError:
                 continue
     return path
+
+
+@contextmanager
+def memory_cgroup(limit: int) -> Iterator[Path]:
+    """The `cgroup.procs` of a cgroup of its own that may use `limit` bytes, swap included; of either version."""
+    ways = (
+        (cgroup.own_memory_v1(), {"memory.limit_in_bytes": limit, "memory.memsw.limit_in_bytes": limit}),
+        (cgroup.own_directory(), {"memory.max": limit, "memory.swap.max": 0}),
+    )
+    for parent, limits in ways:
+        place = Path(parent or "/nowhere", f"otpd-test-{os.getpid()}")
+        try:
+            place.mkdir()
+        except OSError:
+            continue
+        try:
+            known = [name for name in limits if (place / name).exists()]
+            if known:
+                for name in known:
+                    (place / name).write_text(str(limits[name]))
+                yield place / "cgroup.procs"
+                return
+        finally:
+            eventually(lambda: not (place / "cgroup.procs").read_text(), 10, "the cgroup is empty")  # noqa: B023
+            place.rmdir()
+    pytest.skip("no cgroup with a memory controller can be made here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from otpd.supervisor.journal import DEATHS_KEPT, EARLY_KEPT, EVENTS_KEPT, Death, Journal
@@ -37,7 +38,7 @@ def test_memory_is_bounded() -> None:
     journal = Journal(lambda _event: None, at_once)
     for generation in range(EVENTS_KEPT + 10):
         journal.event("x")
-        journal.death("a", death(generation))
+        journal.death("a", partial(death, generation))
     assert len(journal.last(10**6)) == EVENTS_KEPT
     assert len(journal.deaths("a")) == DEATHS_KEPT
     assert journal.deaths("a")[0].generation == EVENTS_KEPT + 9
@@ -45,8 +46,8 @@ def test_memory_is_bounded() -> None:
 
 def test_the_tail_finds_its_death_and_knows_stacks() -> None:
     journal = Journal(lambda _event: None, at_once)
-    journal.death("a", death(1))
-    journal.death("a", death(2))
+    journal.death("a", partial(death, 1))
+    journal.death("a", partial(death, 2))
     journal.tail("a", 1, ["bye"])
     journal.tail("a", 2, ["Current thread 0x00007f (most recent call first):", '  File "a.py", line 3 in work'])
     assert [(each.generation, each.tail[0], each.stacks) for each in journal.deaths("a")] == [
@@ -55,7 +56,7 @@ def test_the_tail_finds_its_death_and_knows_stacks() -> None:
     ]
     last = journal.last_death("a")
     assert last is not None
-    assert last.summary() == {"reason": "killed", "status": None, "signal": 9, "at": 1.0}
+    assert last.summary() == {"reason": "killed", "status": None, "signal": 9, "at": 1.0, "cause": None}
     assert journal.last_death("nobody") is None
 
 
@@ -63,9 +64,9 @@ def test_a_tail_that_comes_before_its_death_is_kept_for_it() -> None:
     """T16: the logger sees the end of the pipe before root has proved that nothing of the child is left."""
     journal = Journal(lambda _event: None, at_once)
     journal.tail("a", 2, ["bye"])
-    journal.death("a", death(2))
+    journal.death("a", partial(death, 2))
     journal.tail("b", 1, ["of an incarnation that was no death"])
-    journal.death("b", death(2))
+    journal.death("b", partial(death, 2))
     assert [each.tail for name in ("a", "b") for each in journal.deaths(name)] == [["bye"], []]
     for generation in range(2 * EARLY_KEPT):
         journal.tail(f"c{generation}", 1, ["x"])
@@ -78,7 +79,7 @@ def test_what_is_noted_is_written_down_later_or_for_whoever_reads_in_order_and_w
     put_off: list[Callable[[], None]] = []
     journal = Journal(written.append, put_off.append)
     journal.event("first")
-    journal.death("a", death(1))
+    journal.death("a", partial(death, 1))
     journal.event("second")
     assert (written, len(put_off)) == ([], 1)
     before = time.time()
