@@ -149,7 +149,7 @@ class Workers:
         live = self.table.get(effect.path)
         if live is not None and live.incarnation.generation == effect.generation:
             live.asked_at = self._clock.now
-            self._act(live, live.incarnation.abort())
+            self._act(live, live.incarnation.abort("the node is stopping"))
 
     def end(self, live: Live, why: str) -> None:
         """Root's own wish."""
