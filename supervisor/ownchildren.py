@@ -65,6 +65,8 @@ class OwnChildren:
                 self._queue(live, ref, request)
 
     def _queue(self, live: Live, ref: Any, request: list[Any]) -> None:
+        if live.requests is None:
+            live.requests = Requests()
         mine = live.requests
         body = pack(request)
         if len(mine.waiting) >= MAX_WAITING or mine.size + len(body) > MAX_BYTES:
@@ -75,11 +77,10 @@ class OwnChildren:
         mine.size += len(body)
         if not mine.busy:
             mine.busy = True
-            self._loop.after(0.0, lambda: self._next(live))
+            self._loop.after(0.0, lambda: self._next(live, mine))
 
-    def _next(self, live: Live) -> None:
+    def _next(self, live: Live, mine: Requests) -> None:
         """In a turn of its own: by then it is known whether the one that asks is still there."""
-        mine = live.requests
         if live.incarnation.phase not in _LIVING or live.channel is None:
             mine.waiting.clear()
         if not mine.waiting:
@@ -87,7 +88,7 @@ class OwnChildren:
             return
         began = time.monotonic()
         if began < mine.rests_until:
-            self._loop.after(mine.rests_until - began, lambda: self._next(live))
+            self._loop.after(mine.rests_until - began, lambda: self._next(live, mine))
             return
         ref, body = mine.waiting.popleft()
         mine.size -= len(body)
@@ -100,7 +101,9 @@ class OwnChildren:
 
     def _answered(self, live: Live, ref: Any, ok: bool, value: Any) -> None:
         _answer(live, ref, ok, value)
-        self._loop.after(0.0, lambda: self._next(live))
+        mine = live.requests
+        assert mine is not None
+        self._loop.after(0.0, lambda: self._next(live, mine))
 
     # --- the requests ---
 

@@ -71,7 +71,7 @@ class Live:
     leaf: cgroup.Leaf | None = None
     asked_by: str | None = None
     left: list[str] = field(default_factory=list)
-    requests: Requests = field(default_factory=Requests)  # for children of its own
+    requests: Requests | None = None  # for children of its own, once it has asked
 
     @property
     def name(self) -> str:

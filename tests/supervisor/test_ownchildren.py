@@ -48,7 +48,7 @@ class Agent:
     path: str
     launch: Launch
     told: list[Any] = field(default_factory=list)
-    requests: Requests = field(default_factory=Requests)
+    requests: Requests | None = None
     generation: int = 1
 
     def __post_init__(self) -> None:
@@ -198,7 +198,7 @@ def test_bytes_beyond_the_bound_are_refused_at_once(desk: Desk, monkeypatch: pyt
     desk.say(desk.boss, ["stop", "x" * 50], ["stop", "x" * 50])
     assert [answer[:3] for answer in desk.boss.told] == [["child", 1, False]]
     desk.loop.run()
-    assert desk.boss.requests.size == 0
+    assert desk.boss.requests is not None and desk.boss.requests.size == 0
 
 
 def test_an_agent_whose_requests_cost_much_rests_longer(desk: Desk) -> None:
