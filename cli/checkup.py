@@ -191,7 +191,7 @@ def _no_answer(paths: NodePaths, holder: str | None) -> Finding:
             "node", Level.FAIL, f"the lock is held (heart {holder}), but {there}",
             "root may just be starting again; else end the node with: otpd stop --now",
         )  # fmt: skip
-    stale = [path.name for path in (paths.control, paths.notify) if path.exists()]
+    stale = [path.name for path in (paths.control, *paths.notify_sockets()) if path.exists()]
     if stale:
         return Finding("node", Level.OK, f"not running; it left {', '.join(stale)}, which the next start replaces")
     return Finding("node", Level.OK, "not running")

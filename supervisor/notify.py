@@ -1,7 +1,8 @@
-"""sd_notify: one datagram socket of the node, on which programs say READY=1 and WATCHDOG=1.
+"""sd_notify: a datagram socket for each child that speaks it, on which the child says READY=1 and WATCHDOG=1.
 
-The kernel tells the sender's pid (SCM_CREDENTIALS); whose process that is, `owner` decides: a main process by its pid, any
-other by the cookie in its environment. A message from anybody else is ignored.
+The socket says for whom a message is, the kernel who sent it (SCM_CREDENTIALS); whether the one may speak for the other,
+`workers` decides. A socket of its own, because a sender may have exited before its message is read (`sd_notify && exit`):
+nobody could tell any more whose it was.
 """
 
 from __future__ import annotations
@@ -11,45 +12,83 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from otpd.supervisor.loop import READ, Loop
+from otpd.supervisor.paths import NodePaths
 
 _CREDENTIALS = struct.Struct("3i")
 _SIZE = 4096
 _PER_TURN = 64
 
 
-class NotifySocket:
-    """`on_message(pid, uid, {"READY": "1", ...})` for each datagram."""
+class Sender(NamedTuple):
+    pid: int
+    uid: int
 
-    def __init__(self, loop: Loop, path: Path, on_message: Callable[[int, int, dict[str, str]], None]) -> None:
-        self._loop, self._path, self._on_message = loop, path, on_message
-        self._public: socket.socket | None = None
-        self._bind()
 
-    def open_to_others(self, name: str) -> str:
-        """The address of the same for a program of another user, who can't enter the node's directory: an abstract one,
-        as sd_notify spells it. Whoever guesses it gains nothing: the sender is checked all the same."""
-        if self._public is None:
-            self._public = self._listen(f"\0{name}")
-        return f"@{name}"
+@dataclass(frozen=True, slots=True)
+class _Ear:
+    """`address` as bind(2) has it; `name` as sd_notify spells it in $NOTIFY_SOCKET."""
 
-    def present(self) -> bool:
-        return os.path.exists(self._path)
+    sock: socket.socket
+    address: str
+    name: str
 
-    def rebind(self) -> None:
-        """Make the socket again after somebody removed its file."""
-        self.close()
-        self._bind()
 
-    def _bind(self) -> None:
-        path = self._path
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._socket = self._listen(os.fspath(path))
+class NotifySockets:
+    """`on_message(child, sender, {"READY": "1", ...})` for each datagram; `child` is the path of its spec."""
 
-    def _listen(self, address: str) -> socket.socket:
+    def __init__(
+        self, loop: Loop, paths: NodePaths, node_id: str, on_message: Callable[[str, Sender, dict[str, str]], None]
+    ) -> None:
+        self._loop, self._paths, self._node_id, self._on_message = loop, paths, node_id, on_message
+        self._ears: dict[str, _Ear] = {}
+        self._made = 0
+        for left in paths.notify_sockets():  # by a root that was killed
+            _unlink(left)
+
+    def address(self, child: str, foreign: bool) -> str:
+        """$NOTIFY_SOCKET of `child`, for all its incarnations. OSError.
+
+        `foreign`: it runs as another user, who can't enter the node's directory, so its socket is an abstract one. Whoever
+        guesses its name gains nothing: the sender is checked all the same.
+        """
+        ear = self._ears.get(child)
+        if ear is None or (ear.address[0] == "\0") is not foreign:
+            self.forget(child)
+            self._made += 1
+            path = str(self._paths.notify(self._made))
+            abstract = f"otpd-{self._node_id}-{self._made}"
+            ear = self._listen(child, *((f"\0{abstract}", f"@{abstract}") if foreign else (path, path)))
+        return ear.name
+
+    def forget(self, child: str) -> None:
+        """There is no such child any more. Harmless when it had no socket."""
+        ear = self._ears.pop(child, None)
+        if ear is not None:
+            self._close(ear)
+
+    def drain(self, child: str) -> None:
+        """Hear all that has been said: before a decision that must know it, and so that the next incarnation does not
+        hear what was said for the last one."""
+        ear = self._ears.get(child)
+        while ear is not None and self._hear(child, ear.sock) == _PER_TURN:
+            pass
+
+    def recreate(self) -> None:
+        """Make the sockets again whose files somebody has removed. OSError."""
+        for child, ear in list(self._ears.items()):
+            if ear.address[0] != "\0" and not os.path.exists(ear.address):
+                self._close(ear)
+                self._listen(child, ear.address, ear.name)
+
+    def close(self) -> None:
+        for child in list(self._ears):
+            self.forget(child)
+
+    def _listen(self, child: str, address: str, name: str) -> _Ear:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -57,28 +96,36 @@ class NotifySocket:
         except OSError:
             sock.close()
             raise
-        self._loop.add(sock.fileno(), READ, lambda _mask: self._ready(sock))
-        return sock
+        self._loop.add(sock.fileno(), READ, lambda _mask: self._ready(child, sock))
+        ear = self._ears[child] = _Ear(sock, address, name)
+        return ear
 
-    def close(self) -> None:
-        for sock in (self._socket, self._public):
-            if sock is not None:
-                self._loop.remove(sock.fileno())
-                sock.close()
-        self._public = None
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+    def _close(self, ear: _Ear) -> None:
+        self._loop.remove(ear.sock.fileno())
+        ear.sock.close()
+        if ear.address[0] != "\0":
+            _unlink(ear.address)
 
-    def _ready(self, sock: socket.socket) -> None:
-        for _ in range(_PER_TURN):
+    def _ready(self, child: str, sock: socket.socket) -> None:
+        self._hear(child, sock)
+
+    def _hear(self, child: str, sock: socket.socket) -> int:
+        """How many messages were there; at most so many that others get their turn."""
+        for count in range(_PER_TURN):
             try:
                 data, ancillary, _flags, _address = sock.recvmsg(_SIZE, socket.CMSG_SPACE(_CREDENTIALS.size))
             except OSError:
-                return
+                return count
             for level, kind, payload in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                     pid, uid, _gid = _CREDENTIALS.unpack(payload[: _CREDENTIALS.size])
-                    self._on_message(pid, uid, parse(data))
+                    self._on_message(child, Sender(pid, uid), parse(data))
+        return _PER_TURN
+
+
+def _unlink(path: str | os.PathLike[str]) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def parse(data: bytes) -> dict[str, str]:

@@ -68,9 +68,12 @@ class NodePaths:
     def control(self) -> Path:
         return self.runtime_dir / "control.sock"
 
-    @property
-    def notify(self) -> Path:
-        return self.runtime_dir / "notify.sock"
+    def notify(self, number: int) -> Path:
+        """Of one child that speaks sd_notify."""
+        return self.runtime_dir / f"notify.{number}"
+
+    def notify_sockets(self) -> list[Path]:
+        return list(self.runtime_dir.glob("notify.*"))
 
     @property
     def spec(self) -> Path:
@@ -169,8 +172,8 @@ def make_runtime(paths: NodePaths) -> None:
 
 def remove_traces(paths: NodePaths) -> None:
     """The files that only a running node has. For whoever of it goes last."""
-    own = (paths.control, paths.notify, paths.spec, paths.runtime_record, paths.life_bridge, paths.broker_lock)
-    for path in (*own, *paths.endpoints()):
+    own = (paths.control, paths.spec, paths.runtime_record, paths.life_bridge, paths.broker_lock)
+    for path in (*own, *paths.notify_sockets(), *paths.endpoints()):
         with contextlib.suppress(OSError):
             path.unlink()
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from otpd.supervisor import execspawn, probe, sweep
+from otpd.supervisor.launch import LaunchError
 from otpd.supervisor.loop import READ, WRITE, Timer
 from otpd.supervisor.spec import TcpReady
 
@@ -79,12 +80,13 @@ class Prober:
 
     def _run(self, argv: tuple[str, ...]) -> None:
         """A probe of its own: what it prints goes nowhere, what it leaves behind is swept as the child's own."""
-        job = replace(self._root.workers.job(self._live), command=argv, kind="program", script=None, cgroup=None)
         try:
+            job = self._root.workers.job(self._live)
             sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError:
+        except (LaunchError, OSError):
             self._again()
             return
+        job = replace(job, command=argv, kind="program", script=None, cgroup=None)
         try:
             spawned = self._root.workers.native.run(job, sink)
         except execspawn.SpawnError:

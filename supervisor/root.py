@@ -51,7 +51,7 @@ from otpd.supervisor.loop import READ, Loop, Timer
 from otpd.supervisor.memory import MemoryWatch
 from otpd.supervisor.names import Names
 from otpd.supervisor.notices import NOTICES
-from otpd.supervisor.notify import NotifySocket
+from otpd.supervisor.notify import NotifySockets
 from otpd.supervisor.oom import OomWatch
 from otpd.supervisor.operations import Operations
 from otpd.supervisor.ownchildren import OwnChildren
@@ -146,7 +146,9 @@ class Root:
         self.zygote = Zygote(self.loop, self.node_id, own, self.environment(), self._on_helper)
         self.oom = OomWatch.open()
         self.memory = MemoryWatch(self.loop, self.environment(), self._on_over, self._on_helper)
-        self.notify = NotifySocket(self.loop, self.paths.notify, self._on_notify)
+        self.notify = NotifySockets(
+            self.loop, self.paths, self.node_id, lambda *message: self.workers.notified(*message)
+        )
         top = services.with_services(self.node.top)
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.link = BrokerLink(self)
@@ -241,10 +243,6 @@ class Root:
         self.own_children.removed(path, death.left if death is not None and not death.detached else [])
         self.journal.forget(name)
         self.workers.forget(path)
-
-    def notify_address(self, foreign: bool) -> str:
-        """$NOTIFY_SOCKET of a program; `foreign`: it runs as another user."""
-        return self.notify.open_to_others(f"otpd-{self.node_id}") if foreign else str(self.paths.notify)
 
     @staticmethod
     def shown(path: str) -> str:
@@ -393,9 +391,6 @@ class Root:
         os.close(pidfd)
         self.stop()
 
-    def _on_notify(self, pid: int, uid: int, message: dict[str, str]) -> None:
-        self.workers.notified(pid, uid, message)
-
     def _on_tail(self, name: str, generation: int, lines: list[str]) -> None:
         self.journal.tail(name, generation, lines)
 
@@ -422,8 +417,7 @@ class Root:
         make_runtime(self.paths)
         if not self.paths.spec.exists():
             self.save_spec()
-        if not self.notify.present():
-            self.notify.rebind()
+        self.notify.recreate()
         if not self.server.present():
             self.server.relisten()
             self.journal.event("control.recreated", self.node.name, path=str(self.paths.control))

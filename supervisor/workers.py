@@ -35,6 +35,7 @@ from otpd.supervisor.journal import Death
 from otpd.supervisor.launch import Credentials
 from otpd.supervisor.loop import LATE, ONCE, READ, Timer
 from otpd.supervisor.nativespawn import NativeSpawner, Plan
+from otpd.supervisor.notify import Sender
 from otpd.supervisor.ownchildren import Requests
 from otpd.supervisor.readiness import Prober
 from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch
@@ -120,7 +121,11 @@ class Workers:
             return
         # To look up a user may ask a directory service: a blank does that, root never waits for one.
         is_program = what.command is not None and what.kind == "program" and what.user is None
-        plan = self._plan(live) if is_program else None
+        try:
+            plan = self._plan(live) if is_program else None
+        except launch.LaunchError as error:
+            self._act(live, incarnation.launch_failed(str(error)))
+            return
         if plan is not None or (is_program and not self._root.zygote.blanks):
             self._exec(live, plan)
         else:
@@ -154,6 +159,7 @@ class Workers:
 
     def forget(self, path: str) -> None:
         """The child was deleted."""
+        self._root.notify.forget(path)
         self._plans.pop(path, None)
         self._asked.pop(path, None)
 
@@ -185,10 +191,10 @@ class Workers:
             return None
         return live.pid
 
-    def notified(self, pid: int, uid: int, message: dict[str, str]) -> None:
-        """sd_notify from `pid`, which is a main process or carries the cookie of a child of this node."""
-        live = self._by_pid.get(pid) or self._by_cookie(pid) or self._only_one_awaited(pid, uid)
-        if live is None:
+    def notified(self, path: str, sender: Sender, message: dict[str, str]) -> None:
+        """sd_notify on the socket of the child at `path`."""
+        live = self._table.get(path)
+        if live is None or not self._speaks_for(live, sender):
             return
         if message.get("READY") == "1" and live.launch.ready == "notify":
             self._act(live, live.incarnation.ready())
@@ -218,46 +224,36 @@ class Workers:
             if live.incarnation.phase is Phase.RUNNING and view is not None and isinstance(view.spec.start, Launch):
                 self._root.memory.watch(live.name, live.generation, live.pid, view.spec.start.restart_memory)
 
-    def _only_one_awaited(self, pid: int, uid: int) -> Live | None:
-        """A sender that has exited before its datagram was read (`sd_notify && exit`) can't be asked whose it was. Children
-        start one at a time, so mostly just one is awaited; a sender of that child's user is believed to have been its."""
-        found = linux.stat(pid)
-        if found is not None and not found.exiting:
-            return None
-        awaited = [
-            live
-            for live in self._table.values()
-            if live.launch.ready == "notify" and live.incarnation.phase in (Phase.LAUNCHING, Phase.STARTING)
-        ]
-        if len(awaited) != 1 or uid != _uid_of(awaited[0].pid):
-            return None
-        return awaited[0]
-
-    def _by_cookie(self, pid: int) -> Live | None:
-        cookie = sweep.cookie_of(pid)
-        if cookie.get(launch.NODE) != self._root.node_id:
-            return None
-        return next(
-            (
-                live
-                for live in self._table.values()
-                if live.name == cookie.get(launch.CHILD) and str(live.generation) == cookie.get(launch.GENERATION)
-            ),
-            None,
-        )
+    def _speaks_for(self, live: Live, sender: Sender) -> bool:
+        """Its main process, or one with its cookie. Who has exited before it was heard can't be asked; then it counts that
+        it came on the child's own socket, from the child's user."""
+        if sender.pid == live.pid:
+            return True
+        found = linux.stat(sender.pid)
+        if found is None or found.exiting:
+            return sender.uid == _uid_of(live.pid)
+        cookie = sweep.cookie_of(sender.pid)
+        mine = {launch.NODE: self._root.node_id, launch.CHILD: live.name, launch.GENERATION: str(live.generation)}
+        return all(cookie.get(key) == value for key, value in mine.items())
 
     # --- processes come ---
 
     def job(self, live: Live) -> launch.Job:
+        """LaunchError when there can be no socket for its notifications."""
         what = live.launch
         if what.limits.files is None:
             what = replace(what, limits=replace(what.limits, files_soft=self._root.usual_files))
-        notifies = what.ready == "notify" or _beats_by_notify(what)
-        notify = self._root.notify_address(what.user is not None) if notifies else None
+        notify = self._notify_address(live) if what.ready == "notify" or _beats_by_notify(what) else None
         if notify is not None and what.watchdog is not None:
             what = replace(what, env={**what.env, "WATCHDOG_USEC": str(int(what.watchdog * 1e6))})
         node_id, credentials = self._root.node_id, live.credentials
         return launch.job_of(what, live.name, live.generation, node_id, self._pid, live.cgroup, notify, credentials)
+
+    def _notify_address(self, live: Live) -> str:
+        try:
+            return self._root.notify.address(live.path, live.launch.user is not None)
+        except OSError as error:
+            raise launch.LaunchError(f"no socket for sd_notify: {error.strerror}") from error
 
     def _plan(self, live: Live) -> Plan | None:
         """How root execs it at once; made again when the launch is another one. None: a blank or a fork shall do it."""
@@ -276,7 +272,7 @@ class Workers:
                 spawned = execspawn.spawn(self.job(live), live.output, self._base)
             else:
                 spawned = self.native.spawn(plan, live.generation, live.output, live.leaf)
-        except execspawn.SpawnError as error:
+        except (execspawn.SpawnError, launch.LaunchError) as error:
             why = str(error)[:_REASON_LIMIT]
             self._remove_cgroup(live)
             self._loop.after(0.0, lambda: self._act(live, live.incarnation.launch_failed(why)))
@@ -380,6 +376,7 @@ class Workers:
         self._has_execed(live)
         if live.channel is not None:
             live.channel.drain()
+        self._root.notify.drain(live.path)
         current = live.ladder or self._new_ladder(live, ladder.Process(live.pid, 0))
         self._climb(live, current, ladder.Died())
 
@@ -504,6 +501,7 @@ class Workers:
         self._root.link.died(live, live.incarnation.last_reason)
         self._close_process(live)
         self._close_output(live)
+        self._root.notify.drain(live.path)
         if live.prober is not None:
             live.prober.close()
         if self._table.get(live.path) is live:

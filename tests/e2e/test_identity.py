@@ -59,7 +59,7 @@ def test_files_of_a_dead_node_with_a_strangers_pid_hurt_nobody() -> None:
             for pid in n.guardians():
                 n.kill(pid)
             eventually(lambda: not everything(n))
-            for path in (runtime / "control.sock", runtime / "notify.sock"):
+            for path in (runtime / "control.sock", runtime / "notify.1"):
                 path.unlink(missing_ok=True)
                 with socket.socket(socket.AF_UNIX) as dead:
                     dead.bind(str(path))

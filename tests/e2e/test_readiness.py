@@ -161,7 +161,11 @@ def test_spawned_is_ready_as_soon_as_it_runs_and_a_missing_program_never_is() ->
 
 def test_a_forged_notification_is_ignored() -> None:
     """T54: from a stranger with the socket's path, and from another child of the same node, which speaks for itself only."""
-    forge = f'while :; do "{sys.executable}" -c "{NOTIFY}"; echo forged; sleep 0.2; done'
+    everywhere = "import glob, os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+    everywhere += "d = os.path.dirname(os.environ['NOTIFY_SOCKET']); "
+    everywhere += "[s.sendto(b'READY=1', path) for path in glob.glob(d + '/notify.*')]; "
+    everywhere += "import time; time.sleep(0.2)"  # so that it lives when it is heard, and can be asked who it is
+    forge = f'while :; do "{sys.executable}" -c "{everywhere}"; echo forged; done'
     config = f"""
         [programs.forger]
         command = {json.dumps(shell(forge))}
@@ -174,10 +178,12 @@ def test_a_forged_notification_is_ignored() -> None:
     with node(config, start=False) as n:
         begin(n)
         row = starting(n, "first")
-        path = next((n.runtime / "otpd").glob("*/notify.sock"))
+        paths = list((n.runtime / "otpd").glob("*/notify.*"))
+        assert len(paths) == 2
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
             for message in (b"READY=1", b"READY=1\nMAINPID=%d" % row["pid"], b"\xff\x00rubbish", b"", b"WATCHDOG=1"):
-                stranger.sendto(message, str(path))
+                for path in paths:
+                    stranger.sendto(message, str(path))
         heard = n.log("forger").count("forged")
         eventually(lambda: n.printed("forger").count("forged") > heard + 1)
         assert n.states() == {"forger": "running", "first": "starting"}
@@ -252,3 +258,45 @@ def test_a_program_of_another_user_reaches_the_notify_socket() -> None:
         n.start()
         assert order(n) == [("first", "started"), ("second", "started")]
         assert os.stat(f"/proc/{n.pid('first')}").st_uid == pwd.getpwnam("nobody").pw_uid
+
+
+def test_of_several_that_are_awaited_at_once_none_is_lost_or_mistaken_for_another() -> None:
+    """T54: each speaks on a socket of its own, so it does not matter that all the senders have exited."""
+    command = shell(f'{GATE} "{sys.executable}" -c "{NOTIFY}"; touch "sent.$OTPD_CHILD"; exec sleep 1000')
+    mute = shell(f'{GATE} touch "sent.$OTPD_CHILD"; exec sleep 1000')
+    config = "".join(
+        f"""
+        [supervisors.s-{name}]
+        [programs.{name}]
+        command = {json.dumps(mute if name == "mute" else command)}
+        supervisor = "s-{name}"
+        ready = "notify"
+        start_timeout = "60s"
+        """
+        for name in ("a", "b", "mute")
+    )
+    with node(config, start=False) as n:
+        begin(n)
+        starting(n, "a")
+        n.write("go", "")
+        starting(n, "mute")
+        (n.home / "go").unlink()
+        for name in ("a", "b"):
+            sent = n.home / f"sent.{name}"
+            eventually(sent.exists)
+            sent.unlink()
+            n.kill(n.pid(name))
+        for name in ("a", "b"):
+            n.when(name, state="restarting", generation=2)
+        n.kill(n.pid("mute"))
+        root = n.facts()["pid"]
+        n.kill(root, 19)
+        try:
+            n.write("go", "")
+            for name in ("a", "b"):
+                eventually((n.home / f"sent.{name}").exists)
+        finally:
+            n.kill(root, 18)
+        for name in ("a", "b"):
+            n.when(name, 2.0, state="running", generation=2)
+        assert n.worker("mute")["state"] != "running"
