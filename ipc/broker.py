@@ -67,6 +67,7 @@ class Broker:
         self._root = root
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.doors = {lane: Door(self._context, lane) for lane in Lane}
+        self._watched: list[Any] = [(door.socket, _POLLIN) for door in self.doors.values()]
         self._between_beats = int(beat * _NS)
         self._next_beat = 0
         self._now = time.monotonic_ns()
@@ -82,40 +83,30 @@ class Broker:
     def run(self) -> NoReturn:
         """Until RootGone or a signal."""
         due: int | None = None
-        busy = False
         while True:
-            self._wait(due, busy)
+            ready = self._wait(due)
             self._now = time.monotonic_ns()
-            self._hear_root()
-            busy = self._receive()
+            if self._root.fileno() in ready:
+                self._hear_root()
+            for door in self.doors.values():
+                if door.socket in ready:
+                    door.receive(_BUDGET, self.router, self._now)
             due = self.router.tick(self._now)
             self._act()
             self._beat()
 
-    def _wait(self, due: int | None, busy: bool) -> None:
-        """Sleep until something comes, the router has something to do, or the beat is due."""
+    def _wait(self, due: int | None) -> list[Any]:
+        """Sleep until something comes, the router has something to do, or the beat is due; what has something."""
         wake = self._next_beat if due is None else min(due, self._next_beat)
-        rest = 0 if busy else max(0, -((time.monotonic_ns() - wake) // 1_000_000))
+        rest = max(0, -((time.monotonic_ns() - wake) // 1_000_000))
         interest = _POLLIN | _POLLOUT if self._root.blocked else _POLLIN
-        sockets: list[Any] = [(door.socket, _POLLIN) for door in self.doors.values()]
-        zmq.zmq_poll([*sockets, (self._root.fileno(), interest)], rest)
+        return [each for each, _ in zmq.zmq_poll([*self._watched, (self._root.fileno(), interest)], rest)]
 
     def _hear_root(self) -> None:
         self._root.flush()
         for packet in self._root.receive():
             if isinstance(packet, list) and packet:
                 self.router.root(packet, self._now)
-
-    def _receive(self) -> bool:
-        """Whether there is more on one of the lanes."""
-        more = [door.receive(_BUDGET, self.router.knows, self._frame, self._stray) for door in self.doors.values()]
-        return any(more)
-
-    def _frame(self, peer: bytes, lane: Lane, frame: bytes, pid: int | None) -> None:
-        self.router.frame(peer, lane, frame, self._now, pid)
-
-    def _stray(self, peer: bytes) -> None:
-        self.router.stray(peer, self._now)
 
     def _act(self) -> None:
         for effect in self.router.flush():

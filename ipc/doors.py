@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ import zmq
 
 from otpd.ipc import lowlevel
 from otpd.ipc.lowlevel import SNDMORE
+from otpd.ipc.router import Router
 from otpd.ipc.wire import MAX_FRAME, Lane
 
 #: What sun_path holds; ZeroMQ itself would say no more than "File name too long".
@@ -71,38 +71,31 @@ class Door:
         finally:
             os.umask(before)
 
-    def receive(
-        self,
-        budget: int,
-        known: Callable[[bytes], bool],
-        frame: Callable[[bytes, Lane, bytes, int | None], None],
-        stray: Callable[[bytes], None],
-    ) -> bool:
-        """Hand over what has come, at most `budget` parts; True when there is more. ZeroMQ takes a message of each peer by
-        turns, so that one that floods is only one of them.
+    def receive(self, budget: int, router: Router, now: int) -> None:
+        """Give the router what has come, at most `budget` parts: frames, with the pid of the sender for those that it does
+        not know, and strays for messages of several parts, whose rest is skipped within the budget.
 
-        `frame(peer, lane, frame, pid)` for a message of one part, with the pid of its sender for a peer that is not
-        `known`; `stray(peer)` for one of more parts, whose rest is skipped within the budget.
+        ZeroMQ takes a message of each peer by turns, so that one that floods is only one of them.
         """
         sock, lane = self.socket, self.lane
-        for _ in range(budget):
+        knows, take = router.knows, router.frame
+        for turn in range(budget):
+            if turn == 1 and not lowlevel.readable(sock):
+                return  # to run into the end costs more, and mostly there is one message
             if self._stray:
-                self._stray = lowlevel.receive(sock) is not None and lowlevel.has_more(sock)
+                self._stray = lowlevel.receive_part(sock).more
                 continue
             peer = lowlevel.receive(sock)
             if peer is None:
-                return False
-            pid = None
-            if known(peer):
-                body = lowlevel.receive_part(sock)
-            else:
-                body, pid = lowlevel.receive_signed(sock)
-            if lowlevel.has_more(sock):
+                return
+            part = lowlevel.receive_part(sock)
+            if part.more:
                 self._stray = True
-                stray(peer)
+                router.stray(peer, now)
+            elif knows(peer):
+                take(peer, lane, part.bytes, now)
             else:
-                frame(peer, lane, body, pid)
-        return True
+                take(peer, lane, part.bytes, now, lowlevel.pid_of(part))
 
     def send(self, peer: bytes, frame: bytes) -> None:
         """Give it to the peer, or count it. That a peer can't be reached never means that it is dead (T11)."""

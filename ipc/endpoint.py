@@ -98,6 +98,7 @@ class Endpoint:
         self.malformed = self.late = self.outdated = 0
         self.phase = Phase.OFFLINE
         self._epochs = 0
+        self._grant_due = False
         self._number = self._ref = 0
         self._standing = Standing(inc)
         self._questions = Questions(self._standing)
@@ -152,6 +153,9 @@ class Endpoint:
         """Frames to be given to the sockets now, within credit, in order."""
         if self.phase is not Phase.LIVE:
             return self._urgent.hellos()
+        if self._grant_due:
+            self._grant_due = False
+            self._urgent.say(pack(["credit", *self._window.grant()]))
         return self._urgent.take() + self._outbox.take()
 
     @property
@@ -167,6 +171,11 @@ class Endpoint:
         """Whether the backlog towards the broker is within bounds. Casts and calls are taken in any case; the runtime
         makes its caller wait while there is no room."""
         return self._outbox.count < BACKLOG_MESSAGES and self._outbox.size < BACKLOG_BYTES
+
+    @property
+    def unsent(self) -> int:
+        """Messages that wait for credit or for a broker."""
+        return self._outbox.count
 
     def call(self, to: Address, body: bytes, deadline: int, now: int) -> int:
         """The request id; exactly one Replied or CallFailed follows, at the latest from `expire`. `deadline` 0: none.
@@ -222,13 +231,12 @@ class Endpoint:
 
     def handled(self, messages: int, size: int) -> None:
         """So many deliveries, of so many bytes of body, are done; renews the broker's credit at a quarter window."""
-        if self._window.done(messages, size + messages * INNER.size) and self.phase is Phase.LIVE:
-            self._say("credit", *self._window.grant())
+        if self._window.done(messages, size + messages * INNER.size):
+            self._grant_due = True
 
     def settle(self) -> None:
         """Say how much is handled, whatever the window: before the end, because the rest counts as lost."""
-        if self.phase is Phase.LIVE:
-            self._say("credit", *self._window.grant())
+        self._grant_due = True
 
     def expire(self, now: int) -> int | None:
         """Fail the calls whose deadline has passed; when the next one is due, or None."""
@@ -445,6 +453,7 @@ class Endpoint:
             self.phase = Phase.LIVE
             self._outbox.grant(messages, size)
             self._urgent.first(["credit", *self._window.grant()])
+            self._grant_due = False
             self.happened.append(Welcomed(epoch))
 
     def _fence(self, why: str) -> None:

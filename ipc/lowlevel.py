@@ -8,6 +8,7 @@ what they are expected to be, and the public ones otherwise.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from typing import Any, Final
 
 import zmq
@@ -15,7 +16,6 @@ import zmq.backend
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
 SNDMORE: Final = int(zmq.SNDMORE)
-_RCVMORE: Final = int(zmq.RCVMORE)
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 
@@ -45,23 +45,29 @@ def receive(sock: zmq.Socket[bytes]) -> bytes | None:
         return None
 
 
-def receive_part(sock: zmq.Socket[bytes]) -> bytes:
-    """A part of a message whose first one is here: ZeroMQ delivers messages whole."""
-    return _recv(sock, NOBLOCK)  # type: ignore[no-any-return]
+def receive_part(sock: zmq.Socket[bytes]) -> zmq.Frame:
+    """A further part of a message whose first one is here: ZeroMQ delivers messages whole. Its `more` says whether another
+    one follows, for less than it costs to ask the socket."""
+    return _recv(sock, NOBLOCK, False)  # type: ignore[no-any-return]
 
 
-def receive_signed(sock: zmq.Socket[bytes]) -> tuple[bytes, int | None]:
-    """As `receive_part`, with the pid of its sender as the kernel knows it (T8). Takes three times as long."""
-    frame = _recv(sock, NOBLOCK, False)
+def pid_of(part: zmq.Frame) -> int | None:
+    """Its sender as the kernel knows it (T8), None when that is not to be had."""
     try:
-        return frame.bytes, int(frame.get("Peer-Address").rpartition(":")[2])  # localhost:uid:gid:pid
+        return int(str(part.get("Peer-Address")).rpartition(":")[2])  # localhost:uid:gid:pid
     except (zmq.ZMQError, ValueError):
-        return frame.bytes, None
+        return None
 
 
-def has_more(sock: zmq.Socket[bytes]) -> bool:
-    """Whether the part that was received last is followed by another one of its message."""
-    return bool(_get(sock, _RCVMORE))
+def drain(sock: zmq.Socket[bytes]) -> Iterator[bytes]:
+    """The messages that are there, each of one part. An empty socket costs 1.4 us to ask and 3.3 us to run into, so it is
+    asked while it may well be empty, and run into after that."""
+    for _ in range(2):
+        if not readable(sock):
+            return
+        yield _recv(sock, NOBLOCK)
+    while (frame := receive(sock)) is not None:
+        yield frame
 
 
 def readable(sock: zmq.Socket[bytes]) -> bool:

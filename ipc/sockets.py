@@ -50,7 +50,7 @@ class Lanes:
         self._context = _Context()
         self._sockets = {lane: self._open(f"{endpoint}-{lane.value}", identity) for lane in Lane}
         self.fds = tuple(int(each.get(zmq.FD)) for each in self._sockets.values())
-        self.more = True  # what came before the fds were asked for
+        self._swallowed = set(Lane)  # lanes whose fd may say nothing though there is something
 
     def _open(self, address: str, identity: bytes) -> zmq.Socket[bytes]:
         sock = self._context.socket(zmq.DEALER)
@@ -70,37 +70,42 @@ class Lanes:
     def send(self, frames: Iterable[tuple[Lane, bytes]]) -> None:
         """Hand frames over, in order. They are on their way, which says nothing of their arrival."""
         self._check()
-        used = set()
         for lane, frame in frames:
             lowlevel.send(self._sockets[lane], frame)
-            used.add(lane)
-        for lane in used:
-            self.more = lowlevel.readable(self._sockets[lane]) or self.more
+            self._swallowed.add(lane)
+
+    @property
+    def more(self) -> bool:
+        """Whether to call `receive` before sleeping on the `fds`, which may have been swallowed."""
+        while self._swallowed:
+            lane = self._swallowed.pop()
+            if lowlevel.readable(self._sockets[lane]):
+                self._swallowed.add(lane)
+                return True
+        return False
 
     def receive(self, budget: int = BUDGET) -> list[tuple[Lane, bytes]]:
-        """What has come, at most `budget` frames, the system lane's first. `more`: there may be others already."""
+        """What has come, at most `budget` frames, the system lane's first."""
         self._check()
         frames: list[tuple[Lane, bytes]] = []
-        self.more = False
+        self._swallowed.clear()
         for lane, sock in self._sockets.items():
-            if not lowlevel.readable(sock):
-                continue
-            while (frame := lowlevel.receive(sock)) is not None:
+            for frame in lowlevel.drain(sock):
                 frames.append((lane, frame))
                 if len(frames) >= budget:
-                    self.more = True
+                    self._swallowed.update(Lane)
                     return frames
         return frames
 
     def wait(self, seconds: float | None, *fds: int) -> list[int]:
         """Sleep until there is something to receive, one of `fds` is readable, or the time is over; those `fds`."""
         self._check()
-        if self.more:
-            seconds = 0
         watched: list[Any] = [(each, _POLLIN) for each in (*self._sockets.values(), *fds)]
         found: list[Any] = [each for each, _ in zmq.zmq_poll(watched, -1 if seconds is None else round(seconds * 1000))]
         readable = [each for each in found if isinstance(each, int)]
-        self.more = self.more or len(readable) < len(found)
+        self._swallowed.clear()
+        if len(readable) < len(found):
+            self._swallowed.update(Lane)
         return readable
 
     def close(self, drain: bool = False) -> None:

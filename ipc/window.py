@@ -19,7 +19,8 @@ class Window:
         self._messages, self._size = messages, size
         self._taken_messages = self._taken_size = 0
         self._done_messages = self._done_size = 0
-        self._told_messages = self._told_size = 0
+        self._next_messages = messages // 4  # what is to be done before another grant
+        self._next_size = size // 4
 
     def begin(self) -> None:
         """A new epoch. What is in hand takes up its part of the window until it is done."""
@@ -35,12 +36,10 @@ class Window:
         """Whether it is time for another grant: a quarter of the window is free that was not granted."""
         self._done_messages += messages
         self._done_size += size
-        return (
-            4 * (self._done_messages - self._told_messages) >= self._messages
-            or 4 * (self._done_size - self._told_size) >= self._size
-        )
+        return self._done_messages >= self._next_messages or self._done_size >= self._next_size
 
     def grant(self) -> tuple[int, int]:
         """Cumulative totals of the epoch that the broker may have sent."""
-        self._told_messages, self._told_size = self._done_messages, self._done_size
+        self._next_messages = self._done_messages + self._messages // 4
+        self._next_size = self._done_size + self._size // 4
         return max(0, self._done_messages + self._messages), max(0, self._done_size + self._size)

@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 
-from scripts.benchmarks import supervision
+from scripts.benchmarks import messaging, supervision
 from scripts.benchmarks.table import Row, show
 
-SUITES = {"supervision": supervision.run}
+SUITES = {"messaging": messaging.run, "supervision": supervision.run}
 
 
 def main() -> int:
