@@ -281,11 +281,12 @@ class Delivery:
             self._say(peer, notice)
 
     def _say(self, peer: Peer, notice: Parcel) -> None:
-        monitor = notice.notice
-        if monitor is not None and monitor.void:
-            return
+        monitor, lane = notice.notice, peer.data if peer.data else peer.system
         if monitor is not None:
+            if monitor.void:
+                return
             monitor.told()
-        lane = peer.data if peer.data else peer.system
+            lane = peer.data if monitor.in_order else lane
+            monitor.in_order = lane is peer.data
         lane.add(_SYSTEM, 0, 0, 1, notice.payload)
         peer.touch()

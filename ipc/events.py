@@ -97,10 +97,8 @@ class Backlog:
         self._queue.append(notice)
 
     def holds(self, source: Peer) -> bool:
-        return any(isinstance(item, Waiting) and item.source is source for item in self._queue)
-
-    def notices(self) -> list[Parcel]:
-        return [item for item in self._queue if not isinstance(item, Waiting)]
+        """Events that it published, or a notice of its death."""
+        return any(item.source is source for item in self._queue)
 
     def gaps(self) -> dict[int, int]:
         """To be said now; they are forgotten here."""

@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """`inc`: the incarnation that is watched, 0: none. `void`: nothing more is to be said."""
+    """`inc`: the incarnation that is watched, 0: none. `void`: nothing more is to be said. `dead`: whose `down` was the last
+    notice, so that the next one comes after it; `in_order`: a notice went by the data lane, and so do all after it."""
 
-    __slots__ = ("follow", "inc", "name", "ref", "void", "watcher")
+    __slots__ = ("dead", "follow", "in_order", "inc", "name", "ref", "void", "watcher")
 
     def __init__(self, watcher: Peer, ref: int, name: str, follow: bool) -> None:
         self.watcher, self.ref, self.name, self.follow = watcher, ref, name, follow
-        self.inc, self.void = 0, False
+        self.inc, self.void, self.in_order = 0, False, False
+        self.dead: Peer | None = None
 
     def told(self) -> None:
-        """The `down` has been said. Until then the watcher may still unset it."""
-        if not self.follow:
+        """A notice has been said. Until its `down` is, the watcher may still unset it."""
+        if not self.follow and not self.inc:
             self.watcher.monitors.pop(self.ref, None)
 
 
@@ -114,11 +116,11 @@ class Monitors:
 
     def _up(self, monitor: Monitor, inc: int) -> None:
         monitor.inc = inc
-        monitor.watcher.say("up", monitor.ref, monitor.name, inc & GENERATION)
+        self._delivery.notify(monitor.watcher, monitor.dead, monitor, ["up", monitor.ref, monitor.name, inc & GENERATION])
 
     def _down(self, monitor: Monitor, inc: int, reason: str, dead: Peer | None) -> None:
         command = ["down", monitor.ref, monitor.name, inc & GENERATION, reason]
-        monitor.inc = 0
+        monitor.inc, monitor.dead = 0, dead
         if not monitor.follow:
             self._forget(monitor)
         self._delivery.notify(monitor.watcher, dead, monitor, command)

@@ -230,6 +230,10 @@ class Agent:
             self.say_data("bind", self._handles[address], kind, name, policy)
         return self._handles[address]
 
+    @property
+    def next_number(self) -> int:
+        return self._number + 1
+
     def number(self) -> int:
         self._number += 1
         return self._number

@@ -130,6 +130,20 @@ def test_a5_a_dead_incarnation_is_refused_for_ever_even_if_root_repeats_its_row(
     assert [command[0] for command in agent.said] == ["stale"]
 
 
+def test_a5_also_when_root_repeats_the_death_of_one_before_it(board: Switchboard) -> None:
+    watcher, first = board.agents("watcher", "feed")
+    second = board.reborn(first, "error(1)")
+    board.death(second)
+    board.death(first, "something else")
+    board.row(second)
+    watcher.say("monitor", 1, "feed", False)
+    assert watcher.heard("up", "down") == [["down", 1, "feed", 0, "noproc"]]
+    late = board.born("late")
+    board.row(late)
+    late.hello(monitors=[[1, "feed", inc_of(1), False]])
+    assert late.heard("down") == [["down", 1, "feed", 1, "error(1)"]]
+
+
 def test_a5_also_when_its_name_was_gone_meanwhile(board: Switchboard) -> None:
     agent = board.born("feed")
     board.row(agent)

@@ -218,3 +218,13 @@ def test_nothing_of_a_link_is_left_when_both_are_dead(board: Switchboard) -> Non
     end(board, b, "linked(a, killed)")
     links = board.router._hold.links
     assert (links._of, links._doomed, links._waiting) == ({}, set(), {})
+
+
+def test_an_exit_that_waits_is_not_told_to_the_next_incarnation(board: Switchboard) -> None:
+    a, b = board.agent("a", window=(0, 0)), board.agent("b")
+    a.say("trap", True)
+    a.say("link", "b")
+    b.cast("a", b"1")
+    end(board, b)
+    new = board.reborn(a)
+    assert new.casts() == [("b", b"1")] and new.heard("exit") == []

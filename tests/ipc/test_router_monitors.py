@@ -248,3 +248,18 @@ def test_monitors_of_one_peer_are_bounded(board: Switchboard, monkeypatch: pytes
     for ref in range(5, 8):
         a.say("monitor", ref, "b", False)
     assert words(a)[-1] == ["down", 7, "b", 0, "overloaded"] and len(a.heard("up")) == 2
+
+
+def test_b3_up_of_the_next_incarnation_does_not_overtake_down_of_the_one_before(board: Switchboard) -> None:
+    a, b = board.agent("a", window=(1, 1000)), board.agent("b")
+    a.say("monitor", 1, "b", True)
+    for body in (b"1", b"2"):
+        b.cast("a", body)
+    new = board.reborn(b)
+    assert words(a) == [["up", 1, "b", 1]]
+    a.credit()
+    assert words(a) == [["up", 1, "b", 1], ["down", 1, "b", 1, "killed"], ["up", 1, "b", 2]]
+    board.death(new)
+    board.wait(GRACE)
+    lanes = [frame.lane for frame in a.frames if b"down" in frame.frame or b"up" in frame.frame]
+    assert len(words(a)) == 4 and [lane.value for lane in lanes] == ["s", "d", "d"]
