@@ -261,7 +261,7 @@ class Delivery:
 
     def notify(self, peer: Peer, dead: Peer | None, monitor: Monitor | None, command: list[Any]) -> None:
         """Tell a peer of a death after every message that the dead one sent it (B3): behind those that wait here, and in
-        the data lane if something of this flush is still in it."""
+        the data lane while something that was sent there is not known to be handled."""
         if not peer.connected:
             return
         notice = Parcel(_SYSTEM, dead or peer, 1, message(0, 0, pack(command)))
@@ -281,7 +281,9 @@ class Delivery:
             self._say(peer, notice)
 
     def _say(self, peer: Peer, notice: Parcel) -> None:
-        monitor, lane = notice.notice, peer.data if peer.data else peer.system
+        monitor = notice.notice
+        behind = peer.data or peer.allowance.outstanding  # messages that it has perhaps not read yet
+        lane = peer.data if behind else peer.system
         if monitor is not None:
             if monitor.void:
                 return

@@ -219,6 +219,29 @@ def test_a8_a_write_of_one_that_was_replaced_has_no_effect(shared: Broker, joine
     assert reader.hears(Answered) == [Answered(1, True, None)]
 
 
+# --- B3: what one said before it died ---
+
+
+def test_b3_a_death_is_heard_after_all_that_the_dead_one_had_said_though_the_receiver_was_busy(
+    shared: Broker, joined: Join
+) -> None:
+    watcher, other, mortal = (joined(shared, f"b3-{name}") for name in ("watcher", "other", "mortal"))
+    for agent in (watcher, other):
+        agent.end.monitor("b3-mortal")
+        agent.end.trap(True)
+        agent.end.link("b3-mortal")
+        agent.ask("b3-other" if agent is watcher else "b3-watcher", b"?", watcher, other)
+    watcher.heard.clear()
+    for number in range(20):
+        mortal.end.cast(Address("b3-watcher"), b"%d" % number)
+        mortal.turn()
+    mortal.ask("b3-other", b"?", other)
+    shared.death(mortal)
+    other.hears(Exit)
+    watcher.until(lambda: len(watcher.heard) == 22)
+    assert [type(each) for each in watcher.heard] == [Delivered] * 20 + [Down, Exit]
+
+
 # --- K1: a new broker ---
 
 
