@@ -18,6 +18,7 @@ NAMES = ["a", "b", "c", "d"]
 NAME = st.sampled_from(NAMES)
 WHO = st.integers(0, 3)
 WINDOW = st.sampled_from([1, 3, 8, 20])
+AFTER = ["", "twice", "gone", "reborn", "settled"]
 GRACE = limits.GRACE
 
 
@@ -71,7 +72,7 @@ class Lives(RuleBasedStateMachine):
         else:
             self.start(name, ready, window)
 
-    @rule(who=WHO, reason=st.sampled_from(["normal", "killed"]), then=st.sampled_from(["", "twice", "gone", "reborn", "settled"]))
+    @rule(who=WHO, reason=st.sampled_from(["normal", "killed"]), then=st.sampled_from(AFTER))
     def die(self, who: int, reason: str, then: str) -> None:
         agent = self.pick(who)
         name = agent.name
@@ -385,5 +386,9 @@ def words(agent: Agent, ref: int) -> list[list[Any]]:
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
 )
