@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class Channel:
 
     def listen(self) -> None:
         """On the running loop."""
-        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._read)
+        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._read_one)
 
     def say(self, *packet: Any) -> None:
         """When root is gone this process is about to end anyway."""
@@ -98,7 +99,12 @@ class Channel:
         except OSError as error:
             raise ChildError(f"root could not be asked: {error.strerror}; is the table larger than 200 kB?") from None
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """All that has come."""
+        while select.select([self._channel], [], [], 0)[0]:
+            self._read_one()
+
+    def _read_one(self) -> None:
         try:
             found = receive_packet(self._channel)
         except FrameError:

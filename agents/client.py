@@ -25,6 +25,7 @@ from otpd.agents.blocking import Blocking
 from otpd.agents.conversation import Conversation
 from otpd.agents.errors import CallTimeout, NodeNotRunning, OtpdError, Refused
 from otpd.agents.following import Events, Following, Monitor
+from otpd.agents.line import Line
 from otpd.agents.locate import control_socket
 from otpd.agents.verbs import Verbs
 from otpd.agents.watching import Watching
@@ -132,8 +133,6 @@ class Client(Blocking[Verbs]):
             runner.run(self._live(selector))
 
     async def _live(self, selector: Watching) -> None:
-        from otpd.agents.line import Line
-
         first = self._first
         conversation = Conversation(Endpoint(self.name, first["inc"], first["token"]))
         super().__init__(_Speaker(conversation), conversation.loop)

@@ -158,7 +158,8 @@ _CODES: Final[dict[str, tuple[type[OtpdError], str, str]]] = {
 def failure(what: str, code: str, executed: str, detail: str = "") -> OtpdError:
     """The error for a code of the protocol; an unknown one is Refused."""
     kind, cause, advice = _CODES.get(code, (Refused, f"refused ({code})", "see docs/troubleshooting.md"))
-    text = f"{what}: {cause}{f' ({detail})' if detail else ''}; {advice}"
+    more = f" ({detail})" if detail and detail != cause else ""
+    text = f"{what}: {cause}{more}; {advice}"
     done: Executed = "no" if executed == "no" else "maybe"
     if kind is Exited:
         return Exited(text, done, reason=detail)

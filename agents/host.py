@@ -91,7 +91,10 @@ class Host:
             await asyncio.wait((working,))
         if not working.cancelled():
             self._crash = self._crash or working.exception()
-        await self._terminate()
+        try:
+            await self._terminate()
+        finally:
+            self.mailbox.settle()
         return self._reason
 
     async def _terminate(self) -> None:

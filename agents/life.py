@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from otpd.agents import raised
 from otpd.agents.agent import Agent, Ignore
@@ -22,12 +22,14 @@ from otpd.agents.arguments import ArgumentError
 from otpd.agents.channel import Channel, Job, inherited
 from otpd.agents.conversation import Conversation
 from otpd.agents.host import Host
+from otpd.agents.line import Line
+from otpd.agents.watching import Watching
 from otpd.ipc.endpoint import Endpoint
 from otpd.ipc.happenings import Fenced
 
-if TYPE_CHECKING:
-    from otpd.agents.line import Line
-
+#: Seconds that init() has before the line is opened beside it: to be up is not to wait for libzmq, but an init() that waits
+#: may be waiting for the broker.
+_UNTIL_OPEN: Final = 0.002
 _BEATS_PER_WATCHDOG: Final = 4
 _CLEAN: Final = ("normal", "shutdown")
 _OUTSIDE: Final = """\
@@ -68,13 +70,9 @@ class Life:
     def __init__(self, agent_class: type[Agent], channel: socket.socket, job: Job) -> None:
         self._class, self._job = agent_class, job
         self._channel = Channel(channel, self._hear)
-        self._broker: list[Any] = job.broker or [None, None]
         self._stop_reason = "shutdown"
-        self._line: Line | None = None
 
     def run(self) -> None:
-        from otpd.agents.watching import Watching
-
         selector = Watching()
         try:
             with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
@@ -99,40 +97,34 @@ class Life:
         self._channel.say("exit", f"error({reason})")
         sys.exit(1)
 
-    async def _live(self, selector: Any) -> str:
+    async def _live(self, selector: Watching) -> str:
         loop = asyncio.get_running_loop()
         job = self._job
         conversation = Conversation(Endpoint(job.name, job.inc, job.token))
         conversation.hears[Fenced] = self._fenced
         host = Host(self._class, job.generation, conversation, self._channel, logger(job.name))
         loop.set_task_factory(host.task_factory)
-        self._channel.listen()
         for number in {job.stop_signal, signal.SIGTERM}:
-            loop.add_signal_handler(number, lambda: host.stop(self._stop_reason))
-        loop.call_soon(self._open, conversation, selector)
+            loop.add_signal_handler(number, self._asked_to_stop, host)
+        line = self._line = Line(conversation, job.identity, selector)
+        line.broker(*(job.broker or (None, None)))
+        self._channel.listen()
+        loop.call_later(_UNTIL_OPEN, line.open)
         try:
             return await self._through(host)
         finally:
-            if self._line is not None:
-                self._line.close()
+            line.close()
 
     async def _through(self, host: Host) -> str:
         if not await host.init(self._job.args):
             return "shutdown"
         self._channel.say("ready")
+        self._line.open()
         self._beat()
         reason = await host.live()
         if reason not in _CLEAN and not reason.startswith(("linked(", "shutdown(")):
             raise _Stopped(reason)
         return reason
-
-    def _open(self, conversation: Conversation, selector: Any) -> None:
-        """After the first step of init(): to be up is not to wait for libzmq."""
-        from otpd.agents.line import Line
-
-        self._line = Line(conversation, self._job.identity, selector)
-        self._line.broker(*self._broker)
-        self._line.open()
 
     def _beat(self) -> None:
         """From the loop, never from a thread beside it: it proves that handlers can run."""
@@ -145,11 +137,14 @@ class Life:
             case None:
                 os._exit(1)  # root is gone
             case ["broker", epoch, endpoint]:
-                self._broker = [epoch, endpoint]
-                if self._line is not None:
-                    self._line.broker(epoch, endpoint)
+                self._line.broker(epoch, endpoint)
             case ["stopping", str(reason)]:
                 self._stop_reason = reason
+
+    def _asked_to_stop(self, host: Host) -> None:
+        """Root has said why on the channel, right before the signal; which of the two is seen first is chance."""
+        self._channel.read()
+        host.stop(self._stop_reason)
 
     def _fenced(self, fenced: Fenced) -> None:
         """A newer incarnation has taken over: this one must not do anything any more, not even terminate (A2, K8)."""

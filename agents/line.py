@@ -4,22 +4,25 @@
 has come. It is called by the selector of the loop, before it blocks and when a socket has something. So messages leave when
 there is nothing else to do (or, by `flush`, when a batch is full), and never by a delay.
 
-A new epoch gets fresh sockets: nothing is sent again on old ones. Nothing here blocks, but `close` for its linger.
+A new epoch gets fresh sockets: nothing is sent again on old ones. Nothing here blocks, but `close` for its linger. ZeroMQ
+is imported with the first broker.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from otpd.agents.conversation import Conversation
 from otpd.agents.watching import Watching
-from otpd.ipc.sockets import DRAIN_MS, Lanes
+
+if TYPE_CHECKING:
+    from otpd.ipc.sockets import Lanes
 
 #: Frames that are taken at a time, so that timers and heartbeat live under any flood.
 BUDGET: Final = 64
-#: Seconds that libzmq gets to end, above what it may take to give away what was said last (T35).
-_END: Final = 0.5
+#: Seconds that libzmq gets to end, with the 200 ms in which what was said last may leave (T35).
+_END: Final = 0.7
 
 
 class Line:
@@ -29,7 +32,7 @@ class Line:
         self._conversation, self._identity, self._selector = conversation, identity, selector
         self._broker: tuple[str, str] | None = None
         self._lanes: Lanes | None = None
-        self._is_open = False
+        self._is_open = self._is_closed = False
 
     # --- brokers ---
 
@@ -44,7 +47,7 @@ class Line:
 
     def open(self) -> None:
         """Costs a thread and some 100 us, so not before the agent's own code has begun."""
-        if not self._is_open:
+        if not self._is_open and not self._is_closed:
             self._is_open = True
             self._conversation.flush = self.flush
             self._selector.turn = self.turn
@@ -59,6 +62,8 @@ class Line:
         self._conversation.endpoint.lost(now)
         if self._broker is not None:
             epoch, endpoint = self._broker
+            from otpd.ipc.sockets import Lanes
+
             self._lanes = Lanes(endpoint, self._identity)
             self._selector.watch(self._lanes.fds)
             self._conversation.endpoint.connected(epoch, now)
@@ -71,7 +76,7 @@ class Line:
             self._selector.forget(lanes.fds)
             ending = threading.Thread(target=lanes.close, args=(drain,), name="otpd line", daemon=True)
             ending.start()
-            ending.join(DRAIN_MS / 1000 + _END if drain else 0)
+            ending.join(_END if drain else 0)
 
     # --- frames ---
 
@@ -109,7 +114,7 @@ class Line:
     def close(self) -> None:
         """What was said last gets a moment to leave; returns also if libzmq should not (T35)."""
         self.flush()
-        self._is_open = False
+        self._is_open, self._is_closed = False, True
         self._selector.turn = None
         self._conversation.flush = _nothing
         self._drop(drain=True)

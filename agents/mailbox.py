@@ -194,6 +194,11 @@ class Mailbox:
         self._closed = True
         self._wake()
 
+    def settle(self) -> None:
+        """Before the end: tell the broker what was handled, because it counts the rest as lost."""
+        self._report()
+        self._endpoint.settle()
+
     def _done(self, size: int) -> None:
         self.received += 1
         self._handled += 1
@@ -317,8 +322,9 @@ class Mailbox:
 
     def describe(self) -> dict[str, Any]:
         """The answer to `otpd.describe`."""
-        known = {"name": self._agent.name, "generation": self._agent.generation, **self._methods.describe()}
-        return {**known, "received": self.received, "waiting": len(self._queue), "counts": dict(self._complain.counts)}
+        who = {"name": self._agent.name, "generation": self._agent.generation}
+        now = {"received": self.received, "waiting": len(self._queue), "handling": self._idle is None}
+        return {**who, **self._methods.describe(), **now, "counts": dict(self._complain.counts)}
 
 
 def _set(future: asyncio.Future[None]) -> None:

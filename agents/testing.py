@@ -134,6 +134,7 @@ class Running(Generic[A]):
         finally:
             self._turn()
             self._node.died(self.name, reason)
+            self._node.gone(self.name)
         return reason
 
     async def __aexit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:

@@ -52,7 +52,7 @@ class Clock:
         """The loop's own clock goes on from here: a clock must not go back while timers are armed."""
         while self._put_back:
             self._put_back.pop()()
-        ahead = self._now / _NS - loop.time()
+        ahead = self._now / _NS - time.monotonic()
         loop.time = lambda: time.monotonic() + ahead
 
     def _replace(self, loop: Any, name: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from otpd.supervisor.launch import CHILD, KEEP_ENVIRON, NODE, Job, LaunchError, 
 #: Bytes for the cookie of a blank: its name, generation and the names of three variables.
 COOKIE_SIZE: Final = 512
 #: What most agents import; whatever is missing is reported by the zygote and skipped.
-PRELOAD: Final = ("asyncio", "json", "logging", "msgpack", "otpd.agents", "otpd.agents.line")
+PRELOAD: Final = ("asyncio", "json", "logging", "msgpack", "otpd.agents", "otpd.ipc.sockets")
 
 
 def zygote_argv(

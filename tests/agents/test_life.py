@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from otpd.ipc.frames import send_packet
 from otpd.supervisor.incarnation import Status
 from tests.supervisor.processes import Root, Worker
 
@@ -211,3 +212,86 @@ def test_the_import_is_light() -> None:
     code = "import sys, otpd.agents; print(sorted({'zmq', 'psutil', 'click', 'rich', 'otpd.supervisor'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert run.stdout == "[]\n"
+
+
+def test_the_reason_of_a_stop_is_known_whether_signal_or_word_is_seen_first(root: Root) -> None:
+    worker = start(root, "def terminate(self, reason): print(reason)")
+    assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+    assert worker.channel is not None
+    send_packet(worker.channel, ["stopping", "linked(other, killed)"])
+    stop(worker)
+    assert worker.packets() == [["exit", "linked(other, killed)"]]
+    assert worker.printed() == "linked(other, killed)\nafter run\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said", "code"), [("normal", "normal", 0), ("shutdown", "shutdown", 0), ("bored", "error(bored)", 1)]
+)
+def test_it_stops_itself_for_a_reason(root: Root, reason: str, said: str, code: int) -> None:
+    worker = start(root, f"async def init(self): self.stop({reason!r})\ndef terminate(self, reason): print(reason)")
+    assert worker.packets()[-1] == ["exit", said]
+    assert worker.reap() == Status(code=code)
+    assert worker.printed().splitlines()[0] == reason
+
+
+def test_a_plain_handler_that_hangs_keeps_no_crashed_process(root: Root) -> None:
+    """The worker thread is a daemon: after a crash elsewhere, nobody waits for it."""
+    worker = start(
+        root,
+        """
+async def init(self):
+    self.task = asyncio.create_task(self.fail())
+    self._host.mailbox._in_thread(lambda: time.sleep(3600))
+async def fail(self):
+    await asyncio.sleep(0.05)
+    raise RuntimeError("beside a thread that hangs")
+""",
+    )
+    assert worker.packets()[-1] == ["exit", "error(RuntimeError: beside a thread that hangs)"]
+    assert worker.reap() == Status(code=1)
+
+
+def asked(worker: Worker) -> Any:
+    """What it asks of root; that it is ready may be said before or after."""
+    return next(packet for packet in iter(worker.packet, None) if packet[0] == "child")
+
+
+@pytest.mark.parametrize("verb", ["start_child({'name': 'w'})", "stop_child('w')", "children()"])
+def test_children_are_asked_of_root_and_its_answer_is_given(root: Root, verb: str) -> None:
+    worker = start(
+        root,
+        f"""
+async def init(self):
+    self.task = asyncio.create_task(self.ask())
+async def ask(self):
+    try: print(await self.{verb})
+    except Exception as error: print(repr(error))
+""",
+    )
+    packet = asked(worker)
+    assert packet[:2] == ["child", 1]
+    assert worker.channel is not None
+    answer = {"start": {"name": "w", "generation": 1}, "stop": None, "which": [{"name": "w"}]}[packet[2]]
+    send_packet(worker.channel, ["child", 7, True, "of nobody"])
+    send_packet(worker.channel, ["child", 1, True, answer])
+    shown = {"start": "Child(name='w', generation=1)", "stop": "None", "which": "[{'name': 'w'}]"}[packet[2]]
+    assert worker.line() == shown
+
+
+def test_what_root_refuses_is_a_child_error(root: Root) -> None:
+    worker = start(
+        root,
+        """
+async def init(self):
+    self.task = asyncio.create_task(self.ask())
+async def ask(self):
+    for spec in ({"name": "w", "x": {1}}, {"name": "w"}):
+        try: await self.start_child(spec)
+        except Exception as error: print(type(error).__name__, error)
+""",
+    )
+    assert worker.line().startswith("ChildError expected a table as in otpd.toml with a name, got ")
+    assert asked(worker) == ["child", 2, "start", {"name": "w"}]
+    assert worker.channel is not None
+    send_packet(worker.channel, ["child", 2, False, "unknown key"])
+    assert worker.line() == "ChildError unknown key"
