@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from otpd.supervisor.addresses import Addresses, Presence, Row
-from otpd.supervisor.launch import Credentials
+from otpd.supervisor.launch import Credentials, fresh_secrets
 from otpd.supervisor.life import inc_of
 from otpd.supervisor.services import BROKER
 from otpd.supervisor.spec import SPEAKING, Launch
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Packets that are given to the broker's channel, or agents that are told of a broker, in one turn of the loop.
 PER_TURN: Final = 200
+#: Characters of what the broker says of an end.
+REASON_LIMIT: Final = 500
 #: Seconds between a change of supervisors and the look at every name.
 LOOK: Final = 0.05
 #: Notices that may concern more names than their own path says, and those that say nothing new of any.
@@ -53,8 +55,8 @@ class BrokerLink:
         self._root, self._loop = root, root.loop
         self.table = Addresses()
         self.epoch: str | None = None
-        self.on_change: Callable[[], None] = lambda: None  # there is another broker, or none any more
-        self.on_packet: Callable[[list[Any]], None] = lambda _packet: None  # of the broker, but what is handled here
+        self.changes: list[Callable[[], None]] = []  # whom to call when there is another broker, or none any more
+        self.packets: list[Callable[[list[Any]], None]] = []  # who hears what the broker says
         self._broker: Live | None = None  # while it is ready
         self._lives: dict[str, Live] = {}  # by name: who has it
         self._abstract = any(_is_foreign(view.spec.start) for view in self._views())
@@ -79,12 +81,11 @@ class BrokerLink:
         foreign = _is_foreign(live.launch)
         if foreign and not self._abstract:
             self._open_to_others()
-        random = os.urandom(48)
-        identity = random[:16] if random[0] else b"\1" + random[1:16]  # ZeroMQ keeps those that begin with 0 to itself
+        identity, token = fresh_secrets()
         return Credentials(
             life=self._root.life.number,
             identity=identity,
-            token=random[16:],
+            token=token,
             broker=self.endpoint(foreign) if live.name != BROKER else None,
             runtime=str(self._root.paths.runtime_dir),
         )
@@ -147,6 +148,16 @@ class BrokerLink:
 
     def _inc(self, live: Live) -> int:
         return inc_of(self._root.life.number, live.generation)
+
+    def client_came(self, row: Row) -> None:
+        """A program that root did not start."""
+        self.table.born(row)
+        self._pump_later()
+
+    def client_went(self, row: Row) -> None:
+        self.table.died(row.name, row.inc, "normal")
+        self.table.remove(row.name)
+        self._pump_later()
 
     # --- what becomes of names ---
 
@@ -219,9 +230,10 @@ class BrokerLink:
         """What the broker says on its channel, beyond what every worker says of its life."""
         match packet:
             case ["terminate", str(name), int(inc), str(reason)]:
-                self._terminate(name, inc, reason)
-            case [str(), *_]:
-                self.on_packet(packet)
+                self._terminate(name, inc, reason[:REASON_LIMIT])
+        if isinstance(packet, list):
+            for hear in self.packets:
+                hear(packet)
 
     def send(self, packet: list[Any]) -> bool:
         """A packet beside the table's; False when there is no broker, or it does not read."""
@@ -260,7 +272,8 @@ class BrokerLink:
         """Everybody is told where the broker is: what is true when its turn comes."""
         self._to_tell = deque(self._lives.values())
         self._tell_some()
-        self.on_change()
+        for changed in self.changes:
+            changed()
 
     def _tell_some(self) -> None:
         for _ in range(min(PER_TURN, len(self._to_tell))):
@@ -286,6 +299,10 @@ class BrokerLink:
         if not self._pumping:
             self._pumping = True
             self._loop.defer(self._pump)
+
+    def flush(self) -> None:
+        """Tell the broker now what it would hear in a moment."""
+        self._pump()
 
     def _pump(self) -> None:
         """Give the broker news for as long as it takes them; its channel calls again when it has room."""

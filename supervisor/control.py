@@ -1,7 +1,7 @@
 """The control socket's server: accepts, authenticates, cuts requests out of bytes, writes answers. Knows no operation.
 
 It can't be made to block, to grow without bound or to take root down (T45-T48): uid checked by SO_PEERCRED, requests of
-at most 1 MiB that must be complete 10 s after the connection was made, at most 256 connections (the oldest one that asks
+at most 1 MiB that must be complete 10 s after the connection was made, at most 512 connections (the oldest one that asks
 nothing makes room), answers of a slow reader bounded, EMFILE pauses accepting for a second.
 """
 
@@ -21,7 +21,7 @@ from otpd.ipc.frames import ANSWER_LIMIT, REQUEST_LIMIT, FrameError, FrameReader
 from otpd.supervisor import linux
 from otpd.supervisor.loop import READ, WRITE, Loop, Timer
 
-MAX_CONNECTIONS = 256
+MAX_CONNECTIONS = 512
 REQUEST_DEADLINE = 10.0
 #: Bytes that a follower (`events -f`) may lag behind before it is cut off.
 FOLLOWER_LIMIT = 4 * 1024 * 1024
@@ -44,8 +44,9 @@ class OperationError(Exception):
 class Connection:
     """One client. One request at a time; any number of answers to it."""
 
-    def __init__(self, server: ControlServer, sock: socket.socket) -> None:
+    def __init__(self, server: ControlServer, sock: socket.socket, pid: int) -> None:
         self._server, self._socket = server, sock
+        self.pid = pid  # of the client, as the kernel tells it
         self._reader = FrameReader(REQUEST_LIMIT)
         self._out = bytearray()
         self._deadline: Timer | None = server.loop.after(REQUEST_DEADLINE, self.close)
@@ -231,14 +232,14 @@ class ControlServer:
 
     def _welcome(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if len(self._connections) >= MAX_CONNECTIONS:
             idle = next((c for c in self._connections if not c.busy), None)
             if idle is None:
                 sock.close()
                 return
             idle.close()
-        connection = Connection(self, sock)
+        connection = Connection(self, sock, pid)
         self._connections[connection] = None
         if uid not in (0, os.getuid()):
             connection.refuse(

@@ -8,6 +8,7 @@ start attempts of that path, 1, 2, 3, ..., for the life of the Tree (never reset
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -130,6 +131,27 @@ Op: TypeAlias = (
     | GetChildSpec
     | ChangeSpec
 )
+
+
+def added_by(op: Op) -> Iterator[str]:
+    """The paths of all that a request may bring into the tree.
+
+    >>> inside = SupervisorSpec(children=(ChildSpec(id="a", start="how"),))
+    >>> list(added_by(StartChild("top", ChildSpec(id="s", start=inside))))
+    ['top/s', 'top/s/a']
+    """
+    match op:
+        case StartChild(sup, spec):
+            yield from _paths(sup, (spec,))
+        case ChangeSpec(sup, spec):
+            yield from _paths(sup, spec.children)
+
+
+def _paths(sup: str, children: tuple[ChildSpec, ...]) -> Iterator[str]:
+    for child in children:
+        yield f"{sup}/{child.id}"
+        if isinstance(child.start, SupervisorSpec):
+            yield from _paths(f"{sup}/{child.id}", child.start.children)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,12 @@ class Credentials:
     runtime: str  # the runtime directory
 
 
+def fresh_secrets() -> tuple[bytes, bytes]:
+    """(identity, token) that nobody else has had. ZeroMQ keeps identities that begin with 0 to itself."""
+    random = os.urandom(48)
+    return (random[:16] if random[0] else b"\1" + random[1:16]), random[16:]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One incarnation of a worker, as it is told to the process that becomes it."""

@@ -47,14 +47,15 @@ class Life:
 
 def begin(paths: NodePaths) -> Life:
     """The life of this start, above all that can be known, saved before it is given."""
+    there = os.path.lexists(paths.life)
     known = [found for path in (paths.life, paths.life_bridge) if (found := _read(path)) is not None]
     problem = None
     if known:
         number = max(known) + 1
-    elif not _has_lived(paths):
+    elif not (there or _has_lived(paths)):
         number = 1
     else:
-        problem = f"{paths.life} is {'damaged' if paths.life.exists() else 'missing'}; counting on from the clock"
+        problem = f"{paths.life} is {'damaged' if there else 'missing'}; counting on from the clock"
         number = _above_all(paths)
     why_not = save(paths, number)
     return Life(number, why_not is None, problem or why_not)
@@ -85,7 +86,7 @@ def _read(path: Path) -> int | None:
 
 def _has_lived(paths: NodePaths) -> bool:
     """The first thing that a node leaves behind is its log of events."""
-    return any(paths.state_dir.glob("events.jsonl*")) or paths.life.exists() or paths.logs.exists()
+    return any(paths.state_dir.glob("events.jsonl*")) or paths.logs.exists()
 
 
 def _above_all(paths: NodePaths) -> int:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from otpd.supervisor import picture
 from otpd.supervisor.changes import Changes
+from otpd.supervisor.clients import Clients
 from otpd.supervisor.control import Connection, OperationError
 from otpd.supervisor.events import RestartChild, TerminateChild
 from otpd.supervisor.rawrequests import RawRequests
+from otpd.supervisor.relay import Relay
 
 if TYPE_CHECKING:
     from otpd.supervisor.root import Root
@@ -47,6 +49,7 @@ class Operations:
         self._looking = False
         self._stops: list[Connection] = []
         self._changes = Changes(root)
+        relay = Relay(root)
         self._table: dict[str, Callable[[Connection, dict[str, Any]], None]] = {
             "node": self._node,
             "tree": self._tree,
@@ -60,6 +63,9 @@ class Operations:
             "scale": self._changes.scale,
             "reload": self._changes.reload,
             "request": RawRequests(root, self._changes).request,
+            "connect": Clients(root).connect,
+            "stats": relay.stats,
+            "breaker": relay.breaker,
         }
 
     def dispatch(self, connection: Connection, request: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from otpd.ipc.frames import pack, unpack
 from otpd.supervisor import cgroup, heart, launch, life, linux, services, specdata, sweep
+from otpd.supervisor.brokerevents import BrokerEvents
 from otpd.supervisor.brokerlink import BrokerLink
 from otpd.supervisor.control import ControlServer
 from otpd.supervisor.events import (
@@ -43,6 +44,7 @@ from otpd.supervisor.events import (
     TimerFired,
     TreeEnded,
     TreeStarted,
+    added_by,
 )
 from otpd.supervisor.helpers import Logger, Zygote
 from otpd.supervisor.journal import Journal
@@ -135,6 +137,7 @@ class Root:
         self.runtime: dict[str, ChildSpec] = {}  # by path: added by hand, until a reload
         self.deleted: set[str] = set()  # paths of the config that were deleted by hand, until a reload
         self.extra_pids: set[int] = set()  # probes
+        self._homes: dict[str, str] = {}  # by name: where it lived last; elsewhere it goes on counting its generations
         self._inbox: deque[Event] = deque()
         self._pumping = False
         self.journal = Journal(lambda event: self.logger.write_event(event), self.loop.defer)
@@ -152,6 +155,7 @@ class Root:
         top = services.with_services(self.node.top)
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.link = BrokerLink(self)
+        self._broker_events = BrokerEvents(self)
         self.names = Names(self)
         self.own_children = OwnChildren(self)
         self.workers = Workers(self)
@@ -195,13 +199,17 @@ class Root:
 
     def request(self, op: Op, then: Callable[[Any], None]) -> None:
         """A management request; `then(result)` when the supervisor has got to it."""
+        for path in added_by(op):
+            if self._homes.get(path.rpartition("/")[2], path) != path:
+                self.tree.adopt_history(path)
         self._requests += 1
         self._replies[self._requests] = then
         self.feed(Request(self._requests, op))
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case Spawn():
+            case Spawn(path):
+                self._homes[path.rpartition("/")[2]] = path
                 self.workers.spawn(effect)
             case Stop():
                 self.workers.stop(effect)

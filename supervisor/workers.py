@@ -398,8 +398,7 @@ class Workers:
     def _do(self, live: Live, effect: ladder.Effect) -> None:
         match effect:
             case ladder.Ask(number):
-                if live.credentials is not None and live.channel is not None:
-                    live.channel.send(["stopping", live.incarnation.stop_reason])
+                self._announce_stop(live)
                 sweep.ask(live.pidfd, number)
             case ladder.Kill(group):
                 sweep.kill(live.pid, live.pidfd, group)
@@ -411,6 +410,13 @@ class Workers:
                 self._climb(live, live.ladder, ladder.Swept(left))
             case ladder.Done(left, detached):
                 self._cleared(live, left, detached)
+
+    def _announce_stop(self, live: Live) -> None:
+        """Why, before the signal comes; and the broker hears of all deaths until then."""
+        if self._root.link.is_broker(live):
+            self._root.link.flush()
+        if live.credentials is not None and live.channel is not None:
+            live.channel.send(["stopping", live.incarnation.stop_reason])
 
     def _owner(self, live: Live) -> sweep.Owner:
         return sweep.Owner(

@@ -86,6 +86,17 @@ def test_over_the_bound_packets_are_dropped_and_counted() -> None:
     ends.peer.close()
 
 
+def test_who_has_more_to_say_is_called_when_there_is_room(ends: Ends) -> None:
+    said, called = 0, []
+    while not ends.channel.full:
+        ends.channel.send([said, "x" * 200])
+        said += 1
+    ends.channel.on_room = lambda: called.append(ends.channel.full)
+    assert called == []
+    assert [value[0] for value in ends.read_all()] == list(range(said))
+    assert called == [False]
+
+
 def test_the_end_of_the_peer_is_told_once(ends: Ends) -> None:
     send_packet(ends.peer, ["last words"])
     ends.peer.close()

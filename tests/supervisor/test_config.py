@@ -22,6 +22,7 @@ from otpd.supervisor.spec import (
     ChildType,
     ExecReady,
     HttpReady,
+    Inbox,
     Launch,
     Limits,
     LogPolicy,
@@ -132,6 +133,22 @@ backoff = { initial = "1s", factor = 3, max = "10s", jitter = 0, reset_after = "
             ),
         ),
     )
+
+
+def test_an_inbox_has_the_defaults_of_the_contract_and_what_is_given(fleet: Path) -> None:
+    text = """
+[agents.plain]
+script = "a.py"
+[agents.small]
+script = "a.py"
+inbox = { messages = 5, bytes = "2KiB", policy = "drop_oldest" }
+"""
+    starts = [child.start for child in read(fleet, text).top.children]
+    inboxes = [start.inbox for start in starts if isinstance(start, Launch)]
+    assert inboxes == [
+        Inbox(messages=100, bytes=2**20, policy="reject"),
+        Inbox(messages=5, bytes=2048, policy="drop_oldest"),
+    ]
 
 
 def test_order_of_start_is_order_of_first_appearance_across_sections(fleet: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from otpd.supervisor.config import ConfigErrors, load
+from otpd.supervisor.services import OWN_NAMES
 
 FEED = """\
 from otpd.agents import Agent, run
@@ -140,6 +141,14 @@ PARENT = "expected the name of a supervisor in this file, got "
         (
             '[agents.root]\nscript = "feed.py"\n',
             '1:9: agents.root: expected a name of your own, got "root": the node uses it itself; did you mean "my-root"?',
+        ),
+        *(
+            (
+                f'[agents.{name}]\nscript = "feed.py"\n',
+                f'1:9: agents.{name}: expected a name of your own, got "{name}": the node uses it itself; '
+                f'did you mean "my-{name}"?',
+            )
+            for name in sorted(OWN_NAMES)
         ),
         ('[node]\nname = "a/b"\n' + OK, f'2:1: node.name: {NAME}"a/b": a name has no "/"'),
         (
@@ -287,6 +296,23 @@ PARENT = "expected the name of a supervisor in this file, got "
         (
             AGENT + "limits = { files = 0 }\n",
             "3:12: agents.feed.limits.files: expected an integer from 8 to 1073741824, got the integer 0",
+        ),
+        (
+            AGENT + "inbox = { messages = 0 }\n",
+            "3:11: agents.feed.inbox.messages: expected an integer from 1 to 1000000, got the integer 0",
+        ),
+        (
+            AGENT + "inbox = { bytes = '1B' }\n",
+            '3:11: agents.feed.inbox.bytes: expected at least 1KiB, got the string "1B"',
+        ),
+        (
+            AGENT + "inbox = { policy = 'drop_new' }\n",
+            '3:11: agents.feed.inbox.policy: expected "reject", "drop_oldest" or "drop_newest", got the string "drop_new"; '
+            'did you mean "drop_newest"?',
+        ),
+        (
+            '[programs.p]\ncommand = ["true"]\ninbox = {}\n',
+            "3:1: programs.p.inbox: not a key of [programs.NAME], it belongs to [agents.NAME]",
         ),
         (
             AGENT + "restart_when = { cpu = '50%' }\n",

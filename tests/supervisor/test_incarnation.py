@@ -202,3 +202,53 @@ def test_what_root_ends_by_itself_is_abnormal_however_politely_it_went() -> None
     assert ends(made.over_limit("memory 500 MiB over 400 MiB")) == [End(5.0)]
     made.died(Status(code=0))
     assert told(made.cleared()) == [Exited("top/a", 1, "error(memory 500 MiB over 400 MiB)")]
+
+
+LINKED = "linked(inventory, killed)"
+
+
+@pytest.mark.parametrize("status", [Status(code=0), Status(code=1), Status(signal=15), Status(signal=9)])
+def test_h5_the_end_by_a_broken_link_has_that_reason_whatever_the_status(status: Status) -> None:
+    made = running()
+    assert ends(made.terminate(LINKED)) == [End(5.0)]
+    assert made.stop_reason == LINKED
+    made.died(status)
+    assert made.last_reason == LINKED
+    assert told(made.cleared()) == [Exited("top/a", 1, LINKED)]
+
+
+def test_a_link_that_breaks_during_init_fails_the_start() -> None:
+    made = agent()
+    made.launched()
+    made.set_up()
+    assert ends(made.terminate(LINKED)) == [End(5.0)]
+    made.died(Status(signal=15))
+    assert told(made.cleared()) == [StartFailed("top/a", 1, LINKED)]
+
+
+def test_a_broken_link_comes_too_late_for_one_that_is_asked_to_stop_or_dead() -> None:
+    asked, dead = running(), running()
+    asked.ask(5.0)
+    dead.died(Status(code=3))
+    for made in (asked, dead):
+        assert made.terminate(LINKED) == []
+        assert made.stop_reason == "shutdown"
+    asked.died(Status(signal=15))
+    assert [told(made.cleared()) for made in (asked, dead)] == [
+        [Exited("top/a", 1, "shutdown")],
+        [Exited("top/a", 1, "error(3)")],
+    ]
+
+
+def test_its_last_reason_is_known_before_it_is_cleared() -> None:
+    """What the broker is told when the process is gone is what the tree hears when all is."""
+    crashed, declined, failed = running(), agent(), agent()
+    crashed.announce("error(ValueError: x)")
+    crashed.died(Status(code=1))
+    declined.launched()
+    declined.ignored()
+    declined.died(Status(code=0))
+    failed.launched()
+    failed.died(Status(signal=11))
+    reasons = [made.last_reason for made in (crashed, declined, failed)]
+    assert reasons == ["error(ValueError: x)", "normal", "signal(11)"]

@@ -46,6 +46,7 @@ class Root:
         self.loop = Loop()
         self.phase = "running"
         self.journal = Journal(lambda _event: None, lambda _action: None)
+        self.link = SimpleNamespace(changes=[], packets=[])
         self.rows = {"top/a": "starting"}
         self.tree = SimpleNamespace(view=self._view, snapshot=lambda _now: self._view("top/a"))
 
