@@ -15,7 +15,7 @@ from tests.helpers import eventually
 #: in which they came. When it is asked to stop it does what FAREWELL (JSON, in its environment) says, prints how that
 #: went, and ends. At its start it prints which of the pids in NAME.below still live.
 BOSS = """
-import json, os, signal, socket, sys
+import contextlib, json, os, signal, socket
 from otpd.ipc.frames import receive_packet, send_packet
 
 NAME = os.environ["OTPD_CHILD"]
@@ -63,13 +63,15 @@ door.listen()
 send_packet(channel, ["ready"])
 while True:
     visitor, _ = door.accept()
-    with visitor, visitor.makefile("rw") as lines:
-        requests = json.loads(lines.readline())
+    with visitor:
+        requests = json.loads(visitor.makefile().readline())
         if requests == "flood":
             for number in range(20_000):
                 send_packet(channel, ["child", number, "start", {"name": "x" * 50}])
             requests = []
-        lines.write(json.dumps(ask(requests)) + "\\n")
+        answers = json.dumps(ask(requests)) + "\\n"
+        with contextlib.suppress(OSError):  # who does not wait for the answer does not want it
+            visitor.sendall(answers.encode())
 """
 
 #: A child that notes its pid for its owner, and is ready at once.

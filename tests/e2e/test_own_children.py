@@ -38,9 +38,14 @@ def below(n: Node) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def said(n: Node, name: str, text: str) -> list[str]:
-    """Lines of its log that begin with `text`."""
-    return [line for line in n.printed(name).splitlines() if line.startswith(text)]
+def said(n: Node, name: str, text: str, count: int = 1) -> list[str]:
+    """Lines of its log that begin with `text`, once there are so many: the logger is in no hurry."""
+
+    def found() -> list[str] | None:
+        lines = [line for line in n.printed(name).splitlines() if line.startswith(text)]
+        return lines if len(lines) >= count else None
+
+    return eventually(found, 10, f"{count} lines of {name} with {text}")  # type: ignore[return-value]
 
 
 # --- starting, looking, stopping ---
@@ -108,7 +113,7 @@ def test_children_are_gone_before_the_next_incarnation_of_a_killed_owner_starts(
     n.kill(n.pid("boss"))
     n.reborn("boss", 1)
     assert gone(first) and gone(second)
-    assert said(n, "boss", "survivors") == ["survivors []", "survivors []"]
+    assert said(n, "boss", "survivors", 2) == ["survivors []", "survivors []"]
     assert [said(n, name, "terminate") for name in "xy"] == [["terminate shutdown"]] * 2
     assert ask(n, ["which"]) == [(True, [])]
     events = [(e["event"], e["name"]) for e in n.events() if e["name"] in ("boss", "x", "y")]
@@ -168,7 +173,7 @@ def test_a_killed_root_takes_all_along_and_owners_begin_anew(n: Node) -> None:
     eventually(n.answers)
     n.when("boss", state="running")
     assert ask(n, ["which"]) == [(True, [])]
-    assert said(n, "boss", "survivors")[-1] == "survivors []"
+    assert said(n, "boss", "survivors", 2)[-1] == "survivors []"
 
 
 def test_what_a_child_leaves_behind_goes_with_it(n: Node) -> None:
@@ -205,7 +210,7 @@ def test_an_owner_has_its_children_until_it_has_taken_leave() -> None:
         n.otpd("child", "start", "boss")
         start(n, "x")
         n.stop()
-        assert "[0, true, " in said(n, "boss", "farewell")[1]
+        assert "[0, true, " in said(n, "boss", "farewell", 2)[1]
 
 
 def test_children_may_be_started_before_the_owner_is_ready() -> None:
@@ -338,7 +343,7 @@ def test_own_children_are_agents_with_names_from_init_to_terminate() -> None:
         n.reborn("coordinator", 1)
         assert [n.worker(name)["generation"] for name in ("w1", "w2")] == [2, 2]
         n.stop()
-        assert said(n, "coordinator", "sum") == ["sum 6", "sum 6"]
+        assert said(n, "coordinator", "sum", 2) == ["sum 6", "sum 6"]
         assert said(n, "coordinator", "farewell") == ["farewell 2 ['w1', 'w2']"]
 
 
