@@ -59,15 +59,20 @@ def _not_running(paths: NodePaths) -> ControlError:
 
 
 def lock_holder(paths: NodePaths) -> str | None:
-    """The pid in the lock file if somebody holds the lock. It is read from /proc/locks: trying it could disturb a start."""
+    """The pid in the lock file, as heart numbers it, if somebody holds the lock."""
     try:
-        inode = os.stat(paths.lock).st_ino
-        with open("/proc/locks", encoding="ascii", errors="replace") as file:
-            held = any(_locks(line.split(), inode) for line in file)
-        return (paths.lock.read_text(errors="replace").strip() or "unknown") if held else None
+        return None if lock_owner(paths) is None else paths.lock.read_text(errors="replace").strip() or "unknown"
     except OSError:
         return None
 
 
-def _locks(fields: list[str], inode: int) -> bool:
-    return len(fields) > 5 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode)
+def lock_owner(paths: NodePaths) -> int | None:
+    """Who took the lock that is held, as this process numbers it. From /proc/locks: trying it could disturb a start."""
+    try:
+        inode = str(os.stat(paths.lock).st_ino)
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            found = [line.split() for line in file]
+    except OSError:
+        return None
+    owners = (row[4] for row in found if len(row) > 5 and row[1] == "FLOCK" and row[5].rpartition(":")[2] == inode)
+    return next((int(pid) for pid in owners if pid.isdecimal()), None)

@@ -6,21 +6,19 @@ Root is asked first. Where root can't answer any more (it is stopped by a signal
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import click
 
 from otpd.cli.arguments import json_option
-from otpd.cli.client import connect, lock_holder
+from otpd.cli.client import connect
 from otpd.cli.context import Context
 from otpd.cli.failures import Exit, Failure
+from otpd.cli.guardians import Guardians, asked, asked_or_found
 from otpd.cli.output import harmless, say, say_json
 from otpd.cli.words import duration, listed
 from otpd.ipc.control import ControlError
@@ -28,20 +26,10 @@ from otpd.supervisor.paths import NodePaths
 
 #: Seconds for which heart may be there after root's last word.
 _HEART_GRACE = 15.0
-#: Seconds that root gets to answer before heart is turned to.
-_ROOT_GRACE = 5.0
+#: Seconds that root gets to answer; and before heart is turned to.
+_ANSWER, _ROOT_GRACE = 10.0, 5.0
 #: Seconds before the first word about what is waited for; an ordinary stop is over by then.
 _QUIET = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """What is stopped. `heart_fd` and `root_fd` are pidfds: they can't come to mean another process."""
-
-    name: str
-    heart: int
-    heart_fd: int
-    root_fd: int | None = None  # of the root that answered
 
 
 @click.command("stop")
@@ -83,17 +71,19 @@ def _ask(paths: NodePaths, now: bool, tell: Callable[[list[str]], None], timeout
             raise
 
 
-def _kill(paths: NodePaths, node: _Node) -> None:
+def _kill(paths: NodePaths, node: Guardians) -> None:
     """By root; by heart when root does not answer in time."""
-    try:
-        _ask(paths, now=True, tell=_tell, timeout=_ROOT_GRACE)
-    except ControlError as error:
-        if error.code != Exit.TIMED_OUT:
-            raise
-        _tell_all("root does not answer; heart kills it and all that is below")
-        for _ in range(2):  # the second one means: at once
-            signal.pidfd_send_signal(node.heart_fd, signal.SIGTERM)
-            time.sleep(0.1)
+    if not node.silent:
+        try:
+            _ask(paths, now=True, tell=_tell, timeout=_ROOT_GRACE)
+            return
+        except ControlError as error:
+            if error.code != Exit.TIMED_OUT:
+                raise
+    _tell_all("root does not answer; heart kills it and all that is below")
+    for _ in range(2):  # the second one means: at once
+        signal.pidfd_send_signal(node.heart_fd, signal.SIGTERM)
+        time.sleep(0.1)
 
 
 def _node_id(paths: NodePaths) -> str | None:
@@ -103,7 +93,7 @@ def _node_id(paths: NodePaths) -> str | None:
         return None
 
 
-def _refuse_leftovers(node: _Node, node_id: str | None) -> None:
+def _refuse_leftovers(node: Guardians, node_id: str | None) -> None:
     """Whoever did the ending: "nothing is left" is said of what is seen, not of what was meant."""
     from otpd.supervisor.sweep import carriers
 
@@ -113,7 +103,7 @@ def _refuse_leftovers(node: _Node, node_id: str | None) -> None:
         raise Failure(Exit.FAILED, f"{node.name}: could not end: {names}", "a process in state D ends with its device")
 
 
-def _await_heart(node: _Node) -> None:
+def _await_heart(node: Guardians) -> None:
     """heart ends last, when nothing is below it; where heart was killed, root does."""
     deadline = time.monotonic() + _HEART_GRACE
     if not all(_ended(fd, deadline) for fd in (node.heart_fd, node.root_fd) if fd is not None):
@@ -131,54 +121,12 @@ def _ended(pidfd: int, deadline: float) -> bool:
 
 
 @contextlib.contextmanager
-def _node(paths: NodePaths, now: bool) -> Iterator[_Node]:
-    node = _asked(paths) if not now else _asked_or_found(paths)
+def _node(paths: NodePaths, now: bool) -> Iterator[Guardians]:
+    node = asked_or_found(paths, _ROOT_GRACE) if now else asked(paths, _ANSWER)
     try:
         yield node
     finally:
-        os.close(node.heart_fd)
-        if node.root_fd is not None:
-            os.close(node.root_fd)
-
-
-def _asked(paths: NodePaths, timeout: float = 10.0) -> _Node:
-    with connect(paths) as control:
-        found: dict[str, Any] = control.ask("node", timeout=timeout)
-    heart = _pidfd(found["heart_pid"])
-    try:
-        return _Node(found["name"], found["heart_pid"], heart, os.pidfd_open(found["pid"]))
-    except ProcessLookupError:
-        return _Node(found["name"], found["heart_pid"], heart)
-
-
-def _asked_or_found(paths: NodePaths) -> _Node:
-    """heart as root tells it, else as the lock names it."""
-    try:
-        return _asked(paths, _ROOT_GRACE)
-    except ControlError:
-        holder = lock_holder(paths)
-        if holder is None or not holder.isdecimal():
-            raise
-        node = _Node("the node", int(holder), _pidfd(int(holder)))
-        if not _is_heart(node.heart):
-            os.close(node.heart_fd)
-            raise
-        return node
-
-
-def _pidfd(pid: int) -> int:
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise Failure(Exit.NOT_RUNNING, "the node has just ended", "start it with: otpd start") from None
-
-
-def _is_heart(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"heart" in file.read()
-    except OSError:
-        return False
+        node.close()
 
 
 def _tell(names: list[str]) -> None:

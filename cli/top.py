@@ -9,6 +9,7 @@ import click
 
 from otpd.cli.arguments import to_seconds
 from otpd.cli.context import Context
+from otpd.cli.guardians import refuse_elsewhere
 from otpd.cli.output import Line, Span, Style, say
 from otpd.cli.status_view import table
 from otpd.cli.tree_view import Usage
@@ -34,6 +35,7 @@ def top(context: Context, interval: float, sort: str, json_: bool) -> None:
     from otpd.cli import live
     from otpd.cli.resources import Sampler
 
+    refuse_elsewhere(context.paths())
     interval = max(0.1, interval)
     sampler = Sampler()
     if json_:

@@ -32,7 +32,7 @@ def tree(context: Context, watch: bool, resources: bool, json_: bool) -> None:
     Of a supervisor: state, strategy, restarts used of its budget. Of a worker: state, pid, generation, restarts,
     uptime, last exit, and the time to the next attempt.
     """
-    sampler = _sampler() if resources else None
+    sampler = _sampler(context) if resources else None
     if not watch:
         _show(_ask(context), sampler, json_)
     elif json_:
@@ -117,7 +117,9 @@ def _add_usage(node: dict[str, Any], usage: Mapping[int, Usage]) -> None:
         _add_usage(child, usage)
 
 
-def _sampler() -> Sampler:
+def _sampler(context: Context) -> Sampler:
+    from otpd.cli.guardians import refuse_elsewhere
     from otpd.cli.resources import Sampler
 
+    refuse_elsewhere(context.paths())
     return Sampler()

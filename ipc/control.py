@@ -68,7 +68,7 @@ class Control:
             code = 5 if isinstance(error, PermissionError) else 1
             hint = "run otpd as the user who started the node" if code == 5 else "look at it with: otpd doctor"
             raise ControlError(code, f"can't talk to the node at {path}: {error.strerror or error}", hint) from error
-        uid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        uid = _peer(connection)[1]
         if os.getuid() not in (0, uid) and uid != 0:
             connection.close()
             raise ControlError(5, f"{path} is served by uid {uid}, you are uid {os.getuid()}", "look with: otpd doctor")
@@ -82,6 +82,11 @@ class Control:
 
     def close(self) -> None:
         self._socket.close()
+
+    @property
+    def peer_pid(self) -> int:
+        """Of root, as this process numbers it; 0 when it has no number here (root is in another pid namespace)."""
+        return _peer(self._socket)[0]
 
     def ask(self, op: str, timeout: float | None = 10.0, **arguments: Any) -> Any:
         """The result of one request. ControlError as root says; code 8 when it stays silent."""
@@ -142,3 +147,9 @@ class Control:
 
     def _gone(self, op: str) -> ControlError:
         return ControlError(7, f"the node went away while it answered '{op}'", "look with: otpd status")
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Pid and uid of whoever listens."""
+    pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid

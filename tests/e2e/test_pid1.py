@@ -149,12 +149,15 @@ def _below(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def _root_below(heart: int) -> int:
+    return next(pid for pid in _below(heart) if b"otpd: root" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
 def test_as_pid_1_it_survives_the_death_of_root() -> None:
     """T2, T38: heart is init; the tree comes back below it."""
     with unshared() as n, container(n) as c:
         c.up()
-        root = next(pid for pid in _below(c.init) if b"otpd: root" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        os.kill(root, signal.SIGKILL)
+        os.kill(_root_below(c.init), signal.SIGKILL)
         eventually(lambda: diary(n) == ["init", "init"], 10)
         os.kill(c.init, signal.SIGTERM)
         assert c.process.wait(10) == 0
@@ -183,6 +186,50 @@ def test_a_node_starts_without_home_shell_user_or_path() -> None:
         n.env = {"XDG_RUNTIME_DIR": str(n.runtime)}
         n.command = [sys.executable, *OTPD[1:]]
         n.start()
+        assert n.worker("diary")["state"] == "running"
+        n.stop()
+        assert diary(n) == ["init", "terminate shutdown"]
+
+
+# --- seen from outside of the namespace ---
+
+
+def test_a_stop_from_outside_of_the_container_ends_the_node_and_no_stranger() -> None:
+    """Root tells its own numbers; here they are other processes': its heart is 1 there, here that is the machine's init."""
+    with unshared() as n, container(n) as c:
+        c.up()
+        assert n.json("tree")["node"]["heart_pid"] == 1
+        for arguments in (["tree", "--resources"], ["top", "--json"]):
+            assert "what its processes use can't be told from here" in n.otpd(*arguments, check=1).stderr
+        done = n.otpd("stop")
+        assert "stopped in" in done.stdout
+        assert c.process.wait(10) == 0
+        assert diary(n) == ["init", "terminate shutdown"]
+
+
+def test_stop_now_from_outside_reaches_heart_though_root_does_not_answer() -> None:
+    with unshared() as n, container(n) as c:
+        c.up()
+        root = _root_below(c.init)
+        os.kill(root, signal.SIGSTOP)
+        done = n.otpd("stop", "--now")
+        assert "root does not answer; heart kills it" in done.stderr
+        assert c.process.wait(10) == 1
+        assert stat(root) is None
+
+
+def test_a_stop_from_a_namespace_in_which_the_node_has_no_pids_is_refused_with_what_to_do() -> None:
+    """The other way round: from a container that shares the node's directory; the node runs on."""
+    with unshared() as n:
+        n.start()
+        for arguments in (["stop"], ["stop", "--now"]):
+            inside = ["unshare", "--pid", "--fork", "--mount-proc", *n.command, *arguments]
+            done = subprocess.run(inside, cwd=n.home, env=n.env, capture_output=True, text=True, timeout=30)
+            assert done.returncode == 1
+            assert done.stderr.splitlines() == [
+                "otpd: the node runs in another pid namespace: its processes have no number here",
+                "next: run this where the node runs, for example with: docker exec, or nsenter --pid --mount --target PID",
+            ]
         assert n.worker("diary")["state"] == "running"
         n.stop()
         assert diary(n) == ["init", "terminate shutdown"]
