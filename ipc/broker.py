@@ -27,8 +27,9 @@ from otpd.ipc.rootlink import RootGone, RootLink
 from otpd.ipc.router import Router, Send
 from otpd.ipc.wire import Lane
 
-#: Frames of each lane in one turn: between two looks at the system lane lies at most so much of the data lane.
-_BUDGET: Final = 256
+#: Frames of each lane in one turn. Those of the data lane are what a frame of the system lane may have to wait for: some
+#: two milliseconds at most.
+_BUDGETS: Final = {Lane.SYSTEM: 256, Lane.DATA: 64}
 _BEATS_PER_WATCHDOG: Final = 4
 _WATCHDOG: Final = 2.0
 _NS: Final = 1_000_000_000
@@ -88,9 +89,9 @@ class Broker:
             self._now = time.monotonic_ns()
             if self._root.fileno() in ready:
                 self._hear_root()
-            for door in self.doors.values():
+            for lane, door in self.doors.items():
                 if door.socket in ready:
-                    door.receive(_BUDGET, self.router, self._now)
+                    door.receive(_BUDGETS[lane], self.router, self._now)
             due = self.router.tick(self._now)
             self._act()
             self._beat()

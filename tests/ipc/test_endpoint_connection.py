@@ -250,6 +250,19 @@ def test_what_an_old_broker_delivered_takes_up_its_part_of_the_new_window() -> N
     assert hand.said() == [["credit", 256 + 64, 262144 + 6400]]
 
 
+def test_a_mailbox_that_is_over_the_window_gives_a_new_broker_no_credit_until_it_is_worked_off() -> None:
+    hand = Hand.live()
+    hand.say(["name", 9, "feed", 1], lane=Lane.DATA)
+    hand.give(Kind.CAST, 9, (1, 0, b"x" * 400_000))
+    hand.end.lost(0)
+    hand.end.connected("b3.2", 0)
+    hand.sent()
+    hand.welcome("b3.2")
+    assert hand.said() == [["credit", 255, 0]]
+    hand.end.handled(1, 400_000)
+    assert hand.said() == [["credit", 256, 262144]]
+
+
 def test_connected_without_a_word_of_loss_is_a_loss_as_well() -> None:
     hand = Hand.live()
     request = hand.end.call(FEED, b"?", 50 * MS, 0)

@@ -265,6 +265,16 @@ def test_commands_and_replies_need_no_credit() -> None:
     assert found == [("s", "SYSTEM"), ("s", "REPLY"), ("d", "REPLY")]
 
 
+def test_replies_leave_in_batches_as_well() -> None:
+    hand = Hand.live()
+    epoch = 0
+    for size in [10] * 300 + [30_000] * 3:
+        hand.end.reply(epoch, Status.OK, b"x" * size)
+    assert hand.end.pending
+    assert [len(bodies) for _, _, bodies in hand.frames()] == [128, 128, 46, 1]
+    assert not hand.end.pending
+
+
 def test_room_ends_at_1024_messages_or_1_mib_that_wait() -> None:
     hand = Hand.live(messages=0)
     for _ in range(1023):
