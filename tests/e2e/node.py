@@ -119,7 +119,8 @@ class Node:
         return {row["name"]: row for row in self.ask("status") if row["kind"] == "service"}
 
     def worker(self, name: str) -> dict[str, Any]:
-        return self.workers()[name]
+        """The row of a worker, or of one of the node's own."""
+        return {row["name"]: row for row in self.ask("status")}[name]
 
     def pid(self, name: str) -> int:
         return int(self.worker(name)["pid"])
