@@ -16,11 +16,31 @@ export function run(agent) {
   new Life(agent, Root.open()).live();
 }
 
+// One of the two sockets. zeromq.js allows one send at a time, so they queue.
+class Lane {
+  constructor(letter, options, endpoint) {
+    this.letter = letter;
+    this.socket = new Dealer(options);
+    this.socket.connect(endpoint);
+    this.sent = Promise.resolve();
+  }
+
+  send(frame) {
+    this.sent = this.sent.then(() => this.socket.send(frame)).catch(() => {});
+  }
+
+  async close(linger) {
+    await this.sent;
+    this.socket.linger = linger;
+    this.socket.close();
+  }
+}
+
 class Life {
   #agent;
   #root;
   #job;
-  #broker = null; // { epoch, control, data, taken: [messages, bytes], granted: [messages, bytes] }
+  #broker = null; // { epoch, control: lane, data: lane, taken: [messages, bytes], granted: [messages, bytes] }
   #mailbox = [];
   #busy = false;
   #stopping = "shutdown";
@@ -48,15 +68,16 @@ class Life {
 
   async #stop() {
     await this.#agent.terminate?.(this.#stopping);
+    await this.#close(0);
     this.#root.say("exit", "shutdown");
-    process.exit(0);
+    this.#root.leave(0);
   }
 
-  async #crash(error) {
+  // The reply that tells the caller must leave first, but nothing may hold the end up.
+  #crash(error) {
     console.error(error);
     this.#root.say("exit", `error(${error.name}: ${error.message})`);
-    await Promise.race([this.#close(200), new Promise((done) => setTimeout(done, 250))]);
-    process.exit(1);
+    return Promise.race([this.#close(200), new Promise((late) => setTimeout(late, 250))]).finally(() => this.#root.leave(1));
   }
 
   // --- the broker ---
@@ -66,12 +87,12 @@ class Life {
     this.#close(0);
     if (!epoch) return;
     const options = { routingId: Buffer.from(this.#job.identity), linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0 };
-    const broker = { epoch, control: new Dealer(options), data: new Dealer(options), taken: [0, 0], granted: [MESSAGES, BYTES] };
+    const open = (letter) => new Lane(letter, options, `${endpoint}-${letter}`);
+    const broker = { epoch, control: open("s"), data: open("d"), taken: [0, 0], granted: [MESSAGES, BYTES] };
     this.#broker = broker;
-    for (const [lane, socket] of [["s", broker.control], ["d", broker.data]]) {
-      socket.connect(`${endpoint}-${lane}`);
-      this.#send(socket, system(["hello", this.#hello(lane)]));
-      this.#receive(socket, broker);
+    for (const lane of [broker.control, broker.data]) {
+      lane.send(system(["hello", this.#hello(lane.letter)]));
+      this.#receive(lane, broker);
     }
   }
 
@@ -80,29 +101,18 @@ class Life {
     return { v: 1, name, inc: life * 2 ** 32 + generation, token, lane };
   }
 
-  async #receive(socket, broker) {
+  async #receive(lane, broker) {
     try {
-      for await (const [frame] of socket) this.#take(parse(frame), broker);
+      for await (const [frame] of lane.socket) this.#take(parse(frame), broker);
     } catch (error) {
       if (this.#broker === broker) throw error;
     }
   }
 
-  // zeromq.js allows one send at a time on a socket.
-  #send(socket, frame) {
-    socket.sending = (socket.sending ?? Promise.resolve()).then(() => socket.send(frame)).catch(() => {});
-    return socket.sending;
-  }
-
   async #close(linger) {
     const broker = this.#broker;
     this.#broker = null;
-    if (!broker) return;
-    for (const socket of [broker.control, broker.data]) {
-      socket.linger = linger;
-      await socket.sending;
-      socket.close();
-    }
+    if (broker) await Promise.all([broker.control.close(linger), broker.data.close(linger)]);
   }
 
   #take({ kind, messages }, broker) {
@@ -114,7 +124,7 @@ class Life {
   }
 
   #command([verb, ...rest], broker) {
-    if (verb === "welcome") this.#send(broker.control, system(["credit", ...broker.granted]));
+    if (verb === "welcome") broker.control.send(system(["credit", ...broker.granted]));
     else if (verb === "stale") this.#crash(new Error(`stale: ${rest[0]}`));
     else if (verb === "cancel") this.#mailbox = this.#mailbox.filter((each) => each.kind !== Kind.CALL || each.number !== rest[0]);
   }
@@ -155,8 +165,8 @@ class Life {
 
   #reply(broker, call, status, value) {
     const body = pack(value);
-    const socket = body.length > LARGE ? broker.data : broker.control;
-    this.#send(socket, join(Kind.REPLY, 0, [{ number: call, mark: status, body }]));
+    const lane = body.length > LARGE ? broker.data : broker.control;
+    lane.send(join(Kind.REPLY, 0, [{ number: call, mark: status, body }]));
   }
 
   // What was handled gives the broker credit for more: cumulative totals of the epoch, renewed at a quarter of the window.
@@ -166,6 +176,6 @@ class Life {
     const wanted = [broker.taken[0] + MESSAGES, broker.taken[1] + BYTES];
     if (wanted[0] - broker.granted[0] < MESSAGES / 4 && wanted[1] - broker.granted[1] < BYTES / 4) return;
     broker.granted = wanted;
-    if (broker === this.#broker) this.#send(broker.control, system(["credit", ...wanted]));
+    if (broker === this.#broker) broker.control.send(system(["credit", ...wanted]));
   }
 }

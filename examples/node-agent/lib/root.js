@@ -6,6 +6,7 @@ const PACKET = 200_001;
 
 export class Root {
   #channel;
+  #status = null; // how this process ends, once it does
 
   // Who this process is; says how it is meant when it was started by hand.
   static open() {
@@ -32,9 +33,17 @@ export class Root {
   listen(onPacket) {
     const buffer = Buffer.alloc(PACKET);
     fs.read(this.#channel, buffer, 0, PACKET, null, (error, size) => {
-      if (error || size === 0) process.exit(1);
+      if (error || size === 0) process.exit(this.#status ?? 1);
+      if (this.#status !== null) process.exit(this.#status);
       onPacket(unpack(buffer.subarray(0, size)));
       this.listen(onPacket);
     });
+  }
+
+  // Exit with this status. At exit Node joins its threads, and one of them sits in read(2): any answer of root's wakes it.
+  leave(status) {
+    this.#status = status;
+    this.say("child", 0, "which");
+    setTimeout(() => process.kill(process.pid, "SIGKILL"), 500);
   }
 }
