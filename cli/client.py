@@ -13,6 +13,8 @@ from otpd.supervisor.paths import NodePaths
 GRACE = 3.0
 #: What the client waits beyond the time that root was given to answer.
 _SLACK = 5.0
+#: What root answers for a broker that is not there, or does not answer.
+_BROKER_IS_AWAY = (3, 8)
 
 
 class Client(Control):
@@ -29,6 +31,17 @@ class Client(Control):
         """The rows of all workers, or of those that `name` means."""
         found: list[dict[str, Any]] = self.ask("status") if name is None else self.ask("status", name=name)
         return found
+
+    def status_and_messages(self, name: str | None = None) -> list[dict[str, Any]]:
+        """The same with what the broker knows of each name (inbox, breaker, counters); without, while it is away."""
+        rows = self.status(name)
+        try:
+            told: dict[str, dict[str, Any]] = {row["name"]: row for row in self.ask("stats")}
+        except ControlError as error:
+            if error.code not in _BROKER_IS_AWAY:
+                raise
+            return rows
+        return [told.get(row["name"], {}) | row for row in rows]
 
 
 def connect(paths: NodePaths, grace: float = GRACE) -> Client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import sys
@@ -16,19 +17,25 @@ from otpd.cli.failures import Exit, Failure
 from otpd.cli.output import Line, coloured, plain, wants_colour
 
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+#: An escape sequence, or one character.
+_KEY = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]|.", re.DOTALL)
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
-def watch(frame: Callable[[], list[Line]], interval: float = 1.0) -> None:
-    """Show `frame()` every `interval` seconds. Failure 2 when stdout is no terminal."""
+def watch(frame: Callable[[], list[Line]], interval: float = 1.0, on_key: Callable[[str], None] | None = None) -> None:
+    """Show `frame()` every `interval` seconds, and after every key that `on_key` was told of. Keys are characters, "up",
+    "down", "enter" and "escape"; q ends it. Failure 2 when stdout is no terminal."""
     if not sys.stdout.isatty():
         raise Failure(Exit.USAGE, "a live picture needs a terminal, but stdout is none", "leave out -w, or add --json")
     with _other_screen():
         while True:
             sys.stdout.write(_drawn(frame()))
             sys.stdout.flush()
-            if _quit_within(interval):
-                return
+            for key in _keys_within(interval):
+                if key in ("q", "Q", "end"):
+                    return
+                if on_key is not None:
+                    on_key(key)
 
 
 def _drawn(lines: list[Line]) -> str:
@@ -58,9 +65,25 @@ def _other_screen() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def _quit_within(seconds: float) -> bool:
+_NAMED = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down", "\r": "enter", "\n": "enter", "\x1b": "escape"}
+
+
+def _keys_within(seconds: float) -> list[str]:
+    """The keys that were pressed, or none after so many seconds; "end" for ^C and a terminal that is gone."""
     if not sys.stdin.isatty():
         time.sleep(seconds)
-        return False
+        return []
     ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return bool(ready) and os.read(sys.stdin.fileno(), 64)[:1].lower() in (b"q", b"\x03", b"")
+    return keys(os.read(sys.stdin.fileno(), 64)) if ready else []
+
+
+def keys(typed: bytes) -> list[str]:
+    """What a terminal sent, as keys; sequences that mean nothing here are left out.
+
+    >>> keys(b"c\\x1b[A"), keys(b""), keys(b"\\x1b[5~r")
+    (['c', 'up'], ['end'], ['r'])
+    """
+    if not typed or b"\x03" in typed:
+        return ["end"]
+    found = _KEY.findall(typed.decode("utf-8", "replace"))
+    return [_NAMED.get(key, key) for key in found if len(key) == 1 or key in _NAMED]

@@ -27,6 +27,7 @@ class Style(enum.Enum):
     DIM = "2"
     BOLD = "1"
     NAME = "36"
+    CHOSEN = "7"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def status(context: Context, name: str | None, wanted: str | None, timeout: floa
 
 def _rows(context: Context, name: str | None) -> list[dict[str, Any]]:
     with context.control() as control:
-        return control.status(name)
+        return control.status_and_messages(name)
 
 
 def _wait(context: Context, wanted: str, name: str | None, timeout: float) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def _wait(context: Context, wanted: str, name: str | None, timeout: float) -> li
     try:
         with context.control() as control:
             control.wait(wanted, timeout, name)
-            return control.status(name)
+            return control.status_and_messages(name)
     except ControlError as error:
         if wanted != "down" or error.code != Exit.NOT_RUNNING:
             raise

@@ -10,16 +10,27 @@ from otpd.cli.tree_view import Usage, state_span, usage_spans
 from otpd.cli.words import duration, last_exit
 
 _HEAD = ("NAME", "KIND", "STATE", "PID", "GEN", "RESTARTS", "UPTIME")
+_BREAKERS = {"closed": Style.DIM, "half_open": Style.BUSY}
 
 
-def table(rows: Sequence[Mapping[str, Any]], now: float, usage: Mapping[int, Usage] | None = None) -> list[Line]:
-    """A head and one line per worker. `now` is the wall clock; with `usage` there are columns for cpu and memory."""
-    head = [*_HEAD, *(("CPU", "MEMORY") if usage is not None else ()), "LAST EXIT"]
+def table(
+    rows: Sequence[Mapping[str, Any]],
+    now: float,
+    usage: Mapping[int, Usage] | None = None,
+    rates: Mapping[str, float] | None = None,
+) -> list[Line]:
+    """A head and one line per worker. `now` is the wall clock; with `usage` there are columns for cpu and memory, with
+    `rates` (calls per second by name) one for them, and where the broker said something of a row those for messages."""
+    told = any("inbox" in row for row in rows)
+    head = [*_HEAD, *(("INBOX",) if told else ()), *(("CALLS/S",) if told and rates is not None else ())]
+    head += [*(("BREAKER",) if told else ()), *(("CPU", "MEMORY") if usage is not None else ()), "LAST EXIT"]
     cells = [[Span(word, Style.DIM) for word in head]]
-    return columns(cells + [_row(row, now, usage) for row in rows])
+    return columns(cells + [_row(row, now, usage, rates, told) for row in rows])
 
 
-def _row(row: Mapping[str, Any], now: float, usage: Mapping[int, Usage] | None) -> list[Span]:
+def _row(
+    row: Mapping[str, Any], now: float, usage: Mapping[int, Usage] | None, rates: Mapping[str, float] | None, told: bool
+) -> list[Span]:
     restarts = row["restarts"]
     cells = [
         Span(harmless(row["name"])),
@@ -30,9 +41,21 @@ def _row(row: Mapping[str, Any], now: float, usage: Mapping[int, Usage] | None) 
         Span(str(restarts), Style.BUSY if restarts else Style.PLAIN),
         Span(_clock(row)),
     ]
+    if told:
+        cells += _messages(row, rates)
     if usage is not None:
         cells += usage_spans(usage.get(row["pid"]) if row["pid"] else None)
     return [*cells, Span(_past(row, now), Style.DIM)]
+
+
+def _messages(row: Mapping[str, Any], rates: Mapping[str, float] | None) -> list[Span]:
+    inbox, breaker = row.get("inbox"), row.get("breaker")
+    rate = [] if rates is None else [Span(f"{rates[row['name']]:.0f}" if row["name"] in rates else "-")]
+    return [
+        Span("-" if inbox is None else str(inbox), Style.BUSY if inbox else Style.PLAIN),
+        *rate,
+        Span(str(breaker or "-"), _BREAKERS.get(str(breaker), Style.BAD) if breaker else Style.PLAIN),
+    ]
 
 
 def _clock(row: Mapping[str, Any]) -> str:

@@ -40,7 +40,10 @@ class FakeNode:
         self.runtime = home / "r"
         self.runtime.mkdir(mode=0o700)
         (home / "otpd.toml").write_text(CONFIG)
-        self.answers: dict[str, Answer] = {"node": facts(), "tree": tree(), "status": lambda *_: workers(tree()["tree"])}
+        self.answers: dict[str, Answer] = {
+            "node": facts(), "tree": tree(), "status": lambda *_: workers(tree()["tree"]),
+            "stats": fails(3, "there is no broker now to ask for stats"),
+        }  # fmt: skip
         self.requests: list[dict[str, Any]] = []
         self._listener: socket.socket | None = None
         self._open: list[socket.socket] = []

@@ -31,6 +31,20 @@ def test_the_table_with_usage() -> None:
     ]
 
 
+def test_the_table_shows_inbox_and_breaker_where_the_broker_said_something() -> None:
+    rows = [ROWS[0] | {"inbox": 7, "breaker": "open"}, ROWS[2]]
+    assert [plain(line) for line in table(rows, AT, rates={"feed": 12.4})] == [
+        "NAME  KIND     STATE    PID   GEN  RESTARTS  UPTIME  INBOX  CALLS/S  BREAKER  LAST EXIT",
+        "feed  agent    running  4720  3    2         12s     7      12       open     killed 1m30s ago",
+        "web   program  failed   -     1    0         -       -      -        -        -  gunicorn: command not found",
+    ]
+
+
+def test_what_the_broker_knows_joins_the_rows_of_root(node: FakeNode) -> None:
+    node.answers["stats"] = [{"name": "feed", "state": "not root's", "inbox": 3, "breaker": "closed"}, {"name": "@1.1"}]
+    assert node.json("status") == [ROWS[0] | {"inbox": 3, "breaker": "closed"}, *ROWS[1:]]
+
+
 def test_json_is_the_list_of_root(node: FakeNode) -> None:
     assert node.json("status") == ROWS
     assert node.asked("status") == [{}]

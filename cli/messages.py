@@ -1,0 +1,166 @@
+"""`otpd call`, `cast`, `publish` and `describe`: an operator speaks to agents as another agent would, through the broker.
+
+Arguments are `name=value`; a value that is JSON is taken as that, anything else as a text: `n=3`, `sku=A17`, `tags=["a"]`,
+`code='"3"'`. What an agent answers is printed as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from otpd.cli.arguments import complete_names, json_option, name_argument, to_seconds
+from otpd.cli.context import Context
+from otpd.cli.failures import Exit, Failure
+from otpd.cli.output import say, say_json, say_lines
+
+if TYPE_CHECKING:
+    from otpd.agents import Client
+
+_timeout = click.option(
+    "--timeout", metavar="DURATION", callback=to_seconds, default="5s", show_default=True,
+    help="How long to wait for the answer at most (exit 8).",
+)  # fmt: skip
+_method = click.argument("method")
+_arguments = click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
+
+
+@click.command("call")
+@name_argument
+@_method
+@_arguments
+@_timeout
+@click.option("--raw", is_flag=True, help="A text that is answered is printed as it is.")
+@json_option
+@click.pass_obj
+def call(
+    context: Context, name: str, method: str, arguments: tuple[str, ...], timeout: float, raw: bool, json_: bool
+) -> None:
+    """Call METHOD of the agent NAME and print what it answers."""
+    given = keywords(arguments)
+    with _client(context, timeout) as client:
+        answer = client.call(name, method, timeout=timeout, **given)
+    if raw and not json_ and isinstance(answer, str):
+        say(answer.removesuffix("\n"))
+    else:
+        say_json(answer)
+
+
+@click.command("cast")
+@name_argument
+@_method
+@_arguments
+@_timeout
+@json_option
+@click.pass_obj
+def cast(context: Context, name: str, method: str, arguments: tuple[str, ...], timeout: float, json_: bool) -> None:
+    """Send METHOD to the agent NAME one way; done when the broker has accepted it."""
+    given = keywords(arguments)
+    with _client(context, timeout) as client:
+        client.cast(name, method, confirm=True, **given)
+    _accepted(json_, f"accepted for {name}")
+
+
+@click.command("publish")
+@click.argument("topic")
+@_arguments
+@json_option
+@click.pass_obj
+def publish(context: Context, topic: str, arguments: tuple[str, ...], json_: bool) -> None:
+    """Publish an event on TOPIC; whoever has subscribed by now gets it."""
+    given = keywords(arguments)
+    with _client(context, 5.0) as client:
+        client.publish(topic, **given)
+    _accepted(json_, f"published on {topic}")
+
+
+@click.command("describe")
+@click.argument("name", shell_complete=complete_names)
+@_timeout
+@json_option
+@click.pass_obj
+def describe(context: Context, name: str, timeout: float, json_: bool) -> None:
+    """Show what the agent NAME can be asked: its calls, casts and topics, with signatures and docs."""
+    with _client(context, timeout) as client:
+        found = client.call(name, "otpd.describe", timeout=timeout)
+    if json_:
+        say_json(found)
+        return
+    from otpd.cli.describe_view import render
+
+    say_lines(render(found))
+
+
+def keywords(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """`name=value` words as keyword arguments.
+
+    >>> keywords(("sku=A", "n=3", "deep={\\"a\\": [1]}", "empty="))
+    {'sku': 'A', 'n': 3, 'deep': {'a': [1]}, 'empty': ''}
+    """
+    found: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or not name.isidentifier():
+            what = f"expected an argument such as sku=A or n=3, got {argument!r}"
+            raise Failure(Exit.USAGE, what, "quote values with blanks: text='a b'")
+        if name in found:
+            raise Failure(Exit.USAGE, f"the argument {name} is given twice")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _accepted(json_: bool, text: str) -> None:
+    if json_:
+        say_json({"ok": True})
+    else:
+        say(text)
+
+
+@contextmanager
+def _client(context: Context, timeout: float) -> Iterator[Client]:
+    """A client of the node; what goes wrong with a message becomes an exit code of the table."""
+    from otpd.agents import OtpdError, connect
+
+    with context.control():  # says best what is wrong when there is no node
+        control = str(context.paths().control)
+    try:
+        with connect(control, timeout) as client:
+            yield client
+    except OtpdError as error:
+        raise failure_of(error) from error
+
+
+def failure_of(error: Exception) -> Failure:
+    """The exit code for an error of the SDK: 4 nobody has the name, 8 too late, 2 not as the agent takes it, 3 its breaker is
+    open, 7 no node, else 1. What to do next is what the error says last."""
+    from otpd.agents import errors
+
+    what, _, hint = str(error).rpartition("; ")
+    what, hint = (what, hint) if what else (hint, "look with: otpd top")
+    match error:
+        case errors.NoProcess():
+            code = Exit.NO_CHILD
+        case errors.CallTimeout():
+            code = Exit.TIMED_OUT
+        case errors.BadArguments() | errors.NoMethod():
+            code = Exit.USAGE
+        case errors.CircuitOpen():
+            code = Exit.STATE
+        case errors.NodeNotRunning():
+            code = Exit.NOT_RUNNING
+        case errors.RemoteError() | errors.Reject():
+            return Failure(Exit.FAILED, str(error), "see its last lines with: otpd why NAME")
+        case _:
+            code = Exit.FAILED
+    return Failure(code, what, hint)
