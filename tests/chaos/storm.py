@@ -1,0 +1,75 @@
+"""Kills and stops what a node is made of, at random, from a seed; and the node that it does this to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from otpd.ipc.control import ControlError
+from tests.e2e.node import Node, node
+
+AGENTS = 20
+#: How often each is chosen, and how long one may stand still (seconds). root's death takes everybody with it: rarely.
+VICTIMS = {"agent": 12, "broker": 5, "zygote": 3, "root": 1}
+STANDSTILL = (0.05, 1.5)
+PAUSE = (0.05, 0.4)
+
+
+@contextmanager
+def stage(seed: int) -> Iterator[tuple[Node, Path]]:
+    """A node of actors that talk, and the directory of their facts."""
+    names = [f"actor{number}" for number in range(AGENTS)]
+    script = (Path(__file__).parent / "actor.py").read_text()
+    with node("", start=False) as made:
+        facts = made.home / "facts"
+        facts.mkdir()
+        args = f'args = {{ peers = {names}, facts = "{facts}", seed = {seed} }}'.replace("'", '"')
+        backoff = 'backoff = { initial = "10ms", max = "100ms" }'
+        tables = [f'[agents.{name}]\nscript = "actor.py"\n{args}\n{backoff}\n' for name in names]
+        made.write("otpd.toml", "\n".join(tables))
+        made.write("actor.py", script)
+        made.start()
+        yield made, facts
+
+
+class Storm:
+    """`rage` for some seconds; `done` counts what it did."""
+
+    def __init__(self, made: Node, seed: int) -> None:
+        self._node = made
+        self._random = random.Random(seed)
+        self.done: Counter[str] = Counter()
+
+    def rage(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(ControlError, OSError, KeyError, TypeError):  # the node is on its way back
+                self._strike()
+            time.sleep(self._random.uniform(*PAUSE))
+
+    def _strike(self) -> None:
+        kind = self._random.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+        pid = self._pid(kind)
+        if self._random.random() < 0.7:
+            os.kill(pid, signal.SIGKILL)
+            self.done[f"{kind} killed"] += 1
+            return
+        os.kill(pid, signal.SIGSTOP)
+        self.done[f"{kind} stopped"] += 1
+        time.sleep(self._random.uniform(*STANDSTILL))
+        os.kill(pid, signal.SIGCONT)
+
+    def _pid(self, kind: str) -> int:
+        if kind == "root":
+            return int(self._node.facts()["pid"])
+        if kind == "zygote":
+            return int(self._node.facts()["zygote_pid"])
+        name = "broker" if kind == "broker" else f"actor{self._random.randrange(AGENTS)}"
+        return self._node.pid(name)

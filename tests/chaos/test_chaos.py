@@ -1,0 +1,63 @@
+"""The short form of scripts/chaos, and that its judge can convict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.run import chaos
+from tests.chaos.verdict import judge
+
+
+@pytest.mark.timeout(180)
+def test_whatever_is_killed_every_call_ends_no_cast_is_doubled_and_nothing_is_left() -> None:
+    outcome = chaos(seconds=12.0, seed=7)
+    assert (outcome.verdict.problems, outcome.problems) == ([], [])
+    assert outcome.struck["agent killed"] and outcome.struck["broker killed"] and outcome.verdict.outcomes["ok"] > 1000
+
+
+def fact(what: str, at: float, **more: Any) -> dict[str, Any]:
+    return {"what": what, "at": at, **more}
+
+
+@pytest.mark.parametrize(
+    ("facts", "problem"),
+    [
+        ([fact("call", 1.0, id="a", peer="x"), fact("born", 1.2), fact("born", 3.5)], "a.1: call a to x has no outcome"),
+        (
+            [fact("call", 1.0, id="a", peer="x"), *(fact("called", 1.1, id="a", outcome="ok") for _ in range(2))],
+            "a.1: call a: ['ok', 'ok']",
+        ),
+        (
+            [
+                fact("call", 1.0, id="a", peer="x"),
+                *(fact("born", 1.0 + n / 10) for n in range(30)),
+                fact("called", 4.0, id="a", outcome="ok"),
+            ],
+            "a.1: call a ended 3.00 s after it began",
+        ),
+        ([fact("cast", 1.0, id="c"), fact("took", 1.1, id="c"), fact("took", 1.1, id="c")], "cast c was handled 2 times"),
+        ([fact("took", 1.1, id="c")], "cast c was handled and never sent"),
+        (
+            [fact("cast", 1.0, id="c"), fact("casted", 1.1, id="c", outcome="NoProcess"), fact("took", 1.1, id="c")],
+            "cast c was handled, its sender heard NoProcess",
+        ),
+        (
+            [fact("down", 1.0, peer="x", generation=3, reason="killed") for _ in range(2)],
+            "a.1: DOWN of x generation 3 came 2 times",
+        ),
+    ],
+)
+def test_the_judge_convicts(tmp_path: Path, facts: list[dict[str, Any]], problem: str) -> None:
+    (tmp_path / "a.1.jsonl").write_text("".join(json.dumps(each) + "\n" for each in facts))
+    verdict = judge(tmp_path)
+    assert [found.replace("a.1.jsonl", "a.1") for found in verdict.problems] == [problem]
+
+
+def test_a_call_whose_caller_died_needs_no_outcome(tmp_path: Path) -> None:
+    facts = [fact("call", 1.0, id="a", peer="x"), fact("born", 1.4)]
+    (tmp_path / "a.1.jsonl").write_text("".join(json.dumps(each) + "\n" for each in facts))
+    assert judge(tmp_path).problems == []

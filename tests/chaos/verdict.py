@@ -1,0 +1,100 @@
+"""Judges what the actors of a chaos run wrote down: what must hold whatever was killed (messaging.md C2, D1, H1). Pure."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.actor import TIMEOUT
+
+#: Seconds by which an outcome may be late, besides the time for which the actor itself stood still.
+SLACK = 0.5
+#: Seconds; an actor that runs writes more often.
+_SILENCE = 0.1
+#: What a sender may not hear of a message that was handled all the same.
+NOT_EXECUTED = ("NoProcess", "Overloaded", "CircuitOpen")
+
+Fact = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    problems: list[str]
+    outcomes: Counter[str]  # of calls
+    facts: Counter[str]  # of each kind
+
+
+def judge(directory: Path) -> Verdict:
+    """All files of one run."""
+    lives = {path.name: list(_facts(path)) for path in sorted(directory.glob("*.jsonl"))}
+    problems = [problem for name, life in lives.items() for problem in (*_calls(name, life), *_downs(name, life))]
+    problems += _casts([fact for life in lives.values() for fact in life])
+    everything = [fact for life in lives.values() for fact in life]
+    outcomes = Counter(fact["outcome"] for fact in everything if fact["what"] == "called")
+    return Verdict(problems, outcomes, Counter(fact["what"] for fact in everything))
+
+
+def _facts(path: Path) -> Iterator[Fact]:
+    """The last line of a life that was killed may be missing, never torn: each is one write."""
+    yield from map(json.loads, path.read_text().splitlines())
+
+
+def _calls(name: str, life: list[Fact]) -> Iterator[str]:
+    """Every call has one outcome, by its deadline, while its caller lives and runs."""
+    ended: dict[str, list[Fact]] = {}
+    for fact in life:
+        if fact["what"] == "called":
+            ended.setdefault(fact["id"], []).append(fact)
+    silences = _silences(life)
+    for fact in life:
+        if fact["what"] != "call":
+            continue
+        due = fact["at"] + TIMEOUT + SLACK + _stood_still(silences, fact["at"])
+        found = ended.get(fact["id"], [])
+        if not found and life[-1]["at"] > due:
+            yield f"{name}: call {fact['id']} to {fact['peer']} has no outcome"
+        elif len(found) > 1 or (found and found[0]["outcome"] == "wrong answer"):
+            yield f"{name}: call {fact['id']}: {[each['outcome'] for each in found]}"
+        elif found and found[0]["at"] > due:
+            yield f"{name}: call {fact['id']} ended {found[0]['at'] - fact['at']:.2f} s after it began"
+
+
+def _silences(life: list[Fact]) -> list[tuple[float, float]]:
+    """When the actor wrote nothing for a while, and for how long: it was stopped, or the machine was."""
+    times = [fact["at"] for fact in life]
+    return [(earlier, later - earlier) for earlier, later in itertools.pairwise(times) if later - earlier > _SILENCE]
+
+
+def _stood_still(silences: list[tuple[float, float]], since: float) -> float:
+    return sum(length for at, length in silences if since <= at + length and at <= since + TIMEOUT + SLACK)
+
+
+def _casts(everything: Iterable[Fact]) -> list[str]:
+    """Each is handled at most once, and never when its sender was told that it was not."""
+    sent: set[str] = set()
+    refused: dict[str, str] = {}
+    taken: Counter[str] = Counter()
+    for fact in everything:
+        match fact["what"]:
+            case "cast":
+                sent.add(fact["id"])
+            case "casted" if fact["outcome"] in NOT_EXECUTED:
+                refused[fact["id"]] = fact["outcome"]
+            case "took":
+                taken[fact["id"]] += 1
+    problems = [f"cast {number} was handled {times} times" for number, times in taken.items() if times > 1]
+    problems += [f"cast {number} was handled and never sent" for number in taken.keys() - sent]
+    return problems + [f"cast {n} was handled, its sender heard {refused[n]}" for n in taken.keys() & refused.keys()]
+
+
+def _downs(name: str, life: list[Fact]) -> Iterator[str]:
+    """One DOWN per incarnation that was watched; the watcher monitors again after each."""
+    seen = Counter((fact["peer"], fact["generation"]) for fact in life if fact["what"] == "down" and fact["generation"])
+    for (peer, generation), times in seen.items():
+        if times > 1:
+            yield f"{name}: DOWN of {peer} generation {generation} came {times} times"
