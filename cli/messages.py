@@ -142,8 +142,8 @@ def _client(context: Context, timeout: float) -> Iterator[Client]:
 
 
 def failure_of(error: Exception) -> Failure:
-    """The exit code for an error of the SDK: 4 nobody has the name, 8 too late, 2 not as the agent takes it, 3 its breaker is
-    open, 7 no node, else 1. What to do next is what the error says last."""
+    """The exit code for an error of the SDK: 4 nobody has the name, 8 too late, 2 not as the agent takes it, 3 its breaker
+    is open, 7 no node, else 1. What to do next is what the error says last."""
     from otpd.agents import errors
 
     what, _, hint = str(error).rpartition("; ")
