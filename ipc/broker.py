@@ -68,7 +68,9 @@ class Broker:
         self._root = root
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.doors = {lane: Door(self._context, lane) for lane in Lane}
-        self._watched: list[Any] = [(door.socket, _POLLIN) for door in self.doors.values()]
+        sockets: list[Any] = [(door.socket, _POLLIN) for door in self.doors.values()]
+        self._watched = [*sockets, (root.fileno(), _POLLIN)]
+        self._watched_for_room = [*sockets, (root.fileno(), _POLLIN | _POLLOUT)]
         self._between_beats = int(beat * _NS)
         self._next_beat = 0
         self._now = time.monotonic_ns()
@@ -100,8 +102,8 @@ class Broker:
         """Sleep until something comes, the router has something to do, or the beat is due; what has something."""
         wake = self._next_beat if due is None else min(due, self._next_beat)
         rest = max(0, -((time.monotonic_ns() - wake) // 1_000_000))
-        interest = _POLLIN | _POLLOUT if self._root.blocked else _POLLIN
-        return [each for each, _ in zmq.zmq_poll([*self._watched, (self._root.fileno(), interest)], rest)]
+        watched = self._watched_for_room if self._root.blocked else self._watched
+        return [each for each, _ in zmq.zmq_poll(watched, rest)]
 
     def _hear_root(self) -> None:
         self._root.flush()

@@ -63,6 +63,8 @@ class Lane(enum.Enum):
     SYSTEM = "s"
     DATA = "d"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and every frame needs one
+
 
 class Head(NamedTuple):
     kind: Kind
