@@ -22,7 +22,7 @@ _TOP = 8
 class Coordinator(Agent):
     """Knows its workers by capability; one task per worker keeps it busy."""
 
-    async def init(self, report: str, limit: int = 400) -> None:
+    async def init(self, report: str, limit: int = 1000) -> None:
         self.report_file = Path(report)
         files = source_files(limit)
         self.files = len(files)
