@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from otpd.ipc import limits
@@ -52,9 +53,9 @@ class Answers:
         """Exactly one `answer` or `refused`; FrameError for a question that there is not."""
         types, method = self._known.get(what, (None, None))
         if types is None or method is None:
-            raise FrameError(f"expected a question of {', '.join(self._known)}, got {what!r}")
+            raise FrameError(f"expected a question of {', '.join(self._known)}, got {what[:80]!r}")
         if len(values) != len(types) or not all(map(isinstance, values, types)):
-            raise FrameError(f"expected {what} with {[kind.__name__ for kind in types]}, got {str(values)[:80]}")
+            raise FrameError(f"expected {what} with {kinds(types)}, got {kinds(map(type, values))}")
         try:
             answer = method(peer, ref, *values)
         except Refusal as refusal:
@@ -120,7 +121,7 @@ class Answers:
             "kind": entry.row.kind,
             "state": _state(entry),
             "generation": entry.inc & GENERATION,
-            "connected": peer is not None,
+            "connected": peer is not None and peer.connected,
             "inbox": entry.inbox.messages,
             "inbox_bytes": entry.inbox.size,
             "oldest": (entry.inbox.first.since or None) if entry.inbox else None,
@@ -145,6 +146,11 @@ class Answers:
             "subscriptions": 0 if peer is None else len(peer.subscriptions),
             "backlog": 0 if peer is None else peer.backlog.events,
         }
+
+
+def kinds(types: Iterable[type]) -> str:
+    """Their names, for an error: values of peers may be as large as they like."""
+    return ", ".join(kind.__name__ for kind in islice(types, 10)) or "nothing"
 
 
 def _state(entry: Entry) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from otpd.ipc.frames import FrameError
-from otpd.ipc.wire import VERSION, Kind, Lane, commands, parse
+from otpd.ipc.wire import MAX_KEY, VERSION, Kind, Lane, commands, is_key, parse
 
 #: A type, or several, or a list of rows of such.
 Shape: TypeAlias = "type | tuple[type, ...]"
@@ -50,7 +50,7 @@ def read(frame: bytes, lane: Lane) -> Hello:
         name=_field(given, "name", str),
         inc=_field(given, "inc", int),
         token=_field(given, "token", bytes),
-        groups=[_checked(name, str, "a group") for name in _field(given, "groups", list, [])],
+        groups=[_group(name) for name in _field(given, "groups", list, [])],
         trap=_field(given, "trap", bool, False),
         **{key: _rows(given, key) for key in _ROWS},
     )
@@ -66,12 +66,18 @@ def _checked(value: Any, kind: Shape, what: str) -> Any:
     return value
 
 
+def _group(name: Any) -> str:
+    if not isinstance(name, str) or not is_key(name):
+        raise FrameError(f"expected groups of a hello to be names of 1 to {MAX_KEY} bytes of UTF-8")
+    return name
+
+
 def _rows(given: dict[str, Any], key: str) -> list[list[Any]]:
     rows: list[list[Any]] = _field(given, key, list, [])
     shape = _ROWS[key]
     for row in rows:
         if not isinstance(row, list) or len(row) != len(shape):
-            raise FrameError(f"expected each of {key} in a hello to have {len(shape)} parts, got {str(row)[:80]}")
+            raise FrameError(f"expected each of {key} in a hello to have {len(shape)} parts")
         for value, kind in zip(row, shape, strict=True):
             _checked(value, kind, key)
     return rows

@@ -89,6 +89,12 @@ class Peer:
         self.trap = False
         self.strikes: deque[int] = deque()
 
+    def forget(self) -> None:
+        """What only a connection needs; others may know it a while longer, by its source id or by what waits of it."""
+        self.system, self.data = Tray(), Tray()
+        self.introduced.clear()
+        self.handles.clear()
+
     @property
     def generation(self) -> int:
         return self.inc & GENERATION

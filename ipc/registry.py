@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from otpd.ipc import limits
-from otpd.ipc.frames import pack
-from otpd.ipc.wire import MAX_KEY
+from otpd.ipc.frames import pack, unpack
+from otpd.ipc.wire import MAX_KEY, is_key
 
 if TYPE_CHECKING:
     from otpd.ipc.peers import Peer
@@ -155,12 +155,17 @@ class Registry:
 
 
 def _checked(key: str) -> str:
-    if not key or len(key.encode("utf-8", "surrogateescape")) > MAX_KEY:
-        raise Refusal("refused", f"expected a key of 1 to {MAX_KEY} bytes, got {key[:80]!r}")
+    if not is_key(key):
+        raise Refusal("refused", f"expected a key of 1 to {MAX_KEY} bytes of UTF-8, got {key[:80]!r}")
     return key
 
 
 def _check_value(key: str, value: Any) -> None:
-    size = len(pack(value))
+    """It must also be readable where it is a part of an answer."""
+    try:
+        size = len(pack(value))
+        unpack(pack([[[[value]]]]))
+    except (ValueError, OverflowError) as error:
+        raise Refusal("refused", f"expected a value for {key!r} that is not nested so deeply: {error}") from None
     if size > limits.KEY_VALUE:
         raise Refusal("too_large", f"expected a value of at most {limits.KEY_VALUE} bytes for {key!r}, got {size}")

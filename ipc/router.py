@@ -194,8 +194,7 @@ class Router:
         """It is buried. Its source id may mean somebody else from now on; each receiver is told so before it does."""
         if self._peers.pop(peer.identity, None) is not None:
             heapq.heappush(self._numbers, peer.id)
-        peer.introduced.clear()
-        peer.handles.clear()
+        peer.forget()
 
     # --- time ---
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from otpd.ipc.wire import MAX_KEY
+from otpd.ipc.wire import MAX_KEY, is_key
 
 #: Words of a pattern or topic: bounds the work of one match.
 MAX_WORDS = 32
@@ -49,8 +49,8 @@ def _words(text: str, what: str) -> list[str]:
     words = text.split(".")
     if not all(words):
         raise TopicError(f"expected a {what} of words joined by dots, such as orders.created, got {text!r}")
-    if len(words) > MAX_WORDS or len(text.encode("utf-8", "surrogateescape")) > MAX_KEY:
-        raise TopicError(f"expected a {what} of at most {MAX_WORDS} words and {MAX_KEY} bytes, got {text[:80]!r}...")
+    if len(words) > MAX_WORDS or not is_key(text):
+        raise TopicError(f"expected a {what} of at most {MAX_WORDS} words and {MAX_KEY} bytes of UTF-8, got {text[:80]!r}")
     return words
 
 

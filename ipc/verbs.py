@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from otpd.ipc import limits
+from otpd.ipc.answers import kinds
 from otpd.ipc.frames import FrameError
 from otpd.ipc.groups import POLICIES
 from otpd.ipc.peers import Binding
 from otpd.ipc.topics import TopicError
-from otpd.ipc.wire import MAX_KEY, Lane
+from otpd.ipc.wire import MAX_KEY, Lane, is_key
 
 if TYPE_CHECKING:
     from otpd.ipc.answers import Answers
@@ -61,7 +62,7 @@ class Verbs:
             raise FrameError(f"expected a verb of lane {lane.value}, got {name[:80]!r}")
         given = values[: len(verb.types)] if verb.open_ended else values
         if len(given) != len(verb.types) or not all(map(isinstance, given, verb.types)):
-            raise FrameError(f"expected {name} with {[kind.__name__ for kind in verb.types]}, got {str(values)[:80]}")
+            raise FrameError(f"expected {name} with {kinds(verb.types)}, got {kinds(map(type, values))}")
         if peer.connected or verb.last_words:
             verb.method(peer, now, *values)
 
@@ -99,6 +100,6 @@ class Verbs:
 
 
 def _name(name: str) -> str:
-    if not name or len(name) > MAX_KEY:
-        raise FrameError(f"expected a name of 1 to {MAX_KEY} characters, got {name[:80]!r}")
+    if not is_key(name):
+        raise FrameError(f"expected a name of 1 to {MAX_KEY} bytes of UTF-8, got {name[:80]!r}")
     return name

@@ -168,6 +168,14 @@ def commands(frame: bytes | memoryview) -> Iterator[list[Any]]:
         yield command
 
 
+def is_key(text: str) -> bool:
+    """Whether it may be a key, and so a topic, a group or a name in the registry: 1 to 1024 bytes of UTF-8."""
+    try:
+        return 0 < len(text.encode()) <= MAX_KEY
+    except UnicodeEncodeError:
+        return False
+
+
 def keyed(key: str, body: bytes) -> bytes:
     """A body with its key before it."""
     raw = key.encode()

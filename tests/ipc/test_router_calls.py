@@ -461,3 +461,12 @@ def test_memory_of_calls_ends_with_them(board: Switchboard, pair: Pair) -> None:
         b.reply()
         b.credit()
     assert len(board.router._calls) == 0 and board.router.tick(board.now) is None
+
+
+def test_call_numbers_begin_anew_after_the_last_and_pass_over_those_in_use(board: Switchboard, pair: Pair) -> None:
+    a, b = pair
+    a.call("b")
+    board.router._calls._number = 0xFFFF_FFFE
+    a.call("b")
+    a.call("b")
+    assert [number for number, _ in b.calls()] == [1, 0xFFFF_FFFF, 2]

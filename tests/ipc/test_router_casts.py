@@ -553,3 +553,32 @@ def test_a_client_that_says_bye_is_sent_nothing_more_and_what_it_sent_before_arr
     a.say_data("bye")
     b.cast("a", b"too late")
     assert bodies(b) == [b"last"] and a.received == []
+
+
+def test_a_message_over_16_mib_is_too_large_for_a_cast_and_for_a_call(board: Switchboard) -> None:
+    a, b = board.agents("a", "b")
+    body = b"x" * (16 * 1024 * 1024 + 1)
+    a.cast("b", body)
+    a.call("b", body)
+    assert a.heard("rejected") == [["rejected", 1, "too_large", "b"]] and a.failed() == [(2, "too_large", "no")]
+    assert b.received == []
+    a.cast("b", body[1:])
+    assert [len(each) for each in bodies(b)] == [16 * 1024 * 1024]
+
+
+def test_a_malformed_batch_at_the_front_of_a_buffer_is_dropped_whole(board: Switchboard) -> None:
+    (a,) = board.agents("a")
+    board.name("b", "restarting", 1, inbox={"messages": 3, "policy": "drop_oldest"})
+    payload = message(1, 0, b"x" * 60) + b"\xff" * 8
+    a.send(Lane.DATA, outer(Kind.CAST, 3, a.handle("b"), len(payload)) + payload)
+    a.cast("b", b"good")
+    assert ended(board) == {"dropped": 3} and bodies(board.agent("b", 2)) == [b"good"]
+
+
+def test_dead_letters_of_very_many_targets_are_summed_up(board: Switchboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LETTERS", 2)
+    (a,) = board.agents("a")
+    for target in ("w", "x", "y", "z"):
+        a.cast(target, b"1")
+    board.wait(SECOND)
+    assert board.events("dead_letters") == [["w", {"noproc": 1}], ["x", {"noproc": 1}], ["*", {"noproc": 2}]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from otpd.ipc import limits
 from otpd.ipc.wire import Kind, Lane, join, system
 from tests.ipc.switchboard import MS, SECOND, Switchboard, inc_of, row_of
 
@@ -257,3 +258,49 @@ def test_k7_a_question_that_there_is_not_is_a_strike(board: Switchboard, what: s
     (agent,) = board.agents("agent")
     agent.say("ask", 1, what)
     assert len(board.events("strike")) == 1 and agent.answer(1) is None
+
+
+def test_hellos_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GUESTS", 2)
+    board = Switchboard(snapshot=False)
+    agents = [board.born(name) for name in ("a", "b", "c")]
+    for agent in agents:
+        agent.hello()
+    board.snapshot(*(row_of(agent) for agent in agents))
+    assert [agent.said != [] for agent in agents] == [True, True, False]
+
+
+def test_two_hellos_of_one_routing_id_must_agree(board: Switchboard) -> None:
+    agent = board.born("feed")
+    agent.hello(Lane.SYSTEM)
+    agent.token = b"another"
+    agent.hello(Lane.DATA)
+    assert [command[0] for command in agent.said] == ["stale"]
+    board.row(agent)
+    assert len(agent.said) == 1
+
+
+def test_a_message_of_two_parts_from_a_stranger_is_answered_stale(board: Switchboard) -> None:
+    board.router.stray(b"stranger", board.now)
+    board.flush()
+    assert [command[0] for command in board.strangers[b"stranger"]] == ["stale"]
+
+
+def test_strangers_who_were_answered_are_remembered_within_bounds(
+    board: Switchboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STRANGERS", 2)
+    for stranger in (b"1", b"2", b"3", b"3", b"1"):
+        board.router.stray(stranger, board.now)
+    board.flush()
+    assert {who: len(said) for who, said in board.strangers.items()} == {b"1": 2, b"2": 1, b"3": 1}
+
+
+def test_what_is_remembered_of_the_dead_is_bounded(board: Switchboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DEATHS", 10)
+    for number in range(50):
+        board.root("death", f"n{number}", inc_of(1), "killed")
+        board.root("row", {"name": f"m{number}", "state": "stopped", "inc": inc_of(1)})
+        board.root("gone", f"m{number}")
+    table = board.router._table
+    assert (len(table._deaths), len(table._tombstones), table.entries) == (10, 10, {})
