@@ -123,24 +123,32 @@ class Router:
             self._strike(known, "expected messages of one part, got another number of them", now)
 
     def _take(self, peer: Peer, lane: Lane, frame: bytes, now: int) -> None:
-        kind, count, handle, flags = _header(frame)
-        if kind in _PAID:
-            if lane is not Lane.DATA:
-                raise FrameError(f"expected kind {kind} on the data lane only")
-            if not peer.intake.take(count, len(frame) - HEADER):
-                raise FrameError(f"expected no more than the credit, got {count} messages beyond it")
-        if kind == _CAST:
-            self._traffic.casts(peer, handle, flags, count, frame, now)
-        elif kind == _CALL:
-            self._traffic.calls(peer, handle, flags, frame, now)
-        elif kind == _EVENT:
-            self._hold.events.publish(peer, frame)
-        elif kind == _REPLY:
+        head = _header(frame)
+        if head[0] in _PAID:
+            self._take_paid(peer, lane, head, frame, now)
+        elif head[0] == _REPLY:
             for number, status, body in list(messages(frame)):
                 self._calls.reply(peer, number, status, memoryview(body))
         else:
             for command in list(commands(frame)):
                 self._verbs.said(peer, lane, command, now)
+
+    def _take_paid(self, peer: Peer, lane: Lane, head: tuple[int, int, int, int], frame: bytes, now: int) -> None:
+        """What credit is needed for. It returns when the frame is malformed: then nothing of it was taken."""
+        kind, count, handle, flags = head
+        size = len(frame) - HEADER
+        if lane is not Lane.DATA or not peer.intake.take(count, size):
+            raise FrameError(f"expected kind {kind} on the data lane and within the credit, got {count} messages beyond")
+        try:
+            if kind == _CAST:
+                self._traffic.casts(peer, handle, flags, count, frame, now)
+            elif kind == _CALL:
+                self._traffic.calls(peer, handle, flags, frame, now)
+            else:
+                self._hold.events.publish(peer, frame)
+        except FrameError:
+            peer.give_back(count, size)
+            raise
 
     def _strike(self, peer: Peer, why: str, now: int) -> None:
         """K7: the third within a minute ends the conversation; root sees to the rest when the agent has exited."""

@@ -6,7 +6,7 @@ message by message.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from otpd.ipc import limits
 from otpd.ipc.breaker import Circuit
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
 _CAST, _CALL = int(Kind.CAST), int(Kind.CALL)
 _KEYED, _CONFIRM = int(Flag.KEYED), int(Flag.CONFIRM)
+
+
+class Request(NamedTuple):
+    """One cast or call on its way in. `number` is the sender's own; `deadline` in ns, 0: none; `key`: "" for none."""
+
+    sender: Peer
+    number: int
+    deadline: int
+    key: str
+    body: memoryview
 
 
 class Routes:
@@ -67,14 +77,14 @@ class Traffic:
                 if self._delivery.offer(entry, parcel, now) == ACCEPTED:
                     entry.counts.casts += count
                     return
-        for number, _, body in list(messages(frame)):
-            key, rest = _opened(sender, body, flags)
-            self._cast(sender, binding, number, key, rest, flags & _CONFIRM, now)
+        requests = _requests(sender, frame, flags)
+        _give_back_keys(sender, requests, frame)
+        for request in requests:
+            self._cast(binding, request, bool(flags & _CONFIRM), now)
 
-    def _cast(
-        self, sender: Peer, binding: Binding, number: int, key: str, body: memoryview, confirm: int, now: int
-    ) -> None:
+    def _cast(self, binding: Binding, request: Request, confirm: bool, now: int) -> None:
         """One answer at most, also for a copy to each of a group: the first that was refused."""
+        sender, number, _, key, body = request
         refused: list[tuple[str, str]] = []
         parcel = Parcel(_CAST, sender, 1, message(number, 0, body))
         for entry in self._targets(binding, key, refused):
@@ -122,51 +132,50 @@ class Traffic:
     def calls(self, sender: Peer, handle: int, flags: int, frame: bytes, now: int) -> None:
         """FrameError for a handle that was not bound, a request id that is in use, or a malformed frame."""
         binding = _binding(sender, handle)
-        for request, deadline, body in list(messages(frame)):
-            key, rest = _opened(sender, body, flags)
-            if request in sender.asked:
-                raise FrameError(f"expected a new request id, got {request}, which has no outcome yet")
-            if request in sender.cancelled:
-                del sender.cancelled[request]
-                sender.give_back(1, INNER.size + len(rest))
+        requests = _requests(sender, frame, flags)
+        numbers = {request.number for request in requests}
+        if len(numbers) < len(requests) or not numbers.isdisjoint(sender.asked):
+            raise FrameError("expected new request ids, got one that has no outcome yet")
+        _give_back_keys(sender, requests, frame)
+        for request in requests:
+            if request.number in sender.cancelled:
+                del sender.cancelled[request.number]
+                sender.give_back(1, INNER.size + len(request.body))
             elif sender.connected:  # nobody waits for the answers to one that died
-                self._call(sender, binding, request, deadline, key, rest, now)
+                self._call(binding, request, now)
 
-    def _call(
-        self, sender: Peer, binding: Binding, request: int, deadline: int, key: str, body: memoryview, now: int
-    ) -> None:
+    def _call(self, binding: Binding, request: Request, now: int) -> None:
+        sender, number, deadline, key, body = request
         entry = None if _unanswerable(binding, key) else self._routes.one(binding, key, sender)
         counts = self.unrouted if entry is None else entry.counts
         counts.calls += 1
-        code = self._objection(sender, binding, entry, deadline, key, body, now)
+        code = self._objection(binding, entry, request, now)
         if code or entry is None:
             counts.failed += 1
             sender.give_back(1, INNER.size + len(body))
-            self._calls.refuse(sender, request, binding.name if entry is None else entry.name, code)
+            self._calls.refuse(sender, number, binding.name if entry is None else entry.name, code)
             return
-        call = self._calls.open(sender, request, entry, deadline, entry.breaker.circuit is Circuit.HALF_OPEN)
+        call = self._calls.open(sender, number, entry, deadline, entry.breaker.circuit is Circuit.HALF_OPEN)
         call.parcel = parcel = Parcel(_CALL, sender, 1, message(call.number, deadline, body), call)
         if self._delivery.offer(entry, parcel, now) != ACCEPTED:
             self._calls.fail(call, "overloaded", "no")
             self._calls.failed(entry, now, call.probe)
 
-    def _objection(
-        self, sender: Peer, binding: Binding, entry: Entry | None, deadline: int, key: str, body: memoryview, now: int
-    ) -> str:
+    def _objection(self, binding: Binding, entry: Entry | None, request: Request, now: int) -> str:
         """Why it does not become a call. The breaker is asked last, because to ask it may be to take the probe."""
-        if _unanswerable(binding, key):
+        if _unanswerable(binding, request.key):
             return "refused"
-        if len(body) > MAX_BODY:
+        if len(request.body) > MAX_BODY:
             return "too_large"
         if entry is None or entry.stopped:
             return "noproc"
-        if entry.peer is sender:
+        if entry.peer is request.sender:
             return "deadlock"
-        if 0 < deadline <= now:
+        if 0 < request.deadline <= now:
             return "expired"
-        if len(sender.asked) >= limits.OPEN_CALLS:
+        if len(request.sender.asked) >= limits.OPEN_CALLS:
             return "overloaded"
-        return "" if entry.breaker.admit(now, deadline) else "circuit_open"
+        return "" if entry.breaker.admit(now, request.deadline) else "circuit_open"
 
 
 def _binding(sender: Peer, handle: int) -> Binding:
@@ -176,14 +185,17 @@ def _binding(sender: Peer, handle: int) -> Binding:
     return binding
 
 
-def _opened(sender: Peer, body: bytes | memoryview, flags: int) -> tuple[str, memoryview]:
-    """(key, body without it). The key has done its work here and is not sent on: its bytes are given back."""
-    view = memoryview(body)
-    if not flags & _KEYED:
-        return "", view
-    key, rest = split_key(view)
-    sender.give_back(0, len(view) - len(rest))
-    return key, rest
+def _requests(sender: Peer, frame: bytes, flags: int) -> list[Request]:
+    """All of a frame, or FrameError. `body` is without the key, which has done its work here and is not sent on."""
+    found = []
+    for number, deadline, body in messages(frame):
+        key, rest = split_key(body) if flags & _KEYED else ("", memoryview(body))
+        found.append(Request(sender, number, deadline, key, rest))
+    return found
+
+
+def _give_back_keys(sender: Peer, requests: list[Request], frame: bytes) -> None:
+    sender.give_back(0, len(frame) - HEADER - sum(INNER.size + len(request.body) for request in requests))
 
 
 def _unanswerable(binding: Binding, key: str) -> bool:

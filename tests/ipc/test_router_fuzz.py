@@ -1,4 +1,4 @@
-"""Whatever a peer or a stranger sends, nobody else is touched and nothing is raised (K7, T48 of the faults, their test 60)."""
+"""Whatever a peer or a stranger sends, nobody else is touched and nothing is raised (K7; T48 and test 60 of the faults)."""
 
 from __future__ import annotations
 

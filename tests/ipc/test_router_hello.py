@@ -231,6 +231,8 @@ _BAD_FRAMES = {
     "batch too large": _LONG,
     "unbound handle": join(Kind.CAST, 99, [(1, 0, b"")]),
     "a call's lengths": join(Kind.CALL, 1, [(1, 0, b"x")])[:16] + b"\xff" + join(Kind.CALL, 1, [(1, 0, b"x")])[17:],
+    "one request id twice": join(Kind.CALL, 1, [(1, 0, b"x"), (1, 0, b"x")]),
+    "a key that is too long": join(Kind.CALL, 1, [(1, 0, b"\x01\0k"), (2, 0, b"\xff\xff")], 1),
     "an event without a topic": join(Kind.EVENT, 0, [(1, 0, b"\xff\xff")], 1),
     "a status": join(Kind.REPLY, 0, [(1, 9, b"")]),
     "verb": system(["no such verb"]),
@@ -244,11 +246,12 @@ _BAD_FRAMES = {
 
 
 @pytest.mark.parametrize("bad", list(_BAD_FRAMES))
-def test_k7_a_malformed_frame_is_dropped_and_is_a_strike(board: Switchboard, bad: str) -> None:
+def test_k7_a_malformed_frame_is_dropped_and_is_a_strike_and_costs_no_credit(board: Switchboard, bad: str) -> None:
     agent, target = board.agents("agent", "target")
     agent.handle("target")
     agent.send(Lane.DATA, _BAD_FRAMES[bad])
     assert len(board.events("strike")) == 1 and target.received == []
+    assert board.router.rows()[0]["held"] == 0
     agent.cast("target", b"good")
     assert target.casts() == [("agent", b"good")]
 
