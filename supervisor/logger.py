@@ -38,13 +38,12 @@ from typing import Any
 from otpd.ipc.frames import FrameError, close_all, receive_packet, send_packet
 from otpd.supervisor.logevents import EventLog
 from otpd.supervisor.logstore import cut_tail, last_lines
-from otpd.supervisor.logwriter import TURN, LogWriter, Trouble, probe
+from otpd.supervisor.logwriter import LogWriter, Trouble, probe
 from otpd.supervisor.spec import LogPolicy
 
 _RETRY = 1.0
 #: In trouble a pipe is emptied at most so often, so that a flood that nobody keeps costs little.
-_REST = 0.02
-_DISCARD = 64 * 1024
+_REST = 0.04
 _KEPT_TAIL = 4096
 _PACKETS_PER_TURN = 64
 _BATCH = 256
@@ -86,6 +85,7 @@ class Logger:
         self._streams: dict[int, Stream] = {}
         self._books: dict[str, Book] = {}
         self._open: OrderedDict[LogWriter, None] = OrderedDict()  # least recently used first
+        self._null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         self._events = EventLog(os.path.dirname(os.path.abspath(logs)))
         self._outgoing: deque[list[Any]] = deque()
         self._resting: list[Stream] = []
@@ -145,16 +145,19 @@ class Logger:
         return moved
 
     def _discard(self, stream: Stream) -> int:
+        """Throw away what is in the pipe now, but for its last lines inside the kernel, then let it rest: a flood that
+        nobody keeps is slowed down to a pipe per rest and costs next to nothing (T13)."""
+        left = _readable_bytes(stream.fd)
         total = 0
         with contextlib.suppress(BlockingIOError):
-            while total < TURN:
-                data = os.read(stream.fd, _DISCARD)
-                if not data:
-                    self._count_dropped(stream, total)
-                    self._finish(stream)
-                    return total
-                total += len(data)
-                stream.dropped_tail = (stream.dropped_tail + data)[-_KEPT_TAIL:]
+            if left > _KEPT_TAIL:
+                total = os.splice(stream.fd, self._null, left - _KEPT_TAIL)
+            data = os.read(stream.fd, max(1, left - total))
+            if not data:
+                self._finish(stream)
+                return 0
+            total += len(data)
+            stream.dropped_tail = (stream.dropped_tail + data)[-_KEPT_TAIL:]
         self._count_dropped(stream, total)
         if not self._resting:
             self._rested_at = time.monotonic() + _REST

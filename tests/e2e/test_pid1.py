@@ -92,7 +92,7 @@ def container(n: Node, before: str = "", cwd: str = "") -> Iterator[Container]:
         if process.poll() is None:
             process.kill()
         process.wait()
-    print((n.home / "screen").read_text())
+        print((n.home / "screen").read_text())
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def test_as_pid_1_it_survives_the_death_of_root() -> None:
     with unshared() as n, container(n) as c:
         c.up()
         os.kill(_root_below(c.init), signal.SIGKILL)
-        eventually(lambda: diary(n) == ["init", "init"], 10)
+        eventually(lambda: diary(n) == ["init", "init"], 60, "the tree is back")
         os.kill(c.init, signal.SIGTERM)
         assert c.process.wait(10) == 0
         assert diary(n) == ["init", "init", "terminate shutdown"]

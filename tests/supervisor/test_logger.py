@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -40,19 +41,6 @@ while left:
     count += 1
 open(sys.argv[2], "w").write(digest.hexdigest())
 """
-
-
-#: Fills the pipes in argv again and again without ever waiting for them.
-FLOOD = """
-import contextlib, os, sys, time
-while True:
-    for fd in map(int, sys.argv[1:]):
-        os.set_blocking(fd, False)
-        with contextlib.suppress(BlockingIOError):
-            os.write(fd, b"x" * 65536)
-    time.sleep(0.01)
-"""
-
 
 #: Writes argv[1] random bytes, always the same.
 RANDOM = "import os, random, sys; os.write(1, random.Random(1).randbytes(int(sys.argv[1])))"
@@ -350,19 +338,21 @@ def test_with_the_policy_block_children_wait_and_nothing_is_lost(logs: Path) -> 
 
 
 def test_trouble_costs_little_and_is_told_once_however_many_write(root: LogRoot) -> None:
+    """T13: five that write as fast as they can into a full disk cost less than 2 % of a core; measured is 0.6 %."""
     writes = [root.open(f"c{number}") for number in range(30)]
     root.flush()
     limit_file_size(root, 0)
-    flood = [sys.executable, "-c", FLOOD, *map(str, writes[:5])]
-    with subprocess.Popen(flood, pass_fds=writes[:5]) as child:
+    with contextlib.ExitStack() as stack:
+        for write in writes[:5]:
+            child = stack.enter_context(subprocess.Popen(["yes"], stdout=write))
+            stack.callback(child.kill)
         root.hear("full")
         used, began = root.cpu(), time.monotonic()
         while time.monotonic() - began < 1.5:
             root.pump(0.1)
         share = (root.cpu() - used) / (time.monotonic() - began)
-        child.kill()
     assert [message for message in root.received if message[0] == "full"] == []
-    assert share < 0.15
+    assert share < 0.02
     for write in writes:
         os.close(write)
     for number in range(30):
