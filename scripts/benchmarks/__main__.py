@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import chain
 
-from scripts.benchmarks import messaging, supervision
+from scripts.benchmarks import fleet, messaging, supervision
 from scripts.benchmarks.table import Row, show
 
-SUITES = {"messaging": messaging.run, "supervision": supervision.run}
+#: A suite is one or several modules with a `run`.
+SUITES = {"messaging": (messaging.run, fleet.run), "supervision": (supervision.run,)}
 
 
 def main() -> int:
@@ -18,8 +20,12 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", action="append", help="only the measurements whose name contains this")
     given = parser.parse_args()
+
+    def chosen(name: str) -> bool:
+        return not given.only or any(part in name for part in given.only)
+
     rows: list[Row] = []
-    for row in SUITES[given.name](lambda name: not given.only or any(part in name for part in given.only)):
+    for row in chain.from_iterable(run(chosen) for run in SUITES[given.name]):
         rows.append(row)
         print(f"  {row.name}: {row.value}", file=sys.stderr, flush=True)
     print(json.dumps([row.to_dict() for row in rows], indent=1) if given.json else show(rows))

@@ -102,10 +102,10 @@ def one_way() -> Iterator[Row]:
     raw, queue = [], []
     with Stage() as stage:
         for _ in range(ROUNDS):
-            raw.append(_raw_rate())
+            raw.append(raw_rate())
             ours[BURST].append(_cast_rate(stage, BATCHED, BURST))
             ours[1].append(_cast_rate(stage, SINGLE, 1))
-            queue.append(_queue_rate())
+            queue.append(queue_rate())
     floor, other = statistics.median(raw), statistics.median(queue)
     yield Row("baseline: raw DEALER-ROUTER, one way, 64 B", f"{floor:,.0f}/s", "-", True, {"rounds": raw})
     yield Row("baseline: multiprocessing.Queue, one way, 64 B", f"{other:,.0f}/s", "-", True, {"rounds": queue})
@@ -120,7 +120,7 @@ def one_way() -> Iterator[Row]:
         )
 
 
-def _raw_rate() -> float:
+def raw_rate() -> float:
     with tempfile.TemporaryDirectory(prefix="otpd") as home:
         address = f"ipc://{home}/raw"
         receiver = Peer("raw-receive", address, RAW)
@@ -146,7 +146,7 @@ def _cast_rate(stage: Stage, count: int, burst: int) -> float:
     return count / (took / 1e9)
 
 
-def _queue_rate() -> float:
+def queue_rate() -> float:
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[Any] = context.Queue()
     sender = context.Process(target=_fill, args=(queue, QUEUED))
@@ -175,7 +175,7 @@ def round_trip() -> Iterator[Row]:
     with Stage() as stage:
         stage.agent("answer", "answerer")
         for _ in range(ROUNDS):
-            raw += _raw_trips()
+            raw += raw_trips()
             ours += _trips(stage)
     floor, found = _spread(raw), _spread(ours)
     yield Row("baseline: raw DEALER-ROUTER round trip, p50 / p99", f"{floor[0]:.0f} / {floor[1]:.0f} us", "-", True)
@@ -193,7 +193,7 @@ def _spread(nanoseconds: list[float]) -> tuple[float, float]:
     return statistics.median(nanoseconds) / 1000, percentile(nanoseconds, 0.99) / 1000
 
 
-def _raw_trips() -> list[float]:
+def raw_trips() -> list[float]:
     with tempfile.TemporaryDirectory(prefix="otpd") as home:
         address = f"ipc://{home}/raw"
         other = Peer("raw-answer", address, CALLS)
