@@ -39,7 +39,7 @@ class Blocking(Generic[V]):
         self._thread, self._pid = threading.get_ident(), os.getpid()
         self.waiting = 0  # threads that wait for a verb; counted on the loop
 
-    def _do(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _do(self, verb: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a verb on the loop and wait for it; an interrupt cancels it."""
         if threading.get_ident() == self._thread:
             raise RuntimeError(_ON_THE_LOOP.format(verb.__name__))

@@ -102,7 +102,7 @@ class Client(Blocking[Verbs]):
         if self._verbs._otpd.ended is not None:
             raise type(self._verbs._otpd.ended)(str(self._verbs._otpd.ended))
 
-    def _do(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _do(self, verb: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if self._closed:
             raise NodeNotRunning(f"{self.name} is closed; connect() again")
         return super()._do(verb, *args, **kwargs)
