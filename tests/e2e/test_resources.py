@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +154,24 @@ def test_a_full_disk_of_logs_and_state_keeps_nobody_from_running_and_stopping() 
         fill(n.home / ".otpd")
         n.stop()
         nothing_is_left(n, 1)
+
+
+@needs_root
+def test_five_that_flood_a_full_disk_cost_root_and_logger_less_than_2_percent_of_a_core() -> None:
+    """T13: bytes that nobody can keep are dropped for next to nothing, and who writes them is slowed down, not stopped."""
+    config = IDLE_AGENT + '[programs.flood]\ncommand = ["yes"]\ninstances = 5\n'
+    with node(config, start=False) as n, small_disk(n.home / ".otpd"):
+        n.start()
+        fill(n.home / ".otpd")
+        eventually(lambda: "otpd.log.full" in kinds(n), 10)
+        facts = n.facts()
+        house = (facts["pid"], facts["logger_pid"])
+        used, began = sum(map(cpu_seconds, house)), time.monotonic()
+        assert holds(lambda: not any(map(gone, house)), 2.0)
+        share = (sum(map(cpu_seconds, house)) - used) / (time.monotonic() - began)
+        assert share < 0.02
+        assert set(n.states().values()) == {"running"}
+        n.stop()
 
 
 @needs_root

@@ -127,7 +127,8 @@ def test_what_can_not_be_executed_is_told_with_its_reason_and_backs_off() -> Non
         for name in files:
             (n.home / name).chmod(0o755)
         n.start(None, "--timeout", "2s")
-        reasons = {row["name"]: row["what"] for row in n.ask("status") if row["name"] != "directory"}
+        refused = [name for name in files if name != "directory"]
+        reasons = eventually(lambda: all((found := {name: n.worker(name)["what"] for name in refused}).values()) and found)
         assert "/nowhere/sh" in reasons["interpreter"] or "No such file" in reasons["interpreter"]
         assert "format" in reasons["format"].lower()
         assert n.worker("directory")["state"] == "running"
