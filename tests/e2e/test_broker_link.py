@@ -200,6 +200,23 @@ def specification(n: Node, name: str) -> dict[str, Any]:
     return specdata.to_data(next(child for child in found.top.children if child.id == name))
 
 
+def test_children_of_an_agent_have_addresses_that_end_with_it_and_count_on_under_another() -> None:
+    """A1: the name of a child is free when its agent is gone, and its next holder is a later incarnation."""
+    child = {"name": "w", "script": "bare.py"}
+    start = f"channel.send(msgpack.packb(['child', 1, 'start', {child}]))\n"
+    parent = BARE.replace("channel.setblocking", f"{start}channel.setblocking")
+    config = bare("a").replace("bare.py", "parent.py") + bare("b").replace("bare.py", "parent.py")
+    with node_with_fake(config, {**BARES, "parent.py": parent}) as (n, broker):
+        first = broker.row("w", state="ready")
+        holder, other = ("a", "b") if n.worker("w")["path"] == "a/w" else ("b", "a")
+        n.ask("child", action="stop", names=[holder])
+        eventually(lambda: "w" not in broker.copy(), 10, "the name is free")
+        n.ask("child", action="restart", names=[other])
+        again = broker.row("w", state="ready")
+        assert (first["inc"], again["inc"]) == (inc(1, 1), inc(1, 2))
+        assert n.worker("w")["path"] == f"{other}/w"
+
+
 # --- the broker comes and goes ---
 
 
