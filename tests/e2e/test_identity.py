@@ -21,7 +21,7 @@ from otpd.ipc.control import ControlError
 from otpd.ipc.frames import pack
 from tests.e2e.node import OTPD, Node, gone, node
 from tests.e2e.others import STRANGER, needs_root
-from tests.e2e.watching import cpu_seconds, everything, nothing_is_left
+from tests.e2e.watching import alive, cpu_seconds, everything, nothing_is_left
 from tests.helpers import eventually
 
 IDLE_AGENT = """
@@ -75,6 +75,28 @@ def test_files_of_a_dead_node_with_a_strangers_pid_hurt_nobody() -> None:
             nothing_is_left(n, 0.5)
         finally:
             stranger.kill()
+
+
+@needs_root
+def test_after_a_reboot_under_another_name_with_other_device_numbers_the_node_starts_as_ever() -> None:
+    """Test 49: what tells an earlier life is the cookie of living processes, which none has after a reboot."""
+    with node(SLEEPER, start=False) as n:
+        n.start()
+        before = n.node_id()
+        n.log("sleep")
+        for pid in n.guardians():
+            n.kill(pid)
+        eventually(lambda: not everything(n))
+        for path in (n.runtime / "otpd").glob("*/*"):
+            path.unlink()
+        device, _, inode = (n.home / ".otpd" / "place").read_text().partition(":")
+        (n.home / ".otpd" / "place").write_text(f"{int(device) + 1}:{inode}")
+        n.command = ["unshare", "--uts", "sh", "-c", 'hostname renamed; exec "$@"', "sh", *n.command]
+        n.start()
+        assert (n.worker("sleep")["state"], n.worker("sleep")["generation"]) == ("running", 1)
+        assert n.node_id() != before, "a directory that may be a copy has a cookie of its own"
+        n.stop()
+        nothing_is_left(n)
 
 
 def test_a_copy_of_a_running_nodes_directory_is_another_node() -> None:
@@ -307,6 +329,34 @@ def test_no_deadline_moves_when_the_wall_clock_jumps_by_a_day() -> None:
         n.otpd("status", "fails", "--wait", "ready", "--timeout", "200ms", check=8)
         assert n.pid("beats") == beats, "the watchdog did not bite"
         n.stop()
+
+
+@needs_root
+def test_a_node_whose_monotonic_clock_is_another_than_that_of_its_clients_is_a_node_like_any() -> None:
+    """T18: in a time namespace ten days ahead; no time of root's own clock, and no start time of a process, means anything
+    to anybody else."""
+    ahead = ["unshare", "--time", "--monotonic", "864000", "--boottime", "864000", "--fork"]
+    if subprocess.run([*ahead, "true"], capture_output=True).returncode != 0:
+        pytest.skip("no time namespaces here")
+    config = SLEEPER + '[programs.fails]\ncommand = ["false"]\nbackoff = { initial = "1s", max = "60s" }\n'
+    with node(config, start=False) as n:
+        usual, n.command = n.command, [*ahead, *n.command]
+        n.start(None, "--timeout", "100ms")
+        n.command = usual
+        root = eventually(lambda: n.answers() and n.facts()["pid"])
+        n.kill(n.when("sleep", state="running")["pid"])
+        assert n.reborn("sleep", 1)["uptime_s"] < 60
+        waiting = n.when("fails", state="backoff")
+        assert 0 <= waiting["next_attempt_s"] <= 60
+        assert n.json("tree")["node"]["uptime_s"] < 60
+        n.otpd("status", "sleep", "--wait", "ready", "--timeout", "10s")
+        old = everything(n)
+        n.kill(root)
+        eventually(lambda: n.answers() and n.facts()["pid"] != root)
+        n.when("sleep", state="running", generation=1)
+        assert [each for each in alive(old) if each.pid not in n.guardians()] == []
+        n.stop()
+        nothing_is_left(n)
 
 
 def test_deadlines_are_made_of_the_monotonic_clock_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from otpd.supervisor.linux import kernel_version
 from tests.e2e.node import OTPD, Node, node
 from tests.e2e.others import as_user, give_away, needs_root
-from tests.e2e.watching import no_old_zombies, stat
+from tests.e2e.watching import Seen, alive, no_old_zombies, seen, stat
 from tests.helpers import eventually
 
 #: Says how its life goes in a file beside it.
@@ -51,6 +53,7 @@ class Container:
 
     def __init__(self, n: Node, process: subprocess.Popen[str]) -> None:
         self._node, self.process = n, process
+        self.strangers: list[subprocess.Popen[bytes]] = []
         self.init = eventually(lambda: _only_child(process.pid), 10, "the first process of the namespace")
 
     def run(self, *command: str, check: int = 0) -> str:
@@ -61,6 +64,13 @@ class Container:
         )  # fmt: skip
         assert done.returncode == check, done
         return done.stdout
+
+    def stranger(self) -> Seen:
+        """Somebody who has nothing to do with the node, and ends with the namespace at the latest."""
+        command = ["nsenter", "--target", str(self.init), "--pid", "--mount", "sleep", "1000"]
+        self.strangers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+        pid = eventually(lambda: _only_child(self.strangers[-1].pid))
+        return eventually(lambda: (found := seen(pid)) and "sleep" in found.title and found) or Seen(0, "", "")
 
     def otpd(self, *arguments: str, check: int = 0) -> str:
         return self.run(*self._node.command, *arguments, check=check)
@@ -86,12 +96,15 @@ def container(n: Node, before: str = "", cwd: str = "") -> Iterator[Container]:
             ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "sh", "-c", command],
             cwd=n.home, env=n.env, stdin=subprocess.DEVNULL, stdout=screen, stderr=screen, text=True,
         )  # fmt: skip
+    made = Container(n, process)
     try:
-        yield Container(n, process)
+        yield made
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
+        for stranger in made.strangers:
+            stranger.wait(10)
         print((n.home / "screen").read_text())
 
 
@@ -233,3 +246,33 @@ def test_a_stop_from_a_namespace_in_which_the_node_has_no_pids_is_refused_with_w
         assert n.worker("diary")["state"] == "running"
         n.stop()
         assert diary(n) == ["init", "terminate shutdown"]
+
+
+# --- pids that come again ---
+
+
+def test_pids_that_come_again_and_again_never_mean_somebody_else() -> None:
+    """T19, test 48: a namespace with 200 pids, a child that dies at once and for ever, and strangers on the numbers between.
+    Every pid has been the child's several times when the stop comes; no stranger has been signalled."""
+    if kernel_version(platform.release()) < (6, 14):
+        pytest.skip("before Linux 6.14 pid_max is the whole machine's")
+    config = CONFIG + """
+[supervisors.s]
+max_restarts = 1000000
+max_seconds = 1
+[programs.brief]
+command = ["sh", "-c", "sleep 0.001 & exit 1"]
+supervisor = "s"
+"""
+    machine = Path("/proc/sys/kernel/pid_max").read_text()
+    with unshared(config) as n, container(n, "echo 500 > /proc/sys/kernel/pid_max; ") as c:
+        c.up()
+        strangers = [c.stranger() for _ in range(20)]
+        eventually(lambda: n.worker("brief")["generation"] > 300, 60, "each of 200 pids has been used several times")
+        os.kill(_root_below(c.init), signal.SIGKILL)
+        eventually(lambda: n.answers() and n.worker("brief")["generation"] > 20, 60)
+        assert alive(strangers) == strangers
+        assert n.worker("diary")["generation"] == 1
+        n.otpd("stop")
+        assert diary(n) == ["init", "init", "terminate shutdown"]
+    assert Path("/proc/sys/kernel/pid_max").read_text() == machine
