@@ -150,7 +150,7 @@ class Conversation:
         if timeout is None:
             return inherited
         try:
-            own = now + max(1, int(timeout * _NS))
+            own = now + max(1, int(float(timeout) * _NS))  # a text times a number would be a very long text
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{what(verb, target, method)}: expected timeout in seconds or None, got {timeout!r}") from None
         return min(own, inherited) if inherited else own
