@@ -156,8 +156,8 @@ class Delivery:
 
     def _event(self, peer: Peer) -> bool:
         said = self._events.step(peer)
-        if isinstance(said, Parcel):
-            self._say_notice(peer, said)
+        if isinstance(said, Parcel):  # all that the dead one published is before it; what is behind it are more notices
+            self._say(peer, said)
             return True
         return said
 

@@ -188,6 +188,23 @@ def test_b3_down_waits_behind_casts_and_events_of_the_dead_that_there_is_no_cred
     assert a.frames[-1].frame[1] == 1 and a.order[-1] == ["down", 1, "b", 1, "killed"]
 
 
+def test_b3_two_downs_of_one_wait_behind_its_events_and_come_in_order(board: Switchboard) -> None:
+    """Each is at the front once: it must not step back behind the other for ever."""
+    a, b = board.agent("a", window=(1, 1000)), board.agent("b")
+    for ref in (1, 2):
+        a.say("monitor", ref, "b", False)
+    a.say_data("subscribe", 3, "x")
+    for number in range(3):
+        b.publish("x", b"%d" % number)
+    board.death(b)
+    board.wait(SECOND)
+    assert a.heard("down") == []
+    while not a.heard("down"):
+        a.credit()
+    assert len(a.published) == 3
+    assert a.heard("down") == [["down", ref, "b", 1, "killed"] for ref in (1, 2)]
+
+
 def test_b3_down_of_one_whose_messages_are_all_delivered_does_not_wait_for_others(board: Switchboard) -> None:
     a, b, c = board.agent("a", window=(1, 1000)), board.agent("b"), board.agent("c")
     a.say("monitor", 1, "b", False)
