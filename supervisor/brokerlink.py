@@ -22,8 +22,8 @@ from otpd.supervisor.spec import SPEAKING, Launch
 from otpd.supervisor.tree import View, WorkerView, walk
 
 if TYPE_CHECKING:
+    from otpd.supervisor.live import Live
     from otpd.supervisor.root import Root
-    from otpd.supervisor.workers import Live
 
 #: Packets that are given to the broker's channel, or agents that are told of a broker, in one turn of the loop.
 PER_TURN: Final = 200

@@ -22,8 +22,8 @@ from otpd.supervisor.problems import quote, show
 from otpd.supervisor.spec import SPEAKING, ChildSpec
 
 if TYPE_CHECKING:
+    from otpd.supervisor.live import Live
     from otpd.supervisor.root import Root
-    from otpd.supervisor.workers import Live
 
 #: Requests of one agent that wait for their turn, and the bytes of all of them.
 MAX_WAITING: Final = 1000
@@ -148,7 +148,7 @@ class OwnChildren:
         from otpd.supervisor import childtable
 
         try:
-            return childtable.child_of(table, live.launch, self._root.workers.native.may_hang)
+            return childtable.child_of(table, live.launch, self._root.workers.starts.native.may_hang)
         except childtable.TableError as error:
             raise Refused(str(error)) from error
         except Exception as error:  # a table's mistake is the table's, never root's; nothing has been changed yet

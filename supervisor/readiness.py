@@ -17,8 +17,8 @@ from otpd.supervisor.loop import READ, WRITE, Timer
 from otpd.supervisor.spec import TcpReady
 
 if TYPE_CHECKING:
+    from otpd.supervisor.live import Live
     from otpd.supervisor.root import Root
-    from otpd.supervisor.workers import Live
 
 #: Seconds between two attempts, and for one.
 INTERVAL, TIMEOUT = 0.1, 5.0
@@ -81,14 +81,14 @@ class Prober:
     def _run(self, argv: tuple[str, ...]) -> None:
         """A probe of its own: what it prints goes nowhere, what it leaves behind is swept as the child's own."""
         try:
-            job = self._root.workers.job(self._live)
+            job = self._root.workers.starts.job(self._live)
             sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         except (LaunchError, OSError):
             self._again()
             return
         job = replace(job, command=argv, kind="program", script=None, cgroup=None)
         try:
-            spawned = self._root.workers.native.run(job, sink)
+            spawned = self._root.workers.starts.native.run(job, sink)
         except execspawn.SpawnError:
             self._again()
             return

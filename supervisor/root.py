@@ -321,11 +321,11 @@ class Root:
 
     def _finish(self, deadline: float) -> None:
         """Again and again until nothing is left below root but the logger; then the logger; then root itself."""
-        self.workers.reap()
-        strays = self.workers.strays({self.logger.pid or 0})
+        self.workers.endings.reap()
+        strays = self.workers.endings.strays({self.logger.pid or 0})
         if strays and self.loop.now < deadline:
             if self.loop.now > deadline - _LAST_GRACE + _POLITE:
-                self.workers.kill_strays(strays)
+                self.workers.endings.kill_strays(strays)
             self.loop.after(0.005, lambda: self._finish(deadline))
             return
         self.left = _titles(strays)
@@ -359,7 +359,7 @@ class Root:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
-            self.workers.reap_later()
+            self.workers.endings.reap_later()
         else:
             self.stop()
 

@@ -74,8 +74,9 @@ class Desk:
         self.phase, self.slow = "running", set[str]()
         self.cost = 0.0  # seconds that a look at a path takes
         self.asked: list[tuple[str, str]] = []
-        native = SimpleNamespace(may_hang=self._look)
-        self.workers = SimpleNamespace(native=native, asked=lambda *who: self.asked.append(who), live=lambda _path: None)
+        starts = SimpleNamespace(native=SimpleNamespace(may_hang=self._look))
+        asked = self.asked.append
+        self.workers = SimpleNamespace(starts=starts, asked=lambda *who: asked(who), live=lambda _path: None)
         self.names = Names(self)  # type: ignore[arg-type]
         self.own = OwnChildren(self)  # type: ignore[arg-type]
         self._replies: dict[int, Callable[[Any], None]] = {}
@@ -285,7 +286,7 @@ def test_nested_rubbish_is_named_and_never_printed(desk: Desk) -> None:
 
 
 def test_a_mistake_of_our_own_is_an_answer_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk.workers.native, "may_hang", lambda _paths: 1 / 0)
+    monkeypatch.setattr(desk.workers.starts.native, "may_hang", lambda _paths: 1 / 0)
     ((ok, text),) = desk.ask(desk.boss, start("x"))
     assert (ok, text) == (False, "the table can't be read: ZeroDivisionError: division by zero")
 
