@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
-from otpd.ipc.frames import send_packet
+from otpd.ipc.frames import pack, send_packet, unpack
+from otpd.ipc.wire import Kind, Lane, commands, join, keyed, messages, parse, system
 from otpd.supervisor.incarnation import Status
+from otpd.supervisor.launch import Credentials
 from tests.supervisor.processes import Root, Worker
 
-HEAD = "import asyncio, os, time\nfrom otpd.agents import Agent, Ignore, run\nclass Feed(Agent):\n"
+HEAD = "import asyncio, os, time\nfrom otpd.agents import Agent, Ignore, call, cast, on, run\nclass Feed(Agent):\n"
 
 
 @pytest.fixture
@@ -295,3 +298,121 @@ async def ask(self):
     assert worker.channel is not None
     send_packet(worker.channel, ["child", 2, False, "unknown key"])
     assert worker.line() == "ChildError unknown key"
+
+
+# --- the line to a broker, which the test plays ---
+
+
+class Doors:
+    """The two sockets of a broker."""
+
+    def __init__(self, directory: Path) -> None:
+        self.context = zmq.Context()
+        self.endpoint = f"ipc://{directory}/b"
+        self.sockets = {lane: self._bind(lane) for lane in Lane}
+
+    def _bind(self, lane: Lane) -> zmq.Socket[bytes]:
+        door = self.context.socket(zmq.ROUTER)
+        door.setsockopt(zmq.LINGER, 0)
+        door.setsockopt(zmq.RCVTIMEO, 10_000)
+        door.bind(f"{self.endpoint}-{lane.value}")
+        return door
+
+    def hears(self, lane: Lane) -> list[list[Any]]:
+        """The commands of the next frame."""
+        self.identity, frame = self.sockets[lane].recv_multipart()
+        return list(commands(frame))
+
+    def says(self, lane: Lane, frame: bytes) -> None:
+        self.sockets[lane].send_multipart([self.identity, frame])
+
+    def welcome(self) -> dict[str, Any]:
+        """The hello of the system lane."""
+        [[verb, hello]] = self.hears(Lane.SYSTEM)
+        assert (verb, self.hears(Lane.DATA)[0][0]) == ("hello", "hello")
+        self.says(Lane.SYSTEM, system(["welcome", {"epoch": "b1", "credit": [100, 100_000], "id": 1}]))
+        return dict(hello)
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[Doors]:
+    doors = Doors(tmp_path)
+    yield doors
+    doors.close()
+
+
+def speaking(root: Root, doors: Doors, body: str, **more: Any) -> Worker:
+    who = Credentials(life=2, identity=b"i" * 16, token=b"t" * 32, broker=("b1", doors.endpoint), runtime="/")
+    return start(root, body, generation=3, credentials=who, **more)
+
+
+def test_it_says_hello_with_what_proves_who_it_is_and_what_it_hears(root: Root, doors: Doors) -> None:
+    worker = speaking(root, doors, "trap_exits = True\n@on('a.*')\nasync def a(self, event): print(event.topic, event.n)")
+    hello = doors.welcome()
+    assert (hello["name"], hello["inc"], hello["token"], hello["trap"]) == ("feed", 2 << 32 | 3, b"t" * 32, True)
+    said = [*doors.hears(Lane.DATA)]
+    assert said[0][0] == "subscribe" and said[0][2] == "a.*"
+    doors.says(Lane.DATA, system(["name", 7, "source", 1]))
+    doors.says(Lane.DATA, join(Kind.EVENT, 7, [(1, 0, keyed("a.b", pack({"n": 5})))], 1))
+    assert worker.line() == "a.b 5"
+
+
+def test_one_that_was_replaced_ends_at_once_without_terminate(root: Root, doors: Doors) -> None:
+    """A2, K8: stale means that another speaks for the name; nothing more may be done by this one."""
+    worker = speaking(root, doors, "def terminate(self, reason): print('terminate')")
+    doors.welcome()
+    doors.says(Lane.SYSTEM, system(["stale", "generation 4 is current"]))
+    assert worker.died(5)
+    assert worker.packets()[-1] == ["exit", "stale"]
+    assert worker.printed() == "feed: a newer incarnation has taken over (generation 4 is current)\n"
+    assert worker.reap() == Status(code=1)
+
+
+def test_what_was_handled_is_told_before_the_end_and_a_reply_leaves_before_a_crash(root: Root, doors: Doors) -> None:
+    """What it was given and did not handle counts as lost; the caller of the call that crashed it has its answer."""
+    worker = speaking(
+        root, doors, "@call\nasync def boom(self): raise ValueError('no luck')\n@cast\nasync def note(self): pass"
+    )
+    doors.welcome()
+    assert doors.hears(Lane.SYSTEM)[0][0] == "credit"
+    doors.says(Lane.DATA, system(["name", 7, "source", 1]))
+    doors.says(Lane.DATA, join(Kind.CAST, 7, [(1, 0, pack(["note", {}]))]))
+    doors.says(Lane.DATA, join(Kind.CALL, 7, [(9, 0, pack(["boom", {}]))]))
+    _, reply = doors.sockets[Lane.SYSTEM].recv_multipart()
+    [(number, status, body)] = list(messages(reply))
+    assert (parse(reply).kind, number, status, unpack(bytes(body))[:2]) == (Kind.REPLY, 9, 1, ["ValueError", "no luck"])
+    [[verb, count, _]] = doors.hears(Lane.SYSTEM)
+    assert (verb, count) == ("credit", 256 + 2)
+    assert worker.reap() == Status(code=1)
+
+
+def test_a_new_broker_gets_fresh_sockets_and_a_hello(root: Root, doors: Doors, tmp_path: Path) -> None:
+    """K1."""
+    worker = speaking(root, doors, "def init(self): self.monitor('other')")
+    assert doors.welcome()["monitors"] == [[1, "other", None, False]]
+    doors.close()
+    (tmp_path / "next").mkdir()
+    following = Doors(tmp_path / "next")
+    try:
+        assert worker.channel is not None
+        send_packet(worker.channel, ["broker", None, None])
+        send_packet(worker.channel, ["broker", "b2", following.endpoint])
+        assert following.welcome()["monitors"] == [[1, "other", None, False]]
+        stop(worker)
+        assert worker.packets()[-1] == ["exit", "shutdown"]
+    finally:
+        following.close()
+
+
+def test_the_end_does_not_wait_for_a_broker_that_takes_nothing(root: Root, doors: Doors) -> None:
+    """T13, T35: linger is 200 ms, and libzmq is not trusted to keep to it."""
+    worker = speaking(
+        root, doors, "async def terminate(self, reason):\n    for n in range(9): await self.cast('x', 'y', z=b'z' * 60000)"
+    )
+    doors.welcome()
+    stop(worker)
+    assert worker.died(5)
+    assert worker.packets()[-1] == ["exit", "shutdown"]

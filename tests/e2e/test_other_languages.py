@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otpd.agents import Exited, NoProcess, Reject, RemoteError, connect
+from otpd.agents import Exited, NoMethod, NoProcess, Reject, RemoteError, connect
 from tests.e2e.node import Node, node
 from tests.helpers import eventually
 
@@ -51,6 +51,8 @@ def test_it_describes_itself_and_rejects_what_it_does_not_take(fleet: Node) -> N
     assert [each["name"] for each in fleet.json("describe", "reverse")["calls"]] == ["reverse", "asked", "crash"]
     with connect(fleet.control) as client, pytest.raises(Reject, match="expected a string, got number"):
         client.call("reverse", "reverse", text=3)
+    with connect(fleet.control) as client, pytest.raises(NoMethod, match="no call named 'revers'"):
+        client.call("reverse", "revers", text="a")
 
 
 def test_a_handler_that_throws_answers_and_crashes_and_the_next_incarnation_is_fresh(fleet: Node) -> None:

@@ -10,7 +10,12 @@ const LARGE = 64 * 1024;
 const BEATS_PER_WATCHDOG = 4;
 
 // Thrown by a handler: an answer, not a crash.
-export class Reject extends Error {}
+export class Reject extends Error {
+  constructor(text, data = null, name = "Reject") {
+    super(text);
+    [this.data, this.name] = [data, name];
+  }
+}
 
 export function run(agent) {
   new Life(agent, Root.open()).live();
@@ -147,13 +152,14 @@ class Life {
     const handler = (isCall ? this.#agent.calls : this.#agent.casts)?.[method];
     try {
       if (isCall && method === "otpd.describe") return this.#reply(broker, number, Status.OK, this.#describe());
-      if (!handler) throw new Reject(`no ${isCall ? "call" : "cast"} named '${method}'`);
+      if (!handler) throw new Reject(`no ${isCall ? "call" : "cast"} named '${method}'`, null, "NoMethod");
       const value = await handler(args);
       if (isCall) this.#reply(broker, number, Status.OK, value ?? null);
     } catch (error) {
-      const answer = [error.name, error.message, error.stack ?? ""];
-      if (isCall) this.#reply(broker, number, error instanceof Reject ? Status.REJECTED : Status.RAISED, answer);
-      if (!(error instanceof Reject)) await this.#crash(error);
+      const rejected = error instanceof Reject;
+      const answer = [error.name, error.message, rejected ? error.data : (error.stack ?? "")];
+      if (isCall) this.#reply(broker, number, rejected ? Status.REJECTED : Status.RAISED, answer);
+      if (!rejected) await this.#crash(error);
       else if (!isCall) console.error(error.message);
     }
   }
