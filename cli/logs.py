@@ -17,7 +17,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import click
 
@@ -34,10 +34,6 @@ _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|
 _SEQUENCE_BUT_SGR = re.compile(rf"(?!{_SGR}){_SEQUENCE.pattern}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _CONTROL_BUT_SGR = re.compile(rf"(?!{_SGR}){_CONTROL.pattern}")
-
-
-class HasPaths(Protocol):
-    def paths(self) -> NodePaths: ...
 
 
 class UnknownName(click.ClickException):

@@ -22,7 +22,6 @@ MINIMUM_KERNEL: Final = (5, 10)
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_PR_GET_CHILD_SUBREAPER: Final = 37
 _PR_GET_TID_ADDRESS: Final = 40
 
 _CLONE_PIDFD: Final = 0x0000_1000
@@ -123,12 +122,6 @@ def set_pdeathsig(number: int = signal.SIGKILL) -> None:
 def set_child_subreaper(on: bool = True) -> None:
     """Orphaned descendants become children of this process."""
     _prctl(_PR_SET_CHILD_SUBREAPER, int(on), "prctl(PR_SET_CHILD_SUBREAPER)")
-
-
-def is_subreaper() -> bool:
-    found = ctypes.c_int(0)
-    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.addressof(found), "prctl(PR_GET_CHILD_SUBREAPER)")
-    return found.value == 1
 
 
 def set_title(title: str) -> None:

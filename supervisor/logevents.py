@@ -67,30 +67,5 @@ class EventLog:
                 os.replace(newer, f"{self._path}.{number}")
 
 
-def read_events(state_dir: str | os.PathLike[str], n: int) -> list[dict[str, Any]]:
-    """The last `n` stored events, oldest first; a line that is no JSON object is skipped."""
-    path = os.path.join(state_dir, EVENTS)
-    events: list[dict[str, Any]] = []
-    for name in (path, *(f"{path}.{number}" for number in range(1, KEEP + 1))):
-        if len(events) >= n:
-            break
-        events = _read_file(name, n) + events
-    return events[-n:] if n else []
-
-
-def _read_file(path: str, n: int) -> list[dict[str, Any]]:
-    found: deque[dict[str, Any]] = deque(maxlen=n)
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict):
-                        found.append(event)
-    except OSError:
-        return []
-    return list(found)
-
-
 def _line(event: dict[str, Any]) -> bytes:
     return json.dumps(event, default=repr).encode() + b"\n"

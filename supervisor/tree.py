@@ -205,11 +205,6 @@ class Tree:
         return any(sup.job.doing is not Doing.NOTHING or sup.mailbox for sup in self._keepers())
 
     @property
-    def quiescent(self) -> bool:
-        """Not busy, and no restart waits for its time: without a new event nothing will ever happen."""
-        return not self.busy and not self._ledger.timers
-
-    @property
     def ended(self) -> bool:
         return self._over
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from otpd.supervisor.logwriter import LogWriter
 from otpd.supervisor.spec import LogPolicy
@@ -43,3 +45,9 @@ class Writing:
 
     def _writer(self, name: str) -> LogWriter:
         return LogWriter(str(self.logs), name, self.lost.append, lambda: int(self.at * SECOND))
+
+
+def stored_events(state_dir: Path) -> list[dict[str, Any]]:
+    """All that is in the event log and in what was rotated away, oldest first."""
+    files = sorted(state_dir.glob("events.jsonl*"), reverse=True)
+    return [json.loads(line) for file in files if file.is_file() for line in file.read_text().splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -62,10 +63,11 @@ def test_stat_reads_a_name_with_parentheses_and_blanks() -> None:
 
 
 def test_the_subreaper_flag_is_set_and_cleared() -> None:
-    linux.set_child_subreaper()
-    assert linux.is_subreaper()
-    linux.set_child_subreaper(False)
-    assert not linux.is_subreaper()
+    for on in (True, False):
+        linux.set_child_subreaper(on)
+        found = ctypes.c_int(-1)
+        assert ctypes.CDLL(None).prctl(37, ctypes.byref(found), 0, 0, 0) == 0  # PR_GET_CHILD_SUBREAPER
+        assert found.value == on
 
 
 def test_the_title_leaves_the_environment_alone() -> None:
