@@ -1,0 +1,90 @@
+"""The selector that serves the line before it blocks, and the worker thread, under a real loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from otpd.agents.watching import Watching
+from otpd.agents.worker import Worker
+from tests.agents.scenes import scene
+
+
+def loop_with(turn: Callable[[bool], bool]) -> tuple[asyncio.Runner, Watching]:
+    selector = Watching()
+    selector.turn = turn
+    return asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)), selector
+
+
+def test_the_line_is_served_before_every_sleep_and_when_its_descriptor_is_readable() -> None:
+    served: list[bool] = []
+    reader, writer = os.pipe()
+
+    def turn(readable: bool) -> bool:
+        served.append(readable)
+        if readable:
+            os.read(reader, 10)
+        return False
+
+    runner, selector = loop_with(turn)
+
+    async def wait() -> None:
+        selector.watch([reader])
+        asyncio.get_running_loop().call_later(0.01, os.write, writer, b"x")
+        await asyncio.sleep(0.05)
+
+    with runner:
+        runner.run(wait())
+    os.close(reader)
+    os.close(writer)
+    assert served.count(True) == 1
+    assert served[0] is False
+
+
+def test_what_a_turn_has_set_off_runs_before_anything_blocks() -> None:
+    """A future that a turn resolves would otherwise wait for the next timer."""
+    futures: list[asyncio.Future[str]] = []
+
+    def turn(readable: bool) -> bool:
+        if futures and not futures[0].done():
+            futures[0].set_result("at once")
+            return True
+        return False
+
+    runner, _ = loop_with(turn)
+
+    async def wait() -> str:
+        futures.append(asyncio.get_running_loop().create_future())
+        asyncio.get_running_loop().call_later(30, print)
+        return await futures[0]
+
+    begin = time.monotonic()
+    with runner:
+        assert runner.run(wait()) == "at once"
+    assert time.monotonic() - begin < 10
+
+
+@scene
+async def test_the_worker_gives_results_and_errors_from_one_thread_that_is_made_when_needed() -> None:
+    before = threading.active_count()
+    worker = Worker()
+    assert threading.active_count() == before
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    threads = {await worker.run(threading.get_ident) for _ in range(3)}
+    assert len(threads) == 1 and threads != {threading.get_ident()}
+    with pytest.raises(KeyError):
+        await worker.run(lambda: fail(KeyError("x")))
+    with pytest.raises(RuntimeError, match="the handler raised StopIteration"):
+        await worker.run(lambda: fail(StopIteration()))
+    assert worker.running == 0
+    given_up = worker.run(lambda: time.sleep(0.01))
+    given_up.cancel()
+    assert await worker.run(lambda: "next") == "next"
