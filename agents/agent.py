@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from otpd.agents import methods
 from otpd.agents.blocking import Blocking
-from otpd.agents.conversation import Done, checked
 from otpd.agents.current import CURRENT, Current
 from otpd.agents.errors import OtpdError
+from otpd.agents.names import checked
 from otpd.agents.values import Child, Ref
 from otpd.agents.verbs import Verbs
+from otpd.agents.waiting import Done
 
 _DONE: Final = Done()
 

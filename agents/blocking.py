@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from otpd.agents.conversation import Address
 from otpd.agents.locks import Lock
 from otpd.agents.proxies import Proxy
 from otpd.agents.values import Entry, Whereabouts
 from otpd.agents.verbs import TIMEOUT, Verbs
+from otpd.ipc.endpoint import Address
 
 T = TypeVar("T")
 V = TypeVar("V", bound=Verbs)

@@ -16,21 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from otpd.agents.current import inherited_deadline
-from otpd.agents.data import UNDECODABLE, Encoder, decode
-from otpd.agents.errors import (
-    BadArguments,
-    BrokerLost,
-    CallTimeout,
-    NoMethod,
-    NotData,
-    OtpdError,
-    Refused,
-    Reject,
-    RemoteError,
-    Stale,
-    TooLarge,
-    failure,
-)
+from otpd.agents.data import Encoder
+from otpd.agents.errors import BrokerLost, CallTimeout, NotData, OtpdError, Stale, TooLarge, failure
+from otpd.agents.names import Names, checked
+from otpd.agents.waiting import Done, Waiting, what
 from otpd.ipc import errors as wire_errors
 from otpd.ipc.endpoint import Address, Endpoint
 from otpd.ipc.happenings import (
@@ -45,52 +34,17 @@ from otpd.ipc.happenings import (
     Replied,
     Welcomed,
 )
-from otpd.ipc.topics import TopicError, words_of_topic
-from otpd.ipc.wire import MAX_KEY, Status
 
 _NS: Final = 1_000_000_000
+#: The latest deadline that can be said: u64 on the wire.
+_FOREVER: Final = 1 << 63
 #: Casts whose method is remembered, in case they are rejected: more than can be on their way.
 _REMEMBERED: Final = 4096
-#: Topics and addresses that are known to be well formed.
-_KNOWN: Final = 4096
 _ELSEWHERE: Final = (
     "the verbs of self belong to the loop of the agent, and this is another thread: a plain def handler runs in the worker "
     "thread; use the same verb of self.sync there, or write the handler as async def"
 )
 Args: TypeAlias = Mapping[str, Any]
-
-
-class Done:
-    """What a verb returns that has taken effect: may be awaited, need not be."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Any:
-        return iter(())
-
-
-class Waiting:
-    """A future for one answer, and what to call the question in an error."""
-
-    __slots__ = ("future", "method", "target", "verb")
-
-    def __init__(self, future: asyncio.Future[Any], verb: str, target: str, method: str = "") -> None:
-        self.future, self.verb, self.target, self.method = future, verb, target, method
-
-    def __str__(self) -> str:
-        return what(self.verb, self.target, self.method)
-
-    def answer(self, value: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(value)
-
-    def fail(self, error: OtpdError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-def what(verb: str, target: str, method: str = "") -> str:
-    return f"{verb} {target}.{method}" if method else f"{verb} {target}"
 
 
 class Conversation:
@@ -99,7 +53,7 @@ class Conversation:
     def __init__(self, endpoint: Endpoint, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self.endpoint, self.clock = endpoint, clock
         self.loop = asyncio.get_running_loop()
-        self.encoder = Encoder()
+        self.encoder, self.names = Encoder(), Names()
         self.complain: Callable[..., None] = _nothing  # a counted warning
         self.flush: Callable[[], None] = _nothing  # set by the line
         self.silenced: Callable[[Callable[[Any], bool]], None] = _nothing  # set by the mailbox
@@ -117,8 +71,6 @@ class Conversation:
         self._confirms: dict[int, Waiting] = {}
         self._sent: dict[int, tuple[int, str]] = {}
         self._roomless: list[asyncio.Future[None]] = []
-        self._topics: set[str] = set()
-        self._addresses: dict[str, Address] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     # --- what all verbs begin with ---
@@ -130,18 +82,6 @@ class Conversation:
         if self.ended is not None:
             raise type(self.ended)(str(self.ended))
 
-    def address(self, to: str | Address) -> Address:
-        if type(to) is str:
-            found = self._addresses.get(to)
-            if found is not None:
-                return found
-            if len(self._addresses) >= _KNOWN:
-                self._addresses.clear()
-            return self._addresses.setdefault(to, Address(checked("name", to)))
-        if isinstance(to, Address):
-            return to
-        raise TypeError(f"expected the name of an agent, self.group(...) or self.via(...), got {to!r}")
-
     def deadline(self, timeout: float | None, verb: str, target: str, method: str = "") -> int:
         """ns, 0 for none: the sooner of `timeout` seconds from now and what is left to the call that is being handled."""
         inherited, now = inherited_deadline(), self.clock()
@@ -150,7 +90,7 @@ class Conversation:
         if timeout is None:
             return inherited
         try:
-            own = now + max(1, int(float(timeout) * _NS))  # a text times a number would be a very long text
+            own = min(_FOREVER, now + max(1, int(float(timeout) * _NS)))  # a text times a number would be a very long text
         except (TypeError, ValueError, OverflowError):
             raise TypeError(f"{what(verb, target, method)}: expected timeout in seconds or None, got {timeout!r}") from None
         return min(own, inherited) if inherited else own
@@ -181,17 +121,8 @@ class Conversation:
 
     def _replied(self, reply: Replied) -> None:
         waiting = self._calls.pop(reply.request, None)
-        if waiting is None:
-            return
-        try:
-            value = decode(reply.body)
-        except UNDECODABLE as error:
-            waiting.fail(RemoteError(f"{waiting}: expected a reply in msgpack, got {len(reply.body)} bytes: {error}"))
-        else:
-            if reply.status is Status.OK:
-                waiting.answer(value)
-            else:
-                waiting.fail(_raised(waiting, reply.status, value))
+        if waiting is not None:
+            waiting.take(reply.status, reply.body)
 
     def _call_failed(self, failed: CallFailed) -> None:
         waiting = self._calls.pop(failed.request, None)
@@ -268,8 +199,7 @@ class Conversation:
     def publish(self, topic: str, data: Args) -> Any:
         """As `cast`."""
         self.here()
-        if topic not in self._topics:
-            self._check_topic(topic)
+        self.names.topic(topic)
         if not self.endpoint.room:
             return self._publish_later(topic, data)
         self.put_event(topic, data)
@@ -292,21 +222,11 @@ class Conversation:
     def emit(self, topic: str, data: Args) -> None:
         """As `publish`, but dropped and counted when there is no room."""
         self.here()
-        if topic not in self._topics:
-            self._check_topic(topic)
+        self.names.topic(topic)
         if self.endpoint.room:
             self.put_event(topic, data)
         else:
             self.complain("emits dropped", "the broker takes no more for the moment: dropped %s", topic)
-
-    def _check_topic(self, topic: str) -> None:
-        try:
-            words_of_topic(topic)
-        except (TopicError, AttributeError) as error:
-            raise BadArguments(f"publish: {error}") from None
-        if len(self._topics) >= _KNOWN:
-            self._topics.clear()
-        self._topics.add(topic)
 
     # --- questions ---
 
@@ -461,26 +381,3 @@ _DONE: Final = Done()
 
 def _nothing(*_: Any) -> None:
     pass
-
-
-def checked(what: str, name: Any) -> str:
-    """What the broker would count as a strike is an error here: a name, group or key is a text of 1 to 1024 bytes."""
-    if not isinstance(name, str):
-        raise TypeError(f"{what}: expected a text, got {name!r}")
-    if not 0 < len(name.encode(errors="surrogateescape")) <= MAX_KEY:
-        raise ValueError(f"{what}: expected a text of 1 to {MAX_KEY} bytes, got {len(name)} characters")
-    return name
-
-
-def _raised(waiting: Waiting, status: Status, value: Any) -> OtpdError:
-    """What the callee said with status 1 or 2: [type, text, traceback or data]."""
-    kind, text, more = value if isinstance(value, list) and len(value) == 3 else ("?", str(value), None)
-    if status is Status.RAISED:
-        shown = f"{waiting} raised {kind}: {text}; it has crashed, and is started again if its supervisor says so"
-        return RemoteError(shown, type=str(kind), text=str(text), traceback=str(more or ""))
-    if kind in ("BadArguments", "NoMethod"):
-        return (BadArguments if kind == "BadArguments" else NoMethod)(str(text))
-    return Reject(str(text), data=more)
-
-
-__all__ = ["Address", "Args", "Conversation", "Done", "Refused", "Waiting", "what"]

@@ -12,8 +12,10 @@ import asyncio
 from types import TracebackType
 from typing import Any, Self
 
-from otpd.agents.conversation import Conversation, Waiting, checked
+from otpd.agents.conversation import Conversation
 from otpd.agents.errors import BrokerLost, OtpdError
+from otpd.agents.names import checked
+from otpd.agents.waiting import Waiting
 
 
 class Lock:

@@ -42,13 +42,15 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from otpd.agents import raised
 from otpd.agents.agent import Agent
-from otpd.agents.conversation import Address, Conversation, Waiting
+from otpd.agents.conversation import Conversation
 from otpd.agents.data import decode
 from otpd.agents.errors import ChildError, Reject, RemoteError
 from otpd.agents.host import Host
 from otpd.agents.testing_clock import Clock
 from otpd.agents.testing_node import Node
 from otpd.agents.verbs import TIMEOUT, Verbs
+from otpd.agents.waiting import Waiting
+from otpd.ipc.endpoint import Address
 from otpd.ipc.happenings import Delivered
 from otpd.ipc.wire import Status
 

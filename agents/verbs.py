@@ -12,11 +12,14 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from otpd.agents.conversation import Address, Conversation, Done, checked
+from otpd.agents.conversation import Conversation
 from otpd.agents.errors import NoProcess, OtpdError
 from otpd.agents.locks import Lock
+from otpd.agents.names import checked
 from otpd.agents.proxies import Proxy
 from otpd.agents.values import Entry, Ref, Whereabouts
+from otpd.agents.waiting import Done
+from otpd.ipc.endpoint import Address
 
 #: OTP's default for a call (D7).
 TIMEOUT: Final = 5.0
@@ -35,7 +38,7 @@ class Verbs:
         A call that is made while another is handled ends at the latest with that one's deadline. To a group with policy
         "all" it gives a dict: for each member its result, or its OtpdError.
         """
-        address = self._otpd.address(to)
+        address = self._otpd.names.address(to)
         if address.policy == "all":
             return await self._call_all(address, method, timeout, args)
         return await self._otpd.call(address, method, args, timeout)
@@ -47,7 +50,7 @@ class Verbs:
         if not names:
             raise NoProcess(f"call of {group.name}.{method}: nobody is in this group; see who is there with: otpd status")
         left = None if timeout is None else timeout - (conversation.clock() - started) / 1e9
-        calls = (conversation.call(conversation.address(name), method, args, left) for name in names)
+        calls = (conversation.call(conversation.names.address(name), method, args, left) for name in names)
         results = await asyncio.gather(*calls, return_exceptions=True)
         for each in results:
             if isinstance(each, BaseException) and not isinstance(each, OtpdError):
@@ -62,8 +65,8 @@ class Verbs:
         """
         conversation = self._otpd
         if confirm:
-            return conversation.cast_confirmed(conversation.address(to), method, args, TIMEOUT)
-        return conversation.cast(conversation.address(to), method, args)  # type: ignore[no-any-return]
+            return conversation.cast_confirmed(conversation.names.address(to), method, args, TIMEOUT)
+        return conversation.cast(conversation.names.address(to), method, args)  # type: ignore[no-any-return]
 
     def publish(self, topic: str, /, **data: Any) -> Awaitable[None]:
         """An event for everybody who has subscribed to a pattern that `topic` meets: at most once each, in order."""
