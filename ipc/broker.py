@@ -12,6 +12,7 @@ import fcntl
 import gc
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -35,7 +36,6 @@ _WATCHDOG: Final = 2.0
 _NS: Final = 1_000_000_000
 #: Objects that live as long as the broker are many; to look through them all is a pause that every message would feel.
 _GC_THRESHOLD: Final = 50_000
-_POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,10 @@ class Broker:
         self._root = root
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.doors = {lane: Door(self._context, lane) for lane in Lane}
-        sockets: list[Any] = [(door.socket, _POLLIN) for door in self.doors.values()]
-        self._watched = [*sockets, (root.fileno(), _POLLIN)]
-        self._watched_for_room = [*sockets, (root.fileno(), _POLLIN | _POLLOUT)]
+        self._poll = select.epoll()
+        for fd in (root.fileno(), *(door.fd for door in self.doors.values())):
+            self._poll.register(fd, select.EPOLLIN)
+        self._for_room = False
         self._between_beats = int(beat * _NS)
         self._next_beat = 0
         self._now = time.monotonic_ns()
@@ -92,18 +93,23 @@ class Broker:
             if self._root.fileno() in ready:
                 self._hear_root()
             for lane, door in self.doors.items():
-                if door.socket in ready:
+                if door.fd in ready:
                     door.receive(_BUDGETS[lane], self.router, self._now)
             due = self.router.tick(self._now)
             self._act()
             self._beat()
 
-    def _wait(self, due: int | None) -> list[Any]:
-        """Sleep until something comes, the router has something to do, or the beat is due; what has something."""
-        wake = self._next_beat if due is None else min(due, self._next_beat)
-        rest = max(0, -((time.monotonic_ns() - wake) // 1_000_000))
-        watched = self._watched_for_room if self._root.blocked else self._watched
-        return [each for each, _ in zmq.zmq_poll(watched, rest)]
+    def _wait(self, due: int | None) -> list[int]:
+        """Sleep until something comes, the router has something to do, or the beat is due; the fds that have something."""
+        ready = [door.fd for door in self.doors.values() if door.more]
+        rest = 0.0
+        if not ready:
+            wake = self._next_beat if due is None else min(due, self._next_beat)
+            rest = max(0, wake - time.monotonic_ns()) / _NS
+        if self._root.blocked is not self._for_room:
+            self._for_room = self._root.blocked
+            self._poll.modify(self._root.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._for_room else 0))
+        return ready + [fd for fd, _ in self._poll.poll(rest)]
 
     def _hear_root(self) -> None:
         self._root.flush()

@@ -52,7 +52,9 @@ class Door:
         for option, value in _OPTIONS:
             self.socket.setsockopt(option, value)
         self.socket.setsockopt(zmq.ZAP_DOMAIN, _ZAP_DOMAIN)
+        self.fd = int(self.socket.get(zmq.FD))
         self.unsent = 0
+        self._swallowed = True  # the fd may say nothing though there is something
         self._stray = False
 
     def bind(self, endpoint: str) -> None:
@@ -71,6 +73,13 @@ class Door:
         finally:
             os.umask(before)
 
+    @property
+    def more(self) -> bool:
+        """Whether there is something of which the fd may not tell (see `sockets`)."""
+        if self._swallowed:
+            self._swallowed = lowlevel.readable(self.socket)
+        return self._swallowed
+
     def receive(self, budget: int, router: Router, now: int) -> None:
         """Give the router what has come, at most `budget` parts: frames, with the pid of the sender for those that it does
         not know, and strays for messages of several parts, whose rest is skipped within the budget.
@@ -78,6 +87,7 @@ class Door:
         ZeroMQ takes a message of each peer by turns, so that one that floods is only one of them.
         """
         sock, lane = self.socket, self.lane
+        self._swallowed = False
         knows, take = router.knows, router.frame
         for turn in range(budget):
             if turn == 1 and not lowlevel.readable(sock):
@@ -96,10 +106,12 @@ class Door:
                 take(peer, lane, part.bytes, now)
             else:
                 take(peer, lane, part.bytes, now, lowlevel.pid_of(part))
+        self._swallowed = True
 
     def send(self, peer: bytes, frame: bytes) -> None:
         """Give it to the peer, or count it. That a peer can't be reached never means that it is dead (T11)."""
         try:
+            self._swallowed = True
             lowlevel.send(self.socket, peer, SNDMORE)
             lowlevel.send(self.socket, frame)
         except zmq.ZMQError as error:

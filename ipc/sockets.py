@@ -13,9 +13,11 @@ A process that was forked from the one that opened them gets a ForkedError from 
 
 from __future__ import annotations
 
+import math
 import os
+import select
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import zmq
 
@@ -30,7 +32,6 @@ DRAIN_MS: Final = 200
 #: Between two attempts to reach a broker whose queue of connections is full, as when all agents come at once.
 _RETRY_MS: Final = 20
 _IDENTITY_MAX: Final = 255
-_POLLIN: Final = int(zmq.POLLIN)
 
 
 class _Context(zmq.Context["zmq.Socket[bytes]"]):
@@ -50,6 +51,7 @@ class Lanes:
         self._context = _Context()
         self._sockets = {lane: self._open(f"{endpoint}-{lane.value}", identity) for lane in Lane}
         self.fds = tuple(int(each.get(zmq.FD)) for each in self._sockets.values())
+        self._watch(())
         self._swallowed = set(Lane)  # lanes whose fd may say nothing though there is something
 
     def _open(self, address: str, identity: bytes) -> zmq.Socket[bytes]:
@@ -100,13 +102,16 @@ class Lanes:
     def wait(self, seconds: float | None, *fds: int) -> list[int]:
         """Sleep until there is something to receive, one of `fds` is readable, or the time is over; those `fds`."""
         self._check()
-        watched: list[Any] = [(each, _POLLIN) for each in (*self._sockets.values(), *fds)]
-        found: list[Any] = [each for each, _ in zmq.zmq_poll(watched, -1 if seconds is None else round(seconds * 1000))]
-        readable = [each for each in found if isinstance(each, int)]
-        self._swallowed.clear()
-        if len(readable) < len(found):
-            self._swallowed.update(Lane)
-        return readable
+        if fds != self._others:
+            self._watch(fds)
+        rest = 0 if self.more else seconds
+        found = [fd for fd, _ in self._poll.poll(None if rest is None else math.ceil(rest * 1000))]
+        return [fd for fd in found if fd in fds]
+
+    def _watch(self, others: tuple[int, ...]) -> None:
+        self._others, self._poll = others, select.poll()
+        for fd in (*self.fds, *others):
+            self._poll.register(fd, select.POLLIN)
 
     def close(self, drain: bool = False) -> None:
         """`drain`: wait for at most 200 ms until what was sent is with the broker; otherwise it is dropped."""

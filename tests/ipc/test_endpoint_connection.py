@@ -54,7 +54,7 @@ def test_the_first_word_after_the_welcome_is_credit_for_a_window() -> None:
     hand.sent()
     hand.end.monitor("stock")
     hand.welcome()
-    assert hand.said() == [["credit", 256, 262144], ["monitor", 1, "stock", False]]
+    assert hand.said() == [["credit", 512, 262144], ["monitor", 1, "stock", False]]
 
 
 def test_a_second_welcome_changes_nothing() -> None:
@@ -134,7 +134,7 @@ def test_a_question_that_was_sent_fails_with_broker_lost_and_one_that_was_not_is
     hand.sent()
     hand.welcome("b3.2")
     hand.heard()
-    assert hand.said() == [["credit", 256, 262144], ["ask", kept, "whereis", "stock"]]
+    assert hand.said() == [["credit", 512, 262144], ["ask", kept, "whereis", "stock"]]
     hand.say(["answer", kept, None])
     assert hand.heard() == [Answered(kept, True, None)]
 
@@ -189,7 +189,7 @@ def test_a_subscription_without_an_answer_is_made_again_and_answered_once() -> N
     ((_, frame), _) = hand.sent()
     assert next(commands(frame))[1]["topics"] == []
     hand.welcome("b3.2")
-    assert hand.said() == [["credit", 256, 262144], ["subscribe", ref, "orders.*"]]
+    assert hand.said() == [["credit", 512, 262144], ["subscribe", ref, "orders.*"]]
     hand.say(["answer", ref, 7])
     hand.say(["answer", ref, 7])
     assert hand.heard() == [Lost(), Welcomed("b3.2"), Answered(ref, True, 7)]
@@ -242,12 +242,12 @@ def test_what_an_old_broker_delivered_takes_up_its_part_of_the_new_window() -> N
     hand.end.connected("b3.2", 0)
     hand.sent()
     hand.welcome("b3.2")
-    assert hand.said() == [["credit", 256 - 8, 262144 - 800]]
+    assert hand.said() == [["credit", 512 - 8, 262144 - 800]]
     hand.end.handled(8, 8 * 84)
     hand.say(["name", 9, "feed", 1], lane=Lane.DATA)
-    hand.give(Kind.CAST, 9, *[(1, 0, b"x" * 84)] * 64)
-    hand.end.handled(64, 64 * 84)
-    assert hand.said() == [["credit", 256 + 64, 262144 + 6400]]
+    hand.give(Kind.CAST, 9, *[(1, 0, b"x" * 84)] * 128)
+    hand.end.handled(128, 128 * 84)
+    assert hand.said() == [["credit", 512 + 128, 262144 + 12800]]
 
 
 def test_a_mailbox_that_is_over_the_window_gives_a_new_broker_no_credit_until_it_is_worked_off() -> None:
@@ -258,9 +258,9 @@ def test_a_mailbox_that_is_over_the_window_gives_a_new_broker_no_credit_until_it
     hand.end.connected("b3.2", 0)
     hand.sent()
     hand.welcome("b3.2")
-    assert hand.said() == [["credit", 255, 0]]
+    assert hand.said() == [["credit", 511, 0]]
     hand.end.handled(1, 400_000)
-    assert hand.said() == [["credit", 256, 262144]]
+    assert hand.said() == [["credit", 512, 262144]]
 
 
 def test_connected_without_a_word_of_loss_is_a_loss_as_well() -> None:
@@ -327,16 +327,16 @@ def test_a_word_that_can_not_be_read_is_dropped_and_counted(word: list[object]) 
 
 def test_deliveries_that_can_not_be_read_are_dropped_and_give_their_credit_back() -> None:
     hand = Hand.live()
-    for _ in range(64):
+    for _ in range(128):
         hand.give(Kind.CAST, 99, (1, 0, b"x"))
-    assert (hand.heard(), hand.end.malformed) == ([], 64)
-    assert hand.said() == [["credit", 256 + 64, 262144 + 64 * 17]]
+    assert (hand.heard(), hand.end.malformed) == ([], 128)
+    assert hand.said() == [["credit", 512 + 128, 262144 + 128 * 17]]
     hand.say(["name", 9, "feed", 1], lane=Lane.DATA)
-    for _ in range(32):
+    for _ in range(64):
         hand.give(Kind.EVENT, 9, (1, 0, b"\xff\xffx"), flags=Flag.KEYED)
         hand.give(Kind.EVENT, 9, (1, 0, keyed("topic", b"x")))
-    assert (hand.heard(), hand.end.malformed) == ([], 128)
-    assert [word[:2] for word in hand.said()] == [["credit", 256 + 128]]
+    assert (hand.heard(), hand.end.malformed) == ([], 256)
+    assert [word[:2] for word in hand.said()] == [["credit", 512 + 256]]
 
 
 def test_bye_comes_after_all_that_was_said_on_the_data_lane() -> None:

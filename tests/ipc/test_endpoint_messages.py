@@ -294,11 +294,11 @@ def test_room_ends_at_1024_messages_or_1_mib_that_wait() -> None:
 
 def test_credit_is_renewed_at_a_quarter_of_the_window_in_messages() -> None:
     hand = Hand.live()
-    hand.end.handled(63, 0)
+    hand.end.handled(127, 0)
     assert hand.said() == []
     hand.end.handled(1, 0)
-    assert hand.said() == [["credit", 256 + 64, 262144 + 64 * 16]]
-    hand.end.handled(63, 0)
+    assert hand.said() == [["credit", 512 + 128, 262144 + 128 * 16]]
+    hand.end.handled(127, 0)
     assert hand.said() == []
 
 
@@ -307,23 +307,23 @@ def test_credit_is_renewed_at_a_quarter_of_the_window_in_bytes() -> None:
     hand.end.handled(1, 65_519)
     assert hand.said() == []
     hand.end.handled(1, 100)
-    assert hand.said() == [["credit", 258, 262144 + 65_519 + 100 + 32]]
+    assert hand.said() == [["credit", 514, 262144 + 65_519 + 100 + 32]]
 
 
 def test_the_key_of_an_event_is_handled_when_it_is_read() -> None:
     hand = Hand.live()
     hand.say(["name", 9, "feed", 1], lane=Lane.DATA)
-    for _ in range(64):
+    for _ in range(128):
         hand.give(Kind.EVENT, 9, (1, 0, keyed("topic", b"body")), flags=Flag.KEYED)
         hand.end.handled(1, 4)
-    assert hand.said() == [["credit", 256 + 64, 262144 + 64 * (16 + 2 + 5 + 4)]]
+    assert hand.said() == [["credit", 512 + 128, 262144 + 128 * (16 + 2 + 5 + 4)]]
 
 
 def test_settle_says_what_is_handled_before_the_end() -> None:
     hand = Hand.live()
     hand.end.handled(3, 30)
     hand.end.settle()
-    assert hand.said() == [["credit", 259, 262144 + 78]]
+    assert hand.said() == [["credit", 515, 262144 + 78]]
 
 
 # --- what is delivered ---

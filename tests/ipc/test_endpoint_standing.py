@@ -171,7 +171,7 @@ def test_an_unsubscribed_topic_is_not_restored_and_its_answer_not_heard() -> Non
     hand.end.unsubscribe(answered)
     hand.end.unsubscribe(unanswered)
     hand.say(["answer", unanswered, 2])
-    assert (hand.heard(), restored(hand)["topics"], hand.said()) == ([], [], [["credit", 256, 262144]])
+    assert (hand.heard(), restored(hand)["topics"], hand.said()) == ([], [], [["credit", 512, 262144]])
 
 
 def test_a_question_has_one_answer() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otpd.ipc.endpoint import Address, Endpoint
+from otpd.ipc.endpoint import WINDOW_MESSAGES, Address, Endpoint
 from otpd.ipc.happenings import CallFailed, Delivered, Down, EventReceived, Gap, Happening, Replied, Welcomed
 from otpd.ipc.router import Router, Send
 from otpd.ipc.wire import Status
@@ -83,7 +83,7 @@ def test_they_agree_that_a_death_comes_after_what_the_dead_one_published_and_tha
     a.monitor("b")
     topics = a.subscribe("b.*")
     wires.carry()
-    for _ in range(1500):
+    for _ in range(2000):
         b.publish("b.news", b"{}")
     wires.happened("b")
     wires.router.root(["death", "b", LIFE | 1, "killed"], NOW)
@@ -97,6 +97,6 @@ def test_they_agree_that_a_death_comes_after_what_the_dead_one_published_and_tha
         gaps += sum(each.count for each in happened if isinstance(each, Gap) and each.ref == topics)
         for each in happened:
             if isinstance(each, EventReceived):
-                a.handled(1, len(each.topic) + 2 + len(each.body))
-    assert kinds.count(EventReceived) + gaps == 1500 and gaps == 1500 - 256 - 1000
+                a.handled(1, len(each.body))
+    assert kinds.count(EventReceived) + gaps == 2000 and gaps == 2000 - WINDOW_MESSAGES - 1000
     assert kinds[-1] is Down and a.malformed == 0
