@@ -23,13 +23,6 @@ from tests.supervisor.processes import Root, Worker
 HEAD = "import asyncio, os, time\nfrom otpd.agents import Agent, Ignore, call, cast, on, run\nclass Feed(Agent):\n"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    root = Root(tmp_path)
-    yield root
-    root.close()
-
-
 def start(root: Root, body: str, **more: Any) -> Worker:
     lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
     return root.script(f"{HEAD}{lines}\nrun(Feed)\nprint('after run')\n", kind="agent", **more)

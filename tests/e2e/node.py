@@ -41,6 +41,24 @@ if __name__ == "__main__":
     run(Idle)
 """
 
+#: An agent that writes down how its life goes.
+DIARY = """
+import os
+from otpd.agents import Agent, run
+
+class Diary(Agent):
+    async def init(self):
+        self.note("init")
+    async def terminate(self, reason):
+        self.note(f"terminate {reason}")
+    def note(self, text):
+        with open("diary", "a") as file:
+            file.write(f"{os.environ['OTPD_CHILD']} {text}\\n")
+
+if __name__ == "__main__":
+    run(Diary)
+"""
+
 
 class Node:
     """One node; `config` is the text of its otpd.toml, `files` are written beside it (IDLE is always there as idle.py)."""
@@ -251,4 +269,4 @@ def node(config: str, files: dict[str, str] | None = None, start: bool = True) -
     made.close()
 
 
-__all__ = ["IDLE", "OTPD", "Node", "NotRunning", "carries", "describe", "gone", "node"]
+__all__ = ["DIARY", "IDLE", "OTPD", "Node", "NotRunning", "carries", "describe", "gone", "node"]

@@ -15,27 +15,11 @@ from pathlib import Path
 import pytest
 
 from otpd.supervisor.linux import kernel_version
-from tests.e2e.node import OTPD, Node, node
+from tests.e2e.node import DIARY, OTPD, Node, node
 from tests.e2e.others import as_user, give_away, needs_root
 from tests.e2e.watching import Seen, alive, no_old_zombies, seen, stat
 from tests.helpers import eventually
 
-#: Says how its life goes in a file beside it.
-DIARY = """
-from otpd.agents import Agent, run
-
-class Diary(Agent):
-    async def init(self):
-        self.note("init")
-    async def terminate(self, reason):
-        self.note(f"terminate {reason}")
-    def note(self, text):
-        with open("diary", "a") as file:
-            file.write(text + "\\n")
-
-if __name__ == "__main__":
-    run(Diary)
-"""
 CONFIG = """
 [agents.diary]
 script = "diary.py"
@@ -118,7 +102,7 @@ def unshared(config: str = CONFIG) -> Iterator[Node]:
 
 
 def diary(n: Node) -> list[str]:
-    return (n.home / "diary").read_text().splitlines()
+    return [line.removeprefix("diary ") for line in (n.home / "diary").read_text().splitlines()]
 
 
 def test_as_pid_1_it_stops_in_order_on_sigterm_and_exits_0() -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from otpd.ipc.control import ControlError
-from tests.e2e.node import IDLE, OTPD, Node, gone, node
+from tests.e2e.node import DIARY, IDLE, OTPD, Node, gone, node
 from tests.e2e.others import as_user, give_away, needs_root
 from tests.e2e.stuckfs import stuck_directory
 from tests.e2e.terminal import CTRL_C, terminal
@@ -49,23 +49,6 @@ DEAF_FOR_EVER = """
 [agents.deaf]
 script = "deaf.py"
 shutdown = "infinity"
-"""
-#: An agent that writes down how its life goes.
-DIARY = """
-import os
-from otpd.agents import Agent, run
-
-class Diary(Agent):
-    async def init(self):
-        self.note("init")
-    async def terminate(self, reason):
-        self.note(f"terminate {reason}")
-    def note(self, text):
-        with open("diary", "a") as file:
-            file.write(f"{os.environ['OTPD_CHILD']} {text}\\n")
-
-if __name__ == "__main__":
-    run(Diary)
 """
 DIARIES = """
 [agents.first]
@@ -165,7 +148,6 @@ def test_stop_now_comes_after_a_stop_that_waits() -> None:
         nothing_is_left(n, 0.5)
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not os.path.exists("/dev/fuse"), reason="needs root and FUSE")
 def test_a_stop_names_what_it_could_not_end_and_ends_the_rest() -> None:
     """T21, test 34: one child waits in state D for a file system that never answers."""
     config = """
@@ -177,12 +159,7 @@ def test_a_stop_names_what_it_could_not_end_and_ends_the_rest() -> None:
         shutdown = "100ms"
     """
     with node(config, start=False) as n:
-        try:
-            mounted = stuck_directory(n.home / "stuck")
-            mounted.__enter__()
-        except OSError as error:
-            pytest.skip(f"no FUSE here: {error}")
-        try:
+        with stuck_directory(n.home / "stuck"):
             n.start()
             stuck, idle = n.pid("stuck"), n.pid("idle")
             eventually(lambda: (found := seen(stuck)) is not None and "stat" in found.title, 10)
@@ -192,8 +169,6 @@ def test_a_stop_names_what_it_could_not_end_and_ends_the_rest() -> None:
                 "next: look at them with: ps -fp PID; a process in state D ends when its device answers",
             ]
             assert gone(idle) and not gone(stuck)
-        finally:
-            mounted.__exit__(None, None, None)
         nothing_is_left(n)
 
 

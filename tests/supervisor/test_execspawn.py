@@ -6,8 +6,6 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +13,6 @@ import pytest
 from otpd.supervisor import execspawn
 from otpd.supervisor.incarnation import Status
 from tests.supervisor.processes import Root, needs_extension, open_fds
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    root = Root(tmp_path)
-    yield root
-    root.close()
 
 
 @pytest.fixture(params=["fork", pytest.param("native", marks=needs_extension)])

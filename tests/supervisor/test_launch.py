@@ -38,14 +38,6 @@ PYTHON_IGNORES = 1 << (13 - 1) | 1 << (25 - 1)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    os.chmod(tmp_path, 0o755)
-    root = Root(tmp_path)
-    yield root
-    root.close()
-
-
-@pytest.fixture
 def public() -> Iterator[Path]:
     """A directory that every user may enter."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:

@@ -32,14 +32,6 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may change t
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    os.chmod(tmp_path, 0o755)
-    root = Root(tmp_path)
-    yield root
-    root.close()
-
-
-@pytest.fixture
 def spawner() -> Iterator[NativeSpawner]:
     spawner = NativeSpawner(os.environ)
     yield spawner

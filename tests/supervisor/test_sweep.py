@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -40,13 +39,6 @@ while True:
     {setsid}
 """
 LEAVE = "os.getpid() == os.getsid(0) or os.setsid()"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    root = Root(tmp_path)
-    yield root
-    root.close()
 
 
 @pytest.fixture(params=["script", "python"])

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,13 +16,6 @@ from otpd.supervisor import linux
 from otpd.supervisor.incarnation import Status
 from tests.helpers import eventually
 from tests.supervisor.processes import NODE, Root
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    root = Root(tmp_path)
-    yield root
-    root.close()
 
 
 def test_a_blank_is_roots_own_child_with_a_session_and_nothing_but_its_channel(root: Root) -> None:
