@@ -76,6 +76,8 @@ class Host:
             starting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await starting
+            if self._crash is not None:
+                raise self._crash
             return False
         starting.result()
         return True

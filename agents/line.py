@@ -85,7 +85,8 @@ class Line:
         lanes, conversation = self._lanes, self._conversation
         if lanes is None:
             return False
-        self.flush()
+        if not readable:  # when something has come, nothing was said since the turn before the sleep
+            self.flush()
         more = self._take() if readable or lanes.more else False
         if not conversation.endpoint.happened:
             return conversation.make_room() or more

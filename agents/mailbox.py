@@ -169,7 +169,12 @@ class Mailbox:
                 until = time.monotonic_ns() + _SLICE
                 continue
             item = self._queue.popleft()
-            await self._how[type(item)](item)
+            try:
+                await self._how[type(item)](item)
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                raise RuntimeError("a handler awaited what somebody has cancelled, and did not catch it") from error
             if time.monotonic_ns() > until:
                 await asyncio.sleep(0)
                 until = time.monotonic_ns() + _SLICE
@@ -249,15 +254,20 @@ class Mailbox:
         if handler is None:
             return self._reply(current.number, Status.REJECTED, [*refusal, None], "")
         try:
-            value = await self._run(handler, args)
+            status, value = await self._outcome(handler, args)
             if not current.cancelled:
-                self._reply(current.number, Status.OK, value, handler.name)
-        except Reject as error:
-            self._reply(current.number, Status.REJECTED, ["Reject", error.message, error.data], handler.name)
-        except Exception as error:
-            self._reply(current.number, Status.RAISED, raised.as_values(error), handler.name)
-            self._conversation.flush()
+                self._reply(current.number, status, value, handler.name)
+        except (Exception, asyncio.CancelledError) as error:
+            if not _is_cancelled():
+                self._reply(current.number, Status.RAISED, raised.as_values(error), handler.name)
+                self._conversation.flush()
             raise
+
+    async def _outcome(self, handler: Method, args: dict[str, Any]) -> tuple[Status, Any]:
+        try:
+            return Status.OK, await self._run(handler, args)
+        except Reject as error:
+            return Status.REJECTED, ["Reject", error.message, error.data]
 
     def _prepare(self, body: bytes) -> tuple[Method | None, dict[str, Any], list[str]]:
         """The handler with its arguments, or None with [error, text]."""
@@ -296,9 +306,9 @@ class Mailbox:
         except (*UNDECODABLE, TopicError):
             self._complain("events dropped", "event %s of %s dropped: expected a map", received.topic, received.source)
             handlers, data = [], {}
+        missed = {pattern: self._missed.pop(pattern, 0) for pattern in {handler.pattern for handler in handlers}}
         for handler in handlers:
-            missed = self._missed.pop(handler.pattern, 0)
-            event = Event(received.topic, data, received.source, received.generation, missed)
+            event = Event(received.topic, data, received.source, received.generation, missed[handler.pattern])
             function = functools.partial(handler.function, self._agent, event)
             await self._shielded(function() if handler.is_async else self._in_thread(function), handler.name)
         self._done(len(received.body))
@@ -325,6 +335,12 @@ class Mailbox:
         who = {"name": self._agent.name, "generation": self._agent.generation}
         now = {"received": self.received, "waiting": len(self._queue), "handling": self._idle is None}
         return {**who, **self._methods.describe(), **now, "counts": dict(self._complain.counts)}
+
+
+def _is_cancelled() -> bool:
+    """Whether the mailbox itself is to end; otherwise a CancelledError is one that a handler met."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -448,3 +448,74 @@ async def test_rubbish_from_another_language_is_no_crash(caplog: pytest.LogCaptu
             end.call(Address("inventory"), body, 0, 0)
         await inventory.settle()
         assert await inventory.call("count") == 10
+
+
+@scene
+async def test_a_handler_that_meets_a_cancellation_of_its_own_making_is_a_crash_and_no_stop() -> None:
+    """CancelledError is no Exception; left to itself it would end the agent as if it had been asked to."""
+
+    class Cancelling(Agent):
+        @call
+        async def wait(self) -> None:
+            task = asyncio.create_task(asyncio.sleep(60))
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await task
+
+        @cast
+        async def wait_too(self) -> None:
+            await self.wait()
+
+    async with testing.run(Cancelling) as agent:
+        with pytest.raises(RemoteError) as caught:
+            await agent.call("wait")
+        assert caught.value.type == "asyncio.exceptions.CancelledError"
+        assert (await agent.ended()).startswith("error(RuntimeError: a handler awaited what somebody has cancelled")
+    async with testing.run(Cancelling) as agent:
+        await agent.cast("wait_too")
+        assert (await agent.ended()).startswith("error(RuntimeError: a handler awaited what somebody has cancelled")
+
+
+@scene
+async def test_a_crash_of_a_task_ends_what_is_being_handled_and_its_caller_learns_the_reason() -> None:
+    class Busy(Agent):
+        @call
+        async def start(self) -> None:
+            self.task = asyncio.create_task(self.work())
+            await asyncio.sleep(60)
+
+        async def work(self) -> None:
+            raise RuntimeError("beside")
+
+    async with testing.run(Busy) as busy:
+        with pytest.raises(Exited, match=r"error\(RuntimeError: beside\)"):
+            await busy.call("start", timeout=None)
+        await busy.ended()
+
+
+@scene
+async def test_a_crash_of_a_task_during_init_fails_the_start() -> None:
+    class Starting(Agent):
+        async def init(self) -> None:
+            self.task = asyncio.create_task(self.work())
+            await asyncio.sleep(60)
+
+        async def work(self) -> None:
+            raise RuntimeError("beside")
+
+    with pytest.raises(RuntimeError, match="beside"):
+        async with testing.run(Starting):
+            raise AssertionError("it runs")
+
+
+@scene
+async def test_a_reject_whose_data_can_not_be_sent_is_the_fault_of_the_handler() -> None:
+    class Rejecting(Agent):
+        @call
+        async def ask(self) -> None:
+            raise Reject("no", data={1})
+
+    async with testing.run(Rejecting) as agent:
+        with pytest.raises(RemoteError) as caught:
+            await agent.call("ask")
+        assert caught.value.type == "NotData"
+        await agent.ended()
