@@ -113,6 +113,7 @@ class BrokerLink:
         if own is None or live.name == BROKER:
             return
         self._lives[live.name] = live
+        self._paths[live.name] = live.path  # nobody has looked at one that an agent or a request has just added
         self._note(lambda: self.table.born(self._row(live, own)))
 
     def _row(self, live: Live, own: Credentials) -> Row:
