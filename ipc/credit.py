@@ -98,9 +98,10 @@ class Allowance:
     @property
     def roomy(self) -> bool:
         """Whether a batch that does not fit is to be split. With less than half the window it is not: a receiver renews
-        sooner than that, and to split costs more than to wait for it."""
-        room = self.may_messages - self.sent_messages
-        return 2 * room >= self.window > 0 and 2 * (self.may_bytes - self.sent_bytes) >= self._window_bytes
+        sooner than that, and to split costs more than to wait for it. A window of no bytes has nothing to be split for: one
+        who has a whole window of the last broker in hand grants that."""
+        room, bytes_left = self.may_messages - self.sent_messages, self.may_bytes - self.sent_bytes
+        return 2 * room >= self.window > 0 and 2 * bytes_left >= max(1, self._window_bytes)
 
     def spend(self, messages: int, size: int) -> None:
         self.sent_messages += messages

@@ -58,6 +58,13 @@ def test_an_allowance_knows_how_much_was_handled_by_what_was_granted_beyond_the_
     assert allowance.fits(1, 10_000_000)
 
 
+def test_a_window_without_bytes_is_no_room_to_split_a_batch_for() -> None:
+    allowance = Allowance()
+    assert allowance.grant(249, 0)
+    assert not allowance.fits(1, 1) and not allowance.roomy
+    assert allowance.grant(249, 100) and allowance.roomy
+
+
 def test_a_grant_further_ahead_than_any_window_is_refused() -> None:
     allowance = Allowance()
     assert not allowance.grant(4097, 1) and not allowance.grant(1, 4 * 1024 * 1024 + 1) and allowance.may_messages == 0
