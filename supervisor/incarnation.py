@@ -194,11 +194,13 @@ class Incarnation:
         return []
 
     def ask(self, shutdown: Shutdown, cause: str | None = None) -> list[Action]:
-        """Its supervisor asks it to stop, or wants an answer sooner than before."""
+        """Its supervisor asks it to stop, or wants an answer sooner than before. Of what is dead already it says nothing: the
+        reason has been told (rule 61)."""
         if self.phase is Phase.GONE:
             return []
-        self.asked = True
-        self.cause = self.cause or cause
+        if self.status is None:
+            self.asked = True
+            self.cause = self.cause or cause
         return self._end(shutdown)
 
     def abort(self, cause: str) -> list[Action]:

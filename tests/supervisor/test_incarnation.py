@@ -240,6 +240,20 @@ def test_a_broken_link_comes_too_late_for_one_that_is_asked_to_stop_or_dead() ->
     ]
 
 
+def test_a_stop_that_comes_when_it_is_dead_does_not_change_its_reason() -> None:
+    """Rule 61; what it left behind may take its time to go."""
+    crashed, linked = running(), running()
+    crashed.died(Status(code=0))
+    crashed.cause = "watchdog: silent for 1 s"
+    linked.terminate(LINKED)
+    linked.died(Status(code=0))
+    before = [crashed.last_reason, linked.last_reason]
+    for made in (crashed, linked):
+        made.ask(5.0)
+    assert [told(made.cleared()) for made in (crashed, linked)] == [[Exited("top/a", 1, reason)] for reason in before]
+    assert before == ["error(watchdog: silent for 1 s)", LINKED]
+
+
 def test_its_last_reason_is_known_before_it_is_cleared() -> None:
     """What the broker is told when the process is gone is what the tree hears when all is."""
     crashed, declined, failed = running(), agent(), agent()
