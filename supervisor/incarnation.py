@@ -194,7 +194,7 @@ class Incarnation:
         return []
 
     def ask(self, shutdown: Shutdown, cause: str | None = None) -> list[Action]:
-        """Its supervisor asks it to stop, or wants an answer sooner than before. Of what is dead already it says nothing: the
+        """Its supervisor asks it to stop, or wants an answer sooner than before. Of one that is dead it says nothing: the
         reason has been told (rule 61)."""
         if self.phase is Phase.GONE:
             return []

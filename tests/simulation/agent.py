@@ -18,6 +18,7 @@ from tests.simulation.broker import Connection
 from tests.simulation.clock import MS, SECOND, Entry
 from tests.simulation.kernel import Process
 from tests.simulation.messages import Answer, Message, Recipe
+from tests.simulation.own import OwnChildren
 from tests.simulation.workers import Job
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class SimulatedAgent:
         self.casts: dict[int, Message] = {}  # confirmed ones and all others, by number
         self.mailbox: deque[happenings.Delivered | happenings.EventReceived] = deque()
         self.handling: Handling | None = None
+        self.own = OwnChildren(self)
         self.random = Random(f"{world.scenario.seed}/{job.name}/{job.inc}")
         self.connection: Connection | None = None
         self._alarm: Entry | None = None

@@ -76,6 +76,7 @@ class SimulatedBroker:
         self.epoch = f"b{job.life}.{job.generation}"
         self.router = Router(self.epoch)
         self.unroutable = 0
+        self.told_dead: dict[tuple[str, int], int] = {}  # when root has told that an incarnation is dead
         self._tap = Tap(self)
         self._say = job.say
         self._peers: dict[Lane, dict[bytes, Connection]] = {lane: {} for lane in Lane}
@@ -148,6 +149,8 @@ class SimulatedBroker:
         while self._root:
             packet = self._root.popleft()
             watch.router_told(self, packet)
+            if packet[0] == "death":
+                self.told_dead.setdefault((packet[1], packet[2]), now)
             router.root(packet, now)
         while self._system:
             self._take(Lane.SYSTEM, *self._system.popleft())

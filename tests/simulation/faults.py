@@ -113,7 +113,8 @@ def _deaf(world: World, process: Process, _fault: Fault) -> None:
 def _helper(world: World, process: Process, fault: Fault) -> None:
     """It has started somebody, in its own group or not, who outlives it."""
     leader = process if fault.at % 2 else None
-    world.kernel.spawn(process.cookie, process, leader=leader).program = Helper()
+    helper = world.kernel.spawn(process.cookie, process, leader=leader)
+    helper.program, helper.dies_in = Helper(), fault.at % 3 * 15 * MS
     world.sometimes["a worker leaves a helper behind"] += 1
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _AS: Final = Cookie("ghost", 0)
+#: Nanoseconds after which the grace for last words is over.
+_LONG_DEAD: Final = 100 * MS
 
 
 class Ghost:
@@ -69,7 +71,8 @@ class Ghost:
         """It comes neither before its original, which would find its place taken, nor so soon after it that it might as well
         be its last words: a routing id is a secret, and who is known by it is believed until root has told the death."""
         mute = self._agent.epoch == broker.epoch and self._of.alive
-        late = self._is_known_to_be_dead(broker) and not broker.router.knows(self._agent.job.identity)
+        told = broker.told_dead.get((self._agent.name, self._agent.inc))
+        late = told is not None and self._world.clock.now - told > _LONG_DEAD
         return (mute or late) and self._random.random() < 0.6
 
     def _epoch(self) -> str | None:

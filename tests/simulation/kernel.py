@@ -70,6 +70,7 @@ class Process:
     status: Status | None = None
     immortal_until: int = 0  # in state D: SIGKILL waits
     doomed: bool = False  # SIGKILL has come meanwhile
+    dies_in: int = 0  # ns that it takes to die of SIGKILL: memory has to be given back
     watchers: list[Callable[[], None]] = field(default_factory=list)
     at_exit: list[Callable[[], None]] = field(default_factory=list)
     children: list[Process] = field(default_factory=list)
@@ -163,6 +164,8 @@ class Kernel:
         self.on_kill(sender, process)
         if process.immortal_until > self.clock.now:
             process.doomed = True
+        elif process.dies_in:
+            self.clock.after(process.dies_in, self.end, process, _KILLED)
         else:
             self.end(process, _KILLED)
 

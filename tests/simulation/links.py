@@ -5,6 +5,7 @@ What is under way when it is cut is lost from some point on, never in the middle
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -31,38 +32,41 @@ class Latency:
 class Pipe:
     """`receive` is called with each thing, in order of sending."""
 
-    __slots__ = ("_arrived", "_clock", "_last", "_latency", "_left", "_receive", "_sent")
+    __slots__ = ("_clock", "_closed", "_last", "_latency", "_receive", "_things")
 
     def __init__(self, clock: Clock, latency: Latency, receive: Callable[[Any], None]) -> None:
         self._clock, self._latency, self._receive = clock, latency, receive
         self._last = 0
-        self._sent = 0
-        self._arrived = 0
-        self._left: int | None = None  # once cut: so many things arrive in all
+        self._things: deque[Any] = deque()  # under way
+        self._closed = False
 
     def send(self, thing: Any) -> None:
-        if self._left is not None:
-            return
-        self._last = max(self._last + 1, self._clock.now + self._latency.draw())
-        self._sent += 1
-        self._clock.at(self._last, self._arrive, self._sent, thing)
+        if not self._closed:
+            self._last = max(self._last + 1, self._clock.now + self._latency.draw())
+            self._things.append(thing)
+            self._clock.at(self._last, self._arrive)
 
     def cut(self, keep: int = 0) -> None:
         """Nothing more is sent; of what is under way, the first `keep` still arrive."""
-        limit = self._arrived + keep
-        self._left = limit if self._left is None else min(self._left, limit)
+        self._closed = True
+        while len(self._things) > keep:
+            self._things.pop()
+
+    def drain(self) -> None:
+        """Whoever reads has come to look for everything that there is."""
+        while self._things:
+            self._arrive()
 
     @property
     def under_way(self) -> int:
-        return (self._sent if self._left is None else min(self._left, self._sent)) - self._arrived
+        return len(self._things)
 
     def end(self, close: Callable[[], None]) -> None:
         """`close` is called behind everything that was sent (end of file)."""
         self._last = max(self._last + 1, self._clock.now + self._latency.draw())
         self._clock.at(self._last, close)
 
-    def _arrive(self, number: int, thing: Any) -> None:
-        if self._left is not None and number > self._left:
-            return
-        self._arrived = number
-        self._receive(thing)
+    def _arrive(self) -> None:
+        """Of what was cut or has been drained, the time passes without an arrival."""
+        if self._things:
+            self._receive(self._things.popleft())

@@ -19,6 +19,7 @@ from otpd.supervisor.events import (
     Boot,
     CancelTimer,
     Effect,
+    EndWorker,
     Event,
     Notice,
     Op,
@@ -136,6 +137,8 @@ class SimulatedRoot:
                 self.workers.stop(effect)
             case AbortStart():
                 self.workers.abort(effect)
+            case EndWorker():
+                self.workers.end_worker(effect)
             case ArmTimer(token, delay, _):
                 self._timers[token] = self.process.after(round(delay * SECOND), self._timer_fired, token)
             case CancelTimer(token):

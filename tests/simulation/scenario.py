@@ -24,17 +24,19 @@ from otpd.supervisor.spec import (
     SupervisorSpec,
 )
 from tests.simulation.clock import MS, SECOND
-from tests.simulation.workload import GROUPS
 
 Mode = Literal["safety", "liveness"]
 MODES: Final[tuple[Mode, ...]] = ("safety", "liveness")
+GROUPS: Final = ("g1", "g2")
+#: Names that each agent has for children of its own.
+PER_AGENT: Final = 2
 #: Faults end at this part of a run in liveness mode.
 CALM: Final = 0.8
 #: Events that agents cause on their own, per seed: what a seed may cost.
 _ACTIONS: Final = 260
 VERBS: Final = (
     "call", "cast", "confirmed", "burst", "publish", "cancel", "monitor", "demonitor", "link", "unlink", "trap",
-    "subscribe", "unsubscribe", "join", "leave", "ask", "key", "lock", "exit",
+    "subscribe", "unsubscribe", "join", "leave", "ask", "key", "lock", "exit", "start_child", "stop_child",
 )  # fmt: skip
 #: How often, next to each other, where a seed has them at all.
 _WEIGHTS: Final = {"call": 30, "cast": 20, "confirmed": 8, "publish": 10, "monitor": 4, "ask": 6, "key": 6, "lock": 5}
@@ -117,8 +119,8 @@ def draw(seed: int, mode: Mode) -> Scenario:
 def _verbs(random: Random) -> dict[str, int]:
     """About half of them; something is always said."""
     chosen = {verb: _WEIGHTS.get(verb, 2) for verb in VERBS if random.random() < 0.55}
-    if "exit" in chosen:
-        chosen["exit"] = 1
+    for verb in {"exit", "start_child", "stop_child"} & chosen.keys():
+        chosen[verb] = 1
     return chosen or {"call": 1}
 
 
@@ -198,6 +200,11 @@ def _agent(random: Random, name: str) -> ChildSpec:
         group=random.choice((None, None, None, "many")),
     )
     return _worker(random, name, launch)
+
+
+def own_child(random: Random, name: str) -> ChildSpec:
+    """What an agent starts by itself."""
+    return _agent(random, name)
 
 
 def _program(random: Random, name: str) -> ChildSpec:

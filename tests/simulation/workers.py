@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from otpd.supervisor import ladder
-from otpd.supervisor.events import AbortStart, Exited, Spawn, StartFailed, StartIgnored, Stop
+from otpd.supervisor.events import AbortStart, EndWorker, Exited, Spawn, StartFailed, StartIgnored, Stop
 from otpd.supervisor.incarnation import Action, Arm, Disarm, Due, Dump, End, Incarnation, Phase, Status, Tell
 from otpd.supervisor.launch import Credentials
 from otpd.supervisor.spec import ChildSpec, Launch
+from tests.simulation import own
 from tests.simulation.clock import MS, SECOND, Clock, Entry
 from tests.simulation.kernel import Cookie, Process, Program
 from tests.simulation.links import Pipe
@@ -98,6 +99,7 @@ class Live:
     credentials: Credentials | None = None
     process: Process | None = None
     channel: Channel | None = None
+    said: Pipe | None = None  # what comes from the process
     ladder: ladder.Ladder | None = None
     tick: Entry | None = None
     timers: dict[Due, Entry] = field(default_factory=dict)
@@ -149,7 +151,14 @@ class Workers:
         live = self.table.get(effect.path)
         if live is not None and live.incarnation.generation == effect.generation:
             live.asked_at = self._clock.now
-            self._act(live, live.incarnation.abort("the node is stopping"))
+            self._act(live, live.incarnation.abort("its supervisor is stopping"))
+
+    def end_worker(self, effect: EndWorker) -> None:
+        """It can't go on without its own children."""
+        live = self.table.get(effect.path)
+        if live is not None and live.incarnation.generation == effect.generation:
+            self._world.sometimes["a worker ends because of its own children"] += 1
+            self._act(live, live.incarnation.terminate(f"error({effect.why})"))
 
     def end(self, live: Live, why: str) -> None:
         """Root's own wish."""
@@ -189,6 +198,7 @@ class Workers:
         job = Job(live.name, live.generation, self._root.life.number, live.launch, identity, token, epoch, to_root.send)
         program = self._world.program(live.launch, process, job)
         process.program = program
+        live.said = to_root
         live.channel = channel = Channel(self._root, process, program.told)
         self._process.at_exit.append(lambda: channel.end(program.orphaned))
 
@@ -207,10 +217,14 @@ class Workers:
                 self._act(live, incarnation.announce(reason))
         if self._root.link.is_broker(live):
             self._root.link.heard(packet)
+        own.heard(self._root, live, packet)
 
     # --- processes go ---
 
     def _died(self, live: Live) -> None:
+        """Its last words first."""
+        if live.said is not None:
+            live.said.drain()
         self._climb(live, live.ladder or self._new_ladder(live), ladder.Died())
 
     def _new_ladder(self, live: Live) -> ladder.Ladder:

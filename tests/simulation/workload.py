@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 from otpd.ipc.endpoint import Address
 from tests.simulation.clock import SECOND
 from tests.simulation.messages import Answer, Recipe
+from tests.simulation.scenario import GROUPS, PER_AGENT
 
 if TYPE_CHECKING:
     from tests.simulation.agent import SimulatedAgent
 
-GROUPS: Final = ("g1", "g2")
 POLICIES: Final = ("any", "all", "round_robin", "least_loaded", "hash")
 #: A call to all has no single outcome: the SDK asks for the members and calls each.
 SINGLE: Final = ("any", "round_robin", "least_loaded", "hash")
@@ -39,8 +39,10 @@ class Workload:
             "link": self._link, "unlink": self._unlink, "trap": self._trap, "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe, "join": self._join, "leave": self._leave, "ask": self._ask,
             "key": self._key, "lock": self._lock, "exit": self._exit,
+            "start_child": lambda: agent.own.start(agent.random), "stop_child": lambda: agent.own.stop(agent.random),
         }  # fmt: skip
         weights = agent.world.scenario.verbs
+        self._kin = 0.1 if weights.get("start_child") else 0.0  # share of what is said to somebody's own child
         self._names = [name for name in self._verbs if weights.get(name)]
         self._weights = [weights[name] for name in self._names]
 
@@ -83,8 +85,10 @@ class Workload:
         return Recipe(takes, answer, onward)
 
     def _other(self) -> str:
-        names = self._world.scenario.agents
-        return UNKNOWN if self._random.random() < 0.02 else self._random.choice(names)
+        if self._random.random() < 0.02:
+            return UNKNOWN
+        name = self._random.choice(self._world.scenario.agents)
+        return f"{name}-{self._random.randrange(PER_AGENT)}" if self._random.random() < self._kin else name
 
     def _address(self, policies: tuple[str, ...] = POLICIES) -> Address:
         random = self._random

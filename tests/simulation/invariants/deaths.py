@@ -153,7 +153,7 @@ class Linked:
     """Of one epoch."""
 
     pairs: set[frozenset[Incarnation]] = field(default_factory=set)
-    half: dict[tuple[Incarnation, Incarnation], int] = field(default_factory=dict)  # told one side, not the other
+    unlinked: dict[frozenset[str], int] = field(default_factory=dict)  # when a pair of names was last separated
     debts: list[Debt] = field(default_factory=list)
     dead: set[Incarnation] = field(default_factory=set)
     ended: set[Incarnation] = field(default_factory=set)  # root was told to end them
@@ -176,7 +176,10 @@ class Links(Observer):
         linked = self._linked(broker)
         match command:
             case ["linked", name, generation]:
-                linked.pairs.add(frozenset({who, (name, who[1] >> 32 << 32 | generation)}))
+                pair = frozenset({who, (name, who[1] >> 32 << 32 | generation)})
+                names = frozenset(each[0] for each in pair)
+                if linked.unlinked.get(names) != self.world.clock.now:  # else it is over already
+                    linked.pairs.add(pair)
                 self.sometimes["a link is made"] += 1
             case ["unlinked", name]:
                 self._unlink(linked, who, name)
@@ -189,6 +192,7 @@ class Links(Observer):
         linked = self._linked(broker)
         if command[0] == "unlink" and len(command) == 2:
             self._unlink(linked, who, command[1])
+            linked.unlinked[frozenset({who[0], command[1]})] = self.world.clock.now
 
     def _unlink(self, linked: Linked, who: Incarnation, name: str) -> None:
         linked.pairs = {pair for pair in linked.pairs if not (who in pair and any(each[0] == name for each in pair))}

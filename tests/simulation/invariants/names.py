@@ -87,7 +87,7 @@ class Choices(Observer):
 
     def __init__(self, world: Any) -> None:
         super().__init__(world)
-        self._turns: dict[str, tuple[tuple[str, ...], Counter[str]]] = {}
+        self._turns: dict[str, tuple[tuple[int, ...], Counter[str]]] = {}
         self._keys: dict[tuple[str, str], tuple[frozenset[str], str]] = {}
 
     def broker_began(self, broker: SimulatedBroker) -> None:
@@ -107,7 +107,7 @@ class Choices(Observer):
 
     def _chosen(self, groups: Any, name: str, policy: str, key: str, asker: Any, chosen: Any) -> None:
         self.sometimes[f"a group chooses: {policy}"] += 1
-        members = groups.members(name)[1]
+        revision, members = groups.members(name)
         if asker is not None and len(members) > 1:
             self.check(chosen is not asker.entry, 22, f"{chosen.name} asks {name} and is chosen itself")
         ready = tuple(entry.name for entry in members if entry.ready and (asker is None or entry is not asker.entry))
@@ -115,16 +115,18 @@ class Choices(Observer):
         if policy == "hash":
             self._check_hash(name, key, frozenset(ready or (entry.name for entry in members)), chosen.name)
         if policy == "round_robin" and asker is None:
-            self._check_turn(name, ready, chosen.name)
+            incs = tuple(entry.inc for entry in members)
+            self._check_turn(name, (revision, *incs), ready, chosen.name)
         else:
             self._turns.pop(name, None)  # another policy moves the same turn
 
-    def _check_turn(self, name: str, ready: tuple[str, ...], chosen: str) -> None:
+    def _check_turn(self, name: str, state: tuple[int, ...], ready: tuple[str, ...], chosen: str) -> None:
+        """`state` is another one when somebody has come or gone, also if it is back now."""
         known, counts = self._turns.get(name, ((), Counter()))
-        if known != ready:
-            known, counts = ready, Counter(dict.fromkeys(ready, 0))
+        if known != state or counts.keys() != set(ready):
+            counts = Counter(dict.fromkeys(ready, 0))
         counts[chosen] += 1
-        self._turns[name] = known, counts
+        self._turns[name] = state, counts
         self.check(max(counts.values()) - min(counts.values()) <= 1, 22, f"{name} takes turns unfairly: {dict(counts)}")
         self.sometimes["a group has taken several turns"] += sum(counts.values()) > 2 * len(counts) > 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from otpd.supervisor.events import Effect, Event, Spawn
 from otpd.supervisor.ladder import KILL_PATIENCE, SWEEP_PATIENCE
 from tests.simulation.clock import SECOND
 from tests.simulation.kernel import Cookie, Process
@@ -34,6 +35,13 @@ class Processes(Observer):
         for other in self.world.kernel.living():
             same = other.cookie.name == cookie.name and other is not process
             self.check(not same or _is_immortal(other), 39, f"{process} is started while {other} is alive")
+
+    def tree_handled(self, root: SimulatedRoot, event: Event, effects: list[Effect]) -> None:
+        """39, for all that was below it: no incarnation meets what the last one's children have left."""
+        for effect in effects:
+            if isinstance(effect, Spawn):
+                below = [path for path in root.workers.table if path.startswith(f"{effect.path}/")]
+                self.check(not below, 39, f"{effect.path} is started while {below} are there")
 
     def killed(self, killer: Process | None, victim: Process) -> None:
         """Nobody but those below it (T19): a pid that has been reaped may be anybody's."""

@@ -16,6 +16,8 @@ from otpd.supervisor.tree import Tree, walk
 from tests.simulation.observe import Observer
 from tests.simulation.root import SimulatedRoot
 
+_LIVING = (ChildState.RUNNING, ChildState.STOPPING)
+
 
 @dataclass(slots=True)
 class Expected:
@@ -42,7 +44,7 @@ class Restarts(Observer):
 
     def tree_handling(self, root: SimulatedRoot, event: Event) -> None:
         self._crash = None
-        if not isinstance(event, Exited) or root.stopping:
+        if not isinstance(event, Exited) or root.stopping or event.path in root.tree._ledger.own:
             return
         expected = self._expected.get(event.path.rpartition("/")[0])
         if expected is not None and event.path in expected.stops:
@@ -112,7 +114,7 @@ class Restarts(Observer):
         rows = list(sup.children.values())
         strategy = sup.spec.strategy
         group = {Strategy.ONE_FOR_ONE: [child], Strategy.ONE_FOR_ALL: rows}.get(strategy) or rows[rows.index(child) :]
-        living = [row for row in group if row is not child and row.state in (ChildState.RUNNING, ChildState.STOPPING)]
+        living = [row for row in group if row is not child and row.end is None and row.state in _LIVING]
         stops = [row.path for row in reversed(living) if not row.is_supervisor]
         starts = [row.path for row in group if row.spec.restart is not Restart.TEMPORARY and not row.is_supervisor]
         self._expected[sup.path] = Expected(sup.job, stops, starts)
@@ -204,4 +206,6 @@ class Recovered(Observer):
 
 
 def _supervisors(tree: Tree) -> dict[str, Supervisor]:
-    return tree._ledger.supervisors
+    """Also those of agents' own children."""
+    ledger = tree._ledger
+    return {**ledger.supervisors, **ledger.own} if ledger.own else ledger.supervisors
