@@ -84,14 +84,14 @@ class Door:
         """Give the router what has come, at most `budget` parts: frames, with the pid of the sender for those that it does
         not know, and strays for messages of several parts, whose rest is skipped within the budget.
 
-        ZeroMQ takes a message of each peer by turns, so that one that floods is only one of them.
+        After a sleep it is one part only: mostly there are no others, and what follows from that one leaves before anybody
+        asks (`more`). ZeroMQ takes a message of each peer by turns, so that one that floods is only one of them.
         """
         sock, lane = self.socket, self.lane
+        parts = budget if self._swallowed else 1
         self._swallowed = False
         knows, take = router.knows, router.frame
-        for turn in range(budget):
-            if turn == 1 and not lowlevel.readable(sock):
-                return  # to run into the end costs more, and mostly there is one message
+        for _ in range(parts):
             if self._stray:
                 self._stray = lowlevel.receive_part(sock).more
                 continue
