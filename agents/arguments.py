@@ -40,11 +40,14 @@ class Parameters:
     `bound`: the first parameter is self. TypeError for a function that can't be called with keyword arguments alone.
     """
 
-    __slots__ = ("_exact", "_hints", "_named", "_open", "_required", "doc")
+    __slots__ = ("_exact", "_hints", "_named", "_open", "_required", "_taken", "doc")
 
     def __init__(self, function: Callable[..., Any], bound: bool = False) -> None:
         signature = inspect.signature(function)
-        parameters = list(signature.parameters.values())[1 if bound else 0 :]
+        parameters = list(signature.parameters.values())
+        first = parameters.pop(0) if bound else None
+        #: The name that self has: **kwargs can't take it, too.
+        self._taken = first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None
         self._named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         self._open = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._required = frozenset(name for name, p in self._named.items() if p.default is _MISSING)
@@ -72,7 +75,7 @@ class Parameters:
             if fits(value, hint):
                 return None
             return f"argument {name}: expected {describe(hint)}, got {type(value).__name__} ({shown(value)})"
-        if name in self._named or (self._open and isinstance(name, str)):
+        if name in self._named or (self._open and isinstance(name, str) and name != self._taken):
             return None
         near = difflib.get_close_matches(str(name), self._named, n=1)
         expected = f"one of {', '.join(self._named)}" if self._named else "no argument"

@@ -91,7 +91,9 @@ class Host:
         if not working.done():
             working.cancel()
             await asyncio.wait((working,))
-        if not working.cancelled():
+        if working.cancelled():
+            self._crash = self._crash or RuntimeError("a handler has cancelled the task that handles the messages")
+        else:
             self._crash = self._crash or working.exception()
         try:
             await self._terminate()
@@ -134,7 +136,7 @@ async def _first(task: asyncio.Future[Any], event: asyncio.Event) -> None:
     waiting.cancel()
 
 
-async def finished(method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+async def finished(method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
     """Call a plain or async method to its end."""
     result = method(*args, **kwargs)
     if inspect.isawaitable(result):

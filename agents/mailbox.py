@@ -89,7 +89,7 @@ class Mailbox:
         self.received = 0
         conversation.hears.update(
             {
-                Delivered: self._delivered, EventReceived: self._put, CallCancelled: self._cancelled, Gap: self._gap,
+                Delivered: self._delivered, EventReceived: self._put, CallCancelled: self._cancelled, Gap: self._put,
                 Down: self._put, Up: self._put, Exit: self._put,
             }
         )  # fmt: skip
@@ -97,6 +97,7 @@ class Mailbox:
         conversation.silenced = self._silence
         self._how: dict[type, Callable[[Any], Awaitable[None]]] = {
             Delivered: self._cast, Current: self._call, EventReceived: self._event, Rejected: self._handle_rejected,
+            Gap: self._gap,
             Down: lambda it: self._callback(agent.handle_down, it.name, it.generation, it.reason),
             Up: lambda it: self._callback(agent.handle_up, it.name, it.generation),
             Exit: lambda it: self._callback(agent.handle_exit, it.name, it.generation, it.reason),
@@ -140,11 +141,6 @@ class Mailbox:
         current = self._calls.get(cancelled.call)
         if current is not None:
             current.cancelled = True
-
-    def _gap(self, gap: Gap) -> None:
-        pattern = self._patterns.get(gap.ref)
-        if pattern is not None:
-            self._missed[pattern] = self._missed.get(pattern, 0) + gap.count
 
     def _rejected(self, name: str, method: str, reason: str) -> None:
         if self._waiting_rejections >= _REJECTIONS:
@@ -298,6 +294,12 @@ class Mailbox:
 
     def _in_thread(self, job: Callable[[], Any]) -> Awaitable[Any]:
         return self.worker.run(functools.partial(contextvars.copy_context().run, job))
+
+    async def _gap(self, gap: Gap) -> None:
+        """In its turn: it is the next event that tells of it, not one that came before."""
+        pattern = self._patterns.get(gap.ref)
+        if pattern is not None:
+            self._missed[pattern] = self._missed.get(pattern, 0) + gap.count
 
     async def _event(self, received: EventReceived) -> None:
         try:

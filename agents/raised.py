@@ -13,6 +13,8 @@ from otpd.agents.errors import OtpdError
 _REASON_LIMIT: Final = 500
 #: Characters of a traceback that travel; its end, because that is where the error is.
 _TRACEBACK_LIMIT: Final = 16_000
+#: Characters of a message that travel.
+_TEXT_LIMIT: Final = 16_000
 _HERE: Final = os.path.dirname(__file__)
 _ASYNCIO: Final = os.path.dirname(asyncio.__file__)
 
@@ -44,7 +46,8 @@ def one_line(error: BaseException) -> str:
 def as_values(error: BaseException) -> list[str]:
     """[type, text, traceback], as a reply carries it."""
     lines = traceback.format_exception(type(error), error, from_agent(error))
-    return [kind(error), text(error), "".join(lines).encode(errors="backslashreplace").decode()[-_TRACEBACK_LIMIT:]]
+    trace = "".join(lines).encode(errors="backslashreplace").decode()
+    return [kind(error), text(error)[:_TEXT_LIMIT], trace[-_TRACEBACK_LIMIT:]]
 
 
 def from_agent(error: BaseException) -> types.TracebackType | None:

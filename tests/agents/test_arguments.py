@@ -83,3 +83,17 @@ def test_keywords_must_be_text_even_for_who_takes_any() -> None:
     parameters = Parameters(lambda **any_: None)
     assert parameters.wrong({"a": 1}) is None
     assert parameters.wrong({5: 1}) == "argument 5: expected no argument, got 5"
+
+
+@pytest.mark.parametrize("of", ["self", "this"])
+def test_the_name_of_the_first_parameter_is_not_for_who_takes_any(of: str) -> None:
+    """`handler(agent, **{"self": 1})` would be the crash of an agent, too."""
+    function = eval(f"lambda {of}, sku, **any_: None")
+    assert Parameters(function, bound=True).wrong({"sku": 1, "other": 2}) is None
+    assert Parameters(function, bound=True).wrong({"sku": 1, of: 2}) == f"argument {of}: expected one of sku, got {of}"
+
+
+def test_a_first_parameter_that_is_not_for_keywords_leaves_its_name_free() -> None:
+    def function(self: Any, /, **any_: Any) -> None: ...
+
+    assert Parameters(function, bound=True).wrong({"self": 1}) is None
