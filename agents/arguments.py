@@ -40,7 +40,7 @@ class Parameters:
     `bound`: the first parameter is self. TypeError for a function that can't be called with keyword arguments alone.
     """
 
-    __slots__ = ("_exact", "_hints", "_named", "_open", "_required", "_taken", "doc")
+    __slots__ = ("_exact", "_hints", "_named", "_open", "_required", "_signature", "_taken")
 
     def __init__(self, function: Callable[..., Any], bound: bool = False) -> None:
         signature = inspect.signature(function)
@@ -48,14 +48,19 @@ class Parameters:
         first = parameters.pop(0) if bound else None
         #: The name that self has: **kwargs can't take it, too.
         self._taken = first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None
+        self._signature = signature.replace(parameters=parameters)
         self._named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         self._open = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._required = frozenset(name for name, p in self._named.items() if p.default is _MISSING)
         hints = _hints(function)
-        self.doc = _doc(signature, parameters, hints)
-        self._hints = {name: hints[name] for name in self._named if name in hints}
+        self._hints = {name: hint for name, hint in hints.items() if name in self._named or name == "return"}
         #: The type that a value usually has: if it is exactly this, nothing more has to be looked at.
         self._exact = {name: hint for name, hint in self._hints.items() if isinstance(hint, type) and hint in _PLAIN}
+
+    @property
+    def doc(self) -> str:
+        """As people write it: (sku: str, n: int = 1) -> int."""
+        return _doc(self._signature, self._hints)
 
     def wrong(self, args: Mapping[str, Any]) -> str | None:
         """What does not fit, naming argument, expected and got; None when all does."""
@@ -91,6 +96,8 @@ _PLAIN: Final = frozenset((str, int, float, bool, bytes, list, dict))
 
 def bind(agent: str, function: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments for init(), already bound to its agent; ArgumentError for the first that does not fit."""
+    if not args and _takes_nothing(function):
+        return {}
     parameters = Parameters(function)
     wrong = parameters.wrong(args)
     if wrong is not None:
@@ -98,6 +105,12 @@ def bind(agent: str, function: Callable[..., Any], args: Mapping[str, Any]) -> d
         advice = f"; add args = {{ {name} = ... }} to [agents.{agent}]" if wrong.endswith("got nothing") else ""
         raise ArgumentError(f"agent {agent}, {wrong}{advice}")
     return dict(args)
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    """A method of self alone: most init() are, and `inspect` costs a start more than all else here."""
+    code = getattr(function, "__code__", None)
+    return isinstance(function, types.MethodType) and code is not None and code.co_argcount + code.co_kwonlyargcount == 1
 
 
 def shown(value: Any) -> str:
@@ -116,11 +129,11 @@ class _Shown:
         return self._hint if isinstance(self._hint, str) else describe(self._hint)
 
 
-def _doc(signature: inspect.Signature, parameters: list[inspect.Parameter], hints: Mapping[str, Any]) -> str:
+def _doc(signature: inspect.Signature, hints: Mapping[str, Any]) -> str:
     def shown(name: str, annotation: Any) -> Any:
         return annotation if annotation is _MISSING else _Shown(name, annotation, hints)
 
-    parameters = [p.replace(annotation=shown(p.name, p.annotation)) for p in parameters]
+    parameters = [p.replace(annotation=shown(p.name, p.annotation)) for p in signature.parameters.values()]
     result = shown("return", signature.return_annotation)
     return str(signature.replace(parameters=parameters, return_annotation=result))
 

@@ -33,10 +33,9 @@ _FORKED = "this process was forked from the one that had connected, and threads 
 class Blocking(Generic[V]):
     """Usable from any thread but that of the loop."""
 
-    def __init__(self, verbs: V, loop: asyncio.AbstractEventLoop) -> None:
-        """To be made on the thread of the loop."""
-        self._verbs, self._loop = verbs, loop
-        self._thread, self._pid = threading.get_ident(), os.getpid()
+    def __init__(self, verbs: V) -> None:
+        self._verbs, self._loop, self._thread = verbs, verbs._otpd.loop, verbs._otpd.thread
+        self._pid = os.getpid()
         self.waiting = 0  # threads that wait for a verb; counted on the loop
 
     def _do(self, verb: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

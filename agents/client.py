@@ -135,7 +135,7 @@ class Client(Blocking[Verbs]):
     async def _live(self, selector: Watching) -> None:
         first = self._first
         conversation = Conversation(Endpoint(self.name, first["inc"], first["token"]))
-        super().__init__(_Speaker(conversation), conversation.loop)
+        super().__init__(_Speaker(conversation))
         self._server, self._stop = threading.current_thread(), asyncio.Event()
         self._following = Following(conversation)
         for happening in (Welcomed, Fenced):

@@ -65,7 +65,7 @@ class Conversation:
         self.ended: OtpdError | None = None
         self.at_end: Callable[[OtpdError], None] = _nothing
         self.rejections: Callable[[str, str, str], None] = _nothing  # name, method, code of a cast that nobody awaits
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._calls: dict[int, Waiting] = {}
         self._questions: dict[int, Waiting] = {}
         self._confirms: dict[int, Waiting] = {}
@@ -77,7 +77,7 @@ class Conversation:
 
     def here(self) -> None:
         """Not on another thread, and not after the end."""
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self.thread:
             raise RuntimeError(_ELSEWHERE)
         if self.ended is not None:
             raise type(self.ended)(str(self.ended))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -40,7 +41,6 @@ class Host:
         self.agent = agent_class()
         self.agent.name, self.agent.generation, self.agent.log = conversation.endpoint.name, generation, log
         self.agent._otpd, self.agent._host = conversation, self
-        self.sync = Sync(self.agent, conversation.loop)
         complain = conversation.complain = Complaints(log, conversation.clock)
         self.mailbox = Mailbox(self.agent, Methods(agent_class), conversation, complain)
         self._stop, self._crashed = asyncio.Event(), asyncio.Event()
@@ -57,6 +57,10 @@ class Host:
         self._crash = self._crash or error
         self._crashed.set()
         self._stop.set()
+
+    @functools.cached_property
+    def sync(self) -> Sync:
+        return Sync(self.agent)
 
     async def child(self, what: str, *arguments: Any) -> Any:
         return await self._parent.child(what, *arguments)

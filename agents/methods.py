@@ -21,12 +21,16 @@ import asyncio
 import difflib
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from otpd.agents.arguments import Parameters
 from otpd.agents.decorators import Mark, marks
 from otpd.ipc.topics import TopicError, Trie, words_of_pattern
+
+#: Where nothing is marked.
+_OURS: Final = ("otpd.agents.agent", "otpd.agents.verbs")
 
 
 class Method:
@@ -103,24 +107,31 @@ def check(agent_class: type, reserved: frozenset[str]) -> None:
 
 
 def _check_signature(where: str, function: Callable[..., Any], mark: Mark) -> None:
-    parameters = list(inspect.signature(function).parameters.values())[1:]
+    """From the code object: `inspect` would wake up a lot of shared memory in every agent that is started."""
+    code: types.CodeType | None = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return
+    names, stars = code.co_varnames, code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
     if mark.kind == "on":
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        if len(parameters) != 1 or parameters[0].kind not in positional:
-            raise TypeError(f"{where}: expected one parameter, the event; write: async def {function.__name__}(self, event)")
-        try:
-            words_of_pattern(mark.pattern)
-        except TopicError as error:
-            raise TypeError(f"{where}: {error}") from None
-    for each in parameters if mark.kind != "on" else ():
-        if each.kind in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL):
-            raise TypeError(f"{where}: expected parameters that have names, got {each}; messages carry arguments by name")
+        if code.co_argcount != 2 or code.co_kwonlyargcount or stars:
+            raise TypeError(f"{where}: expected one parameter, the event; write: async def {code.co_name}(self, event)")
+        _check_pattern(where, mark.pattern)
+    elif code.co_posonlyargcount > 1 or stars & inspect.CO_VARARGS:
+        nameless = names[1] if code.co_posonlyargcount > 1 else f"*{names[code.co_argcount + code.co_kwonlyargcount]}"
+        raise TypeError(f"{where}: expected parameters that have names, got {nameless}; messages carry arguments by name")
+
+
+def _check_pattern(where: str, pattern: str) -> None:
+    try:
+        words_of_pattern(pattern)
+    except TopicError as error:
+        raise TypeError(f"{where}: {error}") from None
 
 
 def _marked(agent_class: type) -> Iterator[tuple[str, Callable[..., Any], Mark]]:
     """(name, function, mark) of what the class ends up with, inherited ones first, in the order of the definitions."""
-    names = dict.fromkeys(name for base in reversed(agent_class.__mro__) for name in vars(base))
-    for name in names:
+    bases = [base for base in reversed(agent_class.__mro__) if base is not object and base.__module__ not in _OURS]
+    for name in dict.fromkeys(name for base in bases for name in vars(base)):
         for mark in _marks_of(agent_class, name):
             yield name, getattr(agent_class, name), mark
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import zmq
 
+from otpd.ipc.endpoint import WINDOW_MESSAGES
 from otpd.ipc.frames import pack, send_packet, unpack
 from otpd.ipc.wire import Kind, Lane, commands, join, keyed, messages, parse, system
 from otpd.supervisor.incarnation import Status
@@ -378,7 +379,7 @@ def test_what_was_handled_is_told_before_the_end_and_a_reply_leaves_before_a_cra
     [(number, status, body)] = list(messages(reply))
     assert (parse(reply).kind, number, status, unpack(bytes(body))[:2]) == (Kind.REPLY, 9, 1, ["ValueError", "no luck"])
     [[verb, count, _]] = doors.hears(Lane.SYSTEM)
-    assert (verb, count) == ("credit", 256 + 2)
+    assert (verb, count) == ("credit", WINDOW_MESSAGES + 2)
     assert worker.reap() == Status(code=1)
 
 
