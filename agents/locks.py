@@ -2,7 +2,8 @@
 
 The races, and what is done about them:
 1. Who waits gives up (deadline, cancellation) while the lock is on its way to him: it is given back when it comes.
-2. The broker dies: the next one knows of no lock, so that another may get it. `held` is False from then on, and the end of
+2. The call that is being handled passes its deadline inside the block: the lock goes back all the same.
+3. The broker dies: the next one knows of no lock, so that another may get it. `held` is False from then on, and the end of
    the block raises BrokerLost, because what was done in it may have been done beside another.
 """
 
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from otpd.agents.conversation import Conversation
-from otpd.agents.errors import BrokerLost, OtpdError
+from otpd.agents.errors import BrokerLost
 from otpd.agents.names import checked
 from otpd.agents.waiting import Waiting
 
@@ -62,8 +63,5 @@ class Lock:
             if error is None:
                 raise BrokerLost(f"lock {self.key}: the broker died while it was held; others may have held it, too")
             return
-        try:
-            await self._conversation.ask("unlock", self.key)
-        except OtpdError:
-            if error is None:
-                raise
+        self._epoch = None
+        self._conversation.endpoint.ask("unlock", self.key)  # without a deadline: whatever has become of the call

@@ -22,7 +22,7 @@ import difflib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from otpd.agents.arguments import Parameters
@@ -106,6 +106,14 @@ def check(agent_class: type, reserved: frozenset[str]) -> None:
         _check_signature(where, function, mark)
 
 
+#: What the verbs call and cast take for themselves.
+_TAKEN: Final[Mapping[str, frozenset[str]]] = {
+    "call": frozenset({"timeout"}),
+    "cast": frozenset({"confirm"}),
+    "on": frozenset(),
+}
+
+
 def _check_signature(where: str, function: Callable[..., Any], mark: Mark) -> None:
     """From the code object: `inspect` would wake up a lot of shared memory in every agent that is started."""
     code: types.CodeType | None = getattr(inspect.unwrap(function), "__code__", None)
@@ -119,6 +127,10 @@ def _check_signature(where: str, function: Callable[..., Any], mark: Mark) -> No
     elif code.co_posonlyargcount > 1 or stars & inspect.CO_VARARGS:
         nameless = names[1] if code.co_posonlyargcount > 1 else f"*{names[code.co_argcount + code.co_kwonlyargcount]}"
         raise TypeError(f"{where}: expected parameters that have names, got {nameless}; messages carry arguments by name")
+    taken = set(names[1 : code.co_argcount + code.co_kwonlyargcount]) & _TAKEN[mark.kind]
+    if taken:
+        own = f"the parameter {taken.pop()} is one of the {mark.kind}'s own and could not be sent"
+        raise TypeError(f"{where}: {own}; rename it")
 
 
 def _check_pattern(where: str, pattern: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from otpd.agents.errors import BadArguments
 from otpd.ipc.endpoint import Address
 from otpd.ipc.topics import TopicError, words_of_topic
-from otpd.ipc.wire import MAX_KEY
+from otpd.ipc.wire import MAX_KEY, is_key
 
 #: How many are remembered.
 _KNOWN: Final = 4096
@@ -57,9 +57,10 @@ class Names:
 
 
 def checked(what: str, name: Any) -> str:
-    """A name, group or key is a text of 1 to 1024 bytes; `what` it is for, in the TypeError or ValueError."""
+    """A name, group or key is a text of 1 to 1024 bytes of UTF-8; `what` it is for, in the TypeError or ValueError."""
     if not isinstance(name, str):
         raise TypeError(f"{what}: expected a text, got {name!r}")
-    if not 0 < len(name.encode(errors="surrogateescape")) <= MAX_KEY:
-        raise ValueError(f"{what}: expected a text of 1 to {MAX_KEY} bytes, got {len(name)} characters")
+    if not is_key(name):
+        shown = f"{name[:50]!r} ({len(name)} characters)"
+        raise ValueError(f"{what}: expected a text of 1 to {MAX_KEY} bytes of UTF-8, got {shown}")
     return name

@@ -40,6 +40,8 @@ class Proxy:
 
         def call(*positional: Any, **args: Any) -> Any:
             _refuse_positional(method, positional)
+            if "timeout" in args:
+                raise TypeError(f"{method}: the timeout is the proxy's own; write: agent(NAME, timeout=...).{method}(...)")
             return self._speaker.call(self._to, method, self._timeout, **args)
 
         return call

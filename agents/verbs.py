@@ -46,7 +46,7 @@ class Verbs:
     async def _call_all(self, group: Address, method: str, timeout: float | None, args: dict[str, Any]) -> dict[str, Any]:
         conversation = self._otpd
         started = conversation.clock()
-        names = await self.members(group.name)
+        _revision, names = await conversation.ask("members", group.name, timeout=timeout, again=True)
         if not names:
             raise NoProcess(f"call of {group.name}.{method}: nobody is in this group; see who is there with: otpd status")
         left = None if timeout is None else timeout - (conversation.clock() - started) / 1e9

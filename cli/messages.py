@@ -25,6 +25,8 @@ _timeout = click.option(
     "--timeout", metavar="DURATION", callback=to_seconds, default="5s", show_default=True,
     help="How long to wait for the answer at most (exit 8).",
 )  # fmt: skip
+#: Arguments that the verbs take for themselves, and what to write.
+_OPTIONS = {"timeout": "write: --timeout 10s", "confirm": "otpd cast always waits until the broker has accepted"}
 _method = click.argument("method")
 _arguments = click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
 
@@ -107,6 +109,9 @@ def keywords(arguments: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not name.isidentifier():
             what = f"expected an argument such as sku=A or n=3, got {argument!r}"
             raise Failure(Exit.USAGE, what, "quote values with blanks: text='a b'")
+        if name in _OPTIONS:
+            what = f"an agent can't take an argument named {name}: it belongs to the message"
+            raise Failure(Exit.USAGE, what, _OPTIONS[name])
         if name in found:
             raise Failure(Exit.USAGE, f"the argument {name} is given twice")
         found[name] = _value(value)

@@ -7,6 +7,7 @@ cut. What a child or a file said may hold bytes that stdout can't show: they are
 from __future__ import annotations
 
 import enum
+import math
 import os
 import re
 import sys
@@ -78,7 +79,27 @@ def say(text: str = "", now: bool = False) -> None:
 def say_json(value: Any) -> None:
     import json
 
-    say(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+    say(json.dumps(_jsonable(value), indent=2 if sys.stdout.isatty() else None))
+
+
+def _jsonable(value: Any) -> Any:
+    """What agents may answer and JSON does not know: bytes become {"base64": ...}, keys texts, NaN and infinities null.
+
+    >>> _jsonable({1: b"hi", "x": [float("nan"), (1, None)]})
+    {'1': {'base64': 'aGk='}, 'x': [None, [1, None]]}
+    """
+    match value:
+        case dict():
+            return {key if isinstance(key, str) else str(key): _jsonable(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_jsonable(each) for each in value]
+        case bytes():
+            import base64
+
+            return {"base64": base64.b64encode(value).decode()}
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def say_lines(lines: Iterable[Line]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otpd.ipc import limits
 from otpd.ipc.frames import FrameError, pack
-from otpd.ipc.topics import TopicError, Trie, words_of_pattern
+from otpd.ipc.topics import TopicError, Trie, is_reserved, words_of_pattern
 from otpd.ipc.wire import HEADER, INNER, Flag, Kind, keyed, message, split, split_key
 
 if TYPE_CHECKING:
@@ -163,11 +163,14 @@ class Events:
     # --- events ---
 
     def publish(self, source: Peer, frame: bytes) -> None:
-        """Every event of a frame; FrameError when it is malformed. One with a bad topic is rejected."""
+        """Every event of a frame; FrameError when it is malformed. One with a bad topic, or one of the broker's own, is
+        rejected."""
         batch = _runs(frame)
         source.give_back(sum(len(run.messages) for run in batch), len(frame) - HEADER)
         for run in batch:
             try:
+                if is_reserved(run.topic):
+                    raise TopicError(f"{run.topic} is the broker's own")
                 self._send(source, run)
             except TopicError:
                 for message in run.messages:

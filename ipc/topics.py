@@ -131,3 +131,12 @@ def _walk(node: _Node[T], words: list[str], at: int) -> Iterator[T]:
     for word in (words[at], "*"):
         if (below := node.below.get(word)) is not None:
             yield from _walk(below, words, at + 1)
+
+
+def is_reserved(topic: str) -> bool:
+    """What the broker tells of names, groups and keys is believed, so nobody else may say it; what agents emit is theirs.
+
+    >>> is_reserved("otpd.name.feed"), is_reserved("otpd.emit.shipped"), is_reserved("orders.new")
+    (True, False, False)
+    """
+    return topic.startswith("otpd.") and not topic.startswith("otpd.emit.")

@@ -61,10 +61,13 @@ class Relay:
         name = self._root.operations.path_of(request.get("name")).rpartition("/")[2]
 
         def finish(parts: list[Any]) -> None:
-            if parts[-1] is None:
-                connection.fail(OperationError(4, f"{name} has no address", "only agents have one; see: otpd status"))
-            else:
-                connection.answer(parts[-1])
+            match parts[-1]:
+                case {"code": "noproc"}:
+                    connection.fail(OperationError(4, f"{name} has no address", "only agents have one; see: otpd status"))
+                case {"text": text}:
+                    connection.fail(OperationError(2, str(text)))
+                case state:
+                    connection.answer(state)
 
         self._ask(connection, finish, "breaker", name, mode)
 

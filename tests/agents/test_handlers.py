@@ -394,6 +394,20 @@ async def test_a_task_that_fails_while_nobody_awaits_it_ends_what_is_being_handl
         assert busy.instance.seen == ["first begins"]
 
 
+def test_a_parameter_that_the_verb_takes_for_itself_is_refused_with_the_class() -> None:
+    with pytest.raises(TypeError, match=r"Slow.waits: the parameter timeout is one of the call's own and could not be sent"):
+
+        class Slow(Agent):
+            @call
+            async def waits(self, timeout: float = 1.0) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Sure.take: the parameter confirm is one of the cast's own"):
+
+        class Sure(Agent):
+            @cast
+            async def take(self, confirm: bool) -> None: ...
+
+
 def test_a_handler_must_not_take_the_name_of_a_verb() -> None:
     with pytest.raises(TypeError, match=r"Wrong.publish: expected a name of your own for a @call method"):
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -279,6 +280,25 @@ async def test_wrong_use_is_a_type_error(to: Any, timeout: Any) -> None:
     async with testing.run(Shop) as shop:
         with pytest.raises(TypeError, match="expected"):
             await shop.instance.call(to, "get", timeout)
+
+
+@scene
+async def test_a_name_that_is_no_utf8_is_refused_here_and_not_a_strike_at_the_broker() -> None:
+    async with testing.run(Shop) as shop:
+        for _ in range(4):
+            with pytest.raises(ValueError, match=r"bytes of UTF-8, got '\\udcff'"):
+                await shop.instance.call("\udcff", "get")
+        assert await shop.call("nothing") is None
+
+
+@scene
+async def test_a_call_to_all_keeps_its_deadline_also_while_there_is_no_broker() -> None:
+    async with testing.run(Shop) as shop:
+        it = shop.instance
+        it._otpd.endpoint.lost(it._otpd.clock())
+        with pytest.raises(CallTimeout):
+            await it.call(it.group("g", "all"), "get", timeout=0.5)
+        assert shop.elapsed < 1
 
 
 # --- casts ---
@@ -611,6 +631,25 @@ async def test_a_lock_has_one_holder_at_a_time() -> None:
         await asyncio.gather(hold(it, "shop"), hold(other, "other"))
         assert sorted(seen[:2]) in (["shop in", "shop out"], ["other in", "other out"])
         assert sorted(seen) == ["other in", "other out", "shop in", "shop out"]
+
+
+class Keeper(Shop):
+    @call
+    async def guarded(self) -> None:
+        async with self.lock("k"):
+            with contextlib.suppress(CallTimeout):
+                await self.call("prices", "get")
+
+
+@scene
+async def test_a_lock_goes_back_though_the_call_that_took_it_has_passed_its_deadline() -> None:
+    async with testing.run(Keeper) as keeper:
+        keeper.peer("prices", never)
+        other = keeper.peer("other")
+        with pytest.raises(CallTimeout):
+            await keeper.call("guarded", timeout=1)
+        async with other.lock("k", timeout=1):
+            pass
 
 
 @scene

@@ -469,6 +469,14 @@ def test_a_breaker_is_forced_through_root() -> None:
             assert refused.value.code == code
 
 
+def test_a_breaker_that_the_broker_does_not_know_is_no_success() -> None:
+    with node_with_fake(bare("a"), BARES) as (n, broker):
+        connection = asked(n, "breaker", name="a", mode="auto")
+        answer(broker, "breaker", {"code": "noproc", "text": "nobody is called a"})
+        refusal = read(connection)
+        assert (refusal["code"], refusal["error"]) == (4, "a has no address")
+
+
 def test_a_broker_that_does_not_answer_or_is_away_is_an_error_and_no_wait() -> None:
     with node_with_fake(bare("a"), BARES) as (n, broker):
         with pytest.raises(ControlError, match="the broker did not answer within 1 s") as late:

@@ -172,6 +172,18 @@ def test_a_run_that_does_not_fit_is_taken_apart_for_a_small_window(board: Switch
         b.credit()
 
 
+def test_what_the_broker_tells_itself_nobody_else_may_say(board: Switchboard) -> None:
+    a, b = board.agents("a", "b")
+    b.say_data("subscribe", 1, "otpd.**")
+    for topic in ("otpd.name.b", "otpd.group.g", "otpd.key.k"):
+        a.publish(topic, b"forged")
+    a.publish("otpd.emit.sold", b"own")
+    assert seen(b) == [b"own"]
+    assert [command[2:] for command in a.heard("rejected")] == [
+        ["refused", "otpd.name.b"], ["refused", "otpd.group.g"], ["refused", "otpd.key.k"],
+    ]  # fmt: skip
+
+
 def test_f5_what_is_published_after_the_revision_is_matched(board: Switchboard) -> None:
     a, b = board.agents("a", "b")
     a.publish("x", b"before")
