@@ -144,6 +144,21 @@ async def test_the_death_of_the_other_ends_the_call_with_its_reason() -> None:
 
 
 @scene
+async def test_nothing_is_tried_again_by_itself() -> None:
+    """D8."""
+    async with testing.run(Shop) as shop:
+        prices = shop.peer("prices", never)
+        task = asyncio.ensure_future(shop.instance.call("prices", "get", timeout=None))
+        await asyncio.sleep(1)
+        await shop.down("prices")
+        await shop.up("prices")
+        with pytest.raises(Exited):
+            await task
+        await asyncio.sleep(60)
+        assert prices.calls == [("get", {})]
+
+
+@scene
 async def test_what_the_other_raises_or_rejects_reaches_the_caller() -> None:
     def answers(method: str, args: dict[str, Any]) -> None:
         raise Reject("not today", data=[1]) if method == "reject" else ValueError("bad")

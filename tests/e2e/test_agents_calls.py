@@ -161,6 +161,24 @@ def test_the_reply_of_a_busy_agent_is_not_lost_when_it_crashes_right_after_it(sh
         shared.node.reborn("victim", generation)
 
 
+def test_what_a_dead_incarnation_had_not_handled_is_lost_and_comes_to_nobody_again(shared: Fleet) -> None:
+    """C5: as an OTP mailbox; and terminate is not called on a kill (rule 125)."""
+    generation, pid = shared.generation("victim"), shared.pid("victim")
+    shared.client.cast("victim", "note", what="handled")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting = pool.submit(shared.call, "victim", "nap", timeout=None, seconds=3600.0)
+        eventually(lambda: shared.call("victim", "otpd.describe")["handling"])
+        shared.client.cast("victim", "note", confirm=True, what="delivered")
+        eventually(lambda: shared.call("victim", "otpd.describe")["waiting"] == 1)
+        terminated = shared.node.printed("victim").count("terminate")
+        shared.node.kill(pid)
+        with pytest.raises(Exited):
+            waiting.result(10)
+    shared.node.reborn("victim", generation)
+    assert shared.heard("victim") == []
+    assert shared.node.printed("victim").count("terminate") == terminated
+
+
 def test_messages_to_a_name_that_restarts_wait_for_its_next_incarnation() -> None:
     """C3, C6, DESIGN 9.3: buffered, delivered after init() and in order; calls too."""
     slow = 'args = { slow_start = 0.6 }\nbackoff = { initial = "10ms" }'
