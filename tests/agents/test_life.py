@@ -15,7 +15,6 @@ import pytest
 import zmq
 
 from otpd.ipc.endpoint import WINDOW_MESSAGES
-from otpd.ipc.endpoint import WINDOW_MESSAGES
 from otpd.ipc.frames import pack, send_packet, unpack
 from otpd.ipc.wire import Kind, Lane, commands, join, keyed, messages, parse, system
 from otpd.supervisor.incarnation import Status
