@@ -17,9 +17,9 @@ DOCS = Path(__file__).parents[2] / "docs"
     ("code", "kind"),
     [
         ("noproc", "NoProcess"), ("overloaded", "Overloaded"), ("circuit_open", "CircuitOpen"), ("expired", "CallTimeout"),
-        ("timeout", "CallTimeout"), ("too_large", "TooLarge"), ("deadlock", "Deadlock"), ("stale", "Stale"), ("down", "Exited"),
-        ("broker_lost", "BrokerLost"), ("already_registered", "AlreadyRegistered"), ("conflict", "Refused"),
-        ("a code of tomorrow", "Refused"),
+        ("timeout", "CallTimeout"), ("too_large", "TooLarge"), ("deadlock", "Deadlock"), ("stale", "Stale"),
+        ("down", "Exited"), ("broker_lost", "BrokerLost"), ("already_registered", "AlreadyRegistered"),
+        ("conflict", "Refused"), ("a code of tomorrow", "Refused"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("executed", ["no", "maybe"])
