@@ -115,6 +115,7 @@ class Agent(Verbs):
 
     def stop(self, reason: str = "normal") -> Awaitable[None]:
         """End after what is being handled: terminate(reason), exit. normal and shutdown are clean, others are errors."""
+        self._otpd.here()
         self._host.stop(reason)
         return _DONE
 
@@ -161,15 +162,18 @@ class Agent(Verbs):
 
         It ends with this agent. ChildError says why it did not start.
         """
+        self._otpd.here()
         started = await self._host.child("start", dict(spec))
         return Child(started["name"], started["generation"])
 
     async def stop_child(self, name: str) -> None:
         """Stop a child in order and forget it. ChildError when there is none of this name."""
+        self._otpd.here()
         await self._host.child("stop", name)
 
     async def children(self) -> list[dict[str, Any]]:
         """The children of this agent, as `otpd tree --json` shows each."""
+        self._otpd.here()
         return list(await self._host.child("which"))
 
 

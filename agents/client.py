@@ -14,6 +14,7 @@ import asyncio
 import atexit
 import contextlib
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from otpd.agents import raised
 from otpd.agents.blocking import Blocking
+from otpd.agents.complaints import Complaints
 from otpd.agents.conversation import Conversation
 from otpd.agents.errors import CallTimeout, NodeNotRunning, OtpdError, Refused
 from otpd.agents.following import Events, Following, Monitor
@@ -66,8 +69,15 @@ class Client(Blocking[Verbs]):
         self.name: str = first["name"]
         self._control, self._stream, self._first = control, stream, first
         self._begun, self._welcome, self._closed = threading.Event(), threading.Event(), False
+        self._failed: BaseException | None = None
         threading.Thread(target=self._serve, name=f"otpd {self.name}", daemon=True).start()
         self._begun.wait()
+        if self._failed is not None:
+            control.close()
+            raise OtpdError(
+                f"connect: its loop could not be started: {raised.one_line(self._failed)}; "
+                "are too many files open? look: ls /proc/PID/fd, and ulimit -n"
+            ) from self._failed
         self._follower = threading.Thread(target=self._follow, name=f"otpd brokers of {self.name}", daemon=True)
         self._follower.start()
         atexit.register(self.close)
@@ -127,10 +137,17 @@ class Client(Blocking[Verbs]):
     # --- its threads ---
 
     def _serve(self) -> None:
-        """The loop of the verbs."""
-        selector = Watching()
-        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-            runner.run(self._live(selector))
+        """The loop of the verbs. What keeps it from beginning is for the thread that waits for that."""
+        try:
+            selector = Watching()
+            with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+                runner.run(self._live(selector))
+        except BaseException as error:
+            if self._begun.is_set():
+                raise
+            self._failed = error
+        finally:
+            self._begun.set()
 
     async def _live(self, selector: Watching) -> None:
         first = self._first
@@ -140,6 +157,10 @@ class Client(Blocking[Verbs]):
         self._following = Following(conversation)
         for happening in (Welcomed, Fenced):
             conversation.hears[happening] = functools.partial(self._settled, conversation.hears[happening])
+        conversation.complain = Complaints(logging.getLogger("otpd.client"), conversation.clock)
+        conversation.rejections = functools.partial(
+            conversation.complain, "casts rejected", "cast to %s.%s rejected: %s; with confirm=True the sender is told"
+        )
         conversation.hears[Delivered] = lambda message: _refuse(conversation, message)
         self._line = Line(conversation, first["identity"], selector)
         self._line.broker(*(first["broker"] or (None, None)))
@@ -147,9 +168,9 @@ class Client(Blocking[Verbs]):
         self._begun.set()
         try:
             await self._stop.wait()
+            await self._line.drain()
         finally:
-            conversation.endpoint.bye()
-            self._line.close()
+            self._line.close(bye=True)
             conversation.end(NodeNotRunning(f"{self.name} is closed; connect() again"))
             self._welcome.set()
 

@@ -32,7 +32,7 @@ class Parent(Protocol):
 
 
 class Host:
-    """`fatal` is what ends it, once known."""
+    """`reason` is why it ends, unless it crashes."""
 
     def __init__(
         self, agent_class: type[Agent], generation: int, conversation: Conversation, parent: Parent, log: logging.Logger
@@ -45,12 +45,12 @@ class Host:
         self.mailbox = Mailbox(self.agent, Methods(agent_class), conversation, complain)
         self._stop, self._crashed = asyncio.Event(), asyncio.Event()
         self._crash: BaseException | None = None
-        self._reason = "shutdown"
+        self.reason = "shutdown"
 
     def stop(self, reason: str) -> None:
         """The first reason counts."""
         if not self._stop.is_set():
-            self._reason = reason
+            self.reason = reason
             self._stop.set()
 
     def crash(self, error: BaseException) -> None:
@@ -103,11 +103,11 @@ class Host:
             await self._terminate()
         finally:
             self.mailbox.settle()
-        return self._reason
+        return self.reason
 
     async def _terminate(self) -> None:
         if self._crash is None:
-            return await finished(self.agent.terminate, self._reason)
+            return await finished(self.agent.terminate, self.reason)
         try:
             await finished(self.agent.terminate, f"error({raised.one_line(self._crash)})")
         except Exception:

@@ -94,7 +94,7 @@ class Life:
             trace = raised.from_agent(error)
             sys.excepthook(type(error), error.with_traceback(trace), trace)
         reason = str(error) if isinstance(error, _Stopped) else raised.one_line(error)
-        self._channel.say("exit", f"error({reason})")
+        self._channel.say("exit", reason if reason.startswith("error(") else f"error({reason})")
         sys.exit(1)
 
     async def _live(self, selector: Watching) -> str:
@@ -111,17 +111,20 @@ class Life:
         self._channel.listen()
         loop.call_later(_UNTIL_OPEN, line.open)
         try:
-            return await self._through(host)
+            reason = await self._through(host)
+            await line.drain()
+            return reason
         finally:
             line.close()
 
     async def _through(self, host: Host) -> str:
-        if not await host.init(self._job.args):
-            return "shutdown"
-        self._channel.say("ready")
-        self._line.open()
-        self._beat()
-        reason = await host.live()
+        if await host.init(self._job.args):
+            self._channel.say("ready")
+            self._line.open()
+            self._beat()
+            reason = await host.live()
+        else:
+            reason = host.reason
         if reason not in _CLEAN and not reason.startswith(("linked(", "shutdown(")):
             raise _Stopped(reason)
         return reason

@@ -10,9 +10,11 @@ is imported with the first broker.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from otpd.agents import raised
 from otpd.agents.conversation import Conversation
 from otpd.agents.watching import Watching
 
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 BUDGET: Final = 64
 #: Seconds that libzmq gets to end, with the 200 ms in which what was said last may leave (T35).
 _END: Final = 0.7
+#: Seconds in which the broker may still take what has waited for it, at an end in order (T13).
+_DRAIN: Final = 0.2
+_LOOK: Final = 0.005
+#: Seconds until sockets that could not be opened are tried again: the first time, and at most.
+_RETRY: Final = 0.2
+_RETRY_MAX: Final = 5.0
 
 
 class Line:
@@ -33,6 +41,7 @@ class Line:
         self._broker: tuple[str, str] | None = None
         self._lanes: Lanes | None = None
         self._is_open = self._is_closed = False
+        self._again: asyncio.TimerHandle | None = None
 
     # --- brokers ---
 
@@ -58,16 +67,33 @@ class Line:
         while self._take():
             pass
         self._drop(drain=False)
-        now = self._conversation.clock()
-        self._conversation.endpoint.lost(now)
+        self._conversation.endpoint.lost(self._conversation.clock())
+        self._give_up()
         if self._broker is not None:
-            epoch, endpoint = self._broker
+            self._reach(*self._broker, _RETRY)
+        self._conversation.work_off()
+
+    def _reach(self, epoch: str, endpoint: str, pause: float) -> None:
+        """Tried again until there is another broker: what is missing (descriptors, mostly) may come back."""
+        try:
             from otpd.ipc.sockets import Lanes
 
-            self._lanes = Lanes(endpoint, self._identity)
-            self._selector.watch(self._lanes.fds)
-            self._conversation.endpoint.connected(epoch, now)
-        self._conversation.work_off()
+            lanes = Lanes(endpoint, self._identity)
+        except Exception as error:
+            if pause == _RETRY:
+                text = "no sockets to the broker: %s; tried again by itself, are too many files open (ulimit -n)?"
+                self._conversation.complain("brokers not reached", text, raised.one_line(error))
+            longer = min(2 * pause, _RETRY_MAX)
+            self._again = self._conversation.loop.call_later(pause, self._reach, epoch, endpoint, longer)
+            return
+        self._lanes = lanes
+        self._selector.watch(lanes.fds)
+        self._conversation.endpoint.connected(epoch, self._conversation.clock())
+
+    def _give_up(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
     def _drop(self, drain: bool) -> None:
         """libzmq is not trusted to return from the end of its context: what it does not do in time ends with the process."""
@@ -112,9 +138,25 @@ class Line:
 
     # --- the end ---
 
-    def close(self) -> None:
-        """What was said last gets a moment to leave; returns also if libzmq should not (T35)."""
+    async def drain(self) -> None:
+        """At an end in order: until the broker has taken what waits for it, or its time is over. Not without a broker."""
         self.flush()
+        end = self._conversation.clock() + _DRAIN * 1e9
+        while self._lanes is not None and self._conversation.endpoint.unsent and self._conversation.clock() < end:
+            await asyncio.sleep(_LOOK)
+
+    def close(self, bye: bool = False) -> None:
+        """What was said last gets a moment to leave; returns also if libzmq should not (T35). `bye`: it leaves in order."""
+        endpoint = self._conversation.endpoint
+        self.flush()
+        lost = endpoint.give_up()
+        if lost:
+            text = "%d messages were not taken by the broker before the end, and are lost"
+            self._conversation.complain("messages lost at the end", text, lost)
+        if bye:
+            endpoint.bye()
+            self.flush()
+        self._give_up()
         self._is_open, self._is_closed = False, True
         self._selector.turn = None
         self._conversation.flush = _nothing

@@ -130,6 +130,8 @@ class Running(Generic[A]):
                 self._node.ready(self.name)
                 self._ready.set_result(None)
                 reason = await host.live()
+            else:
+                reason = host.reason
         except BaseException as error:
             reason = f"error({raised.one_line(error)})"
             raise

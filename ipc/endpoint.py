@@ -304,6 +304,10 @@ class Endpoint:
         self._urgent.say(question, ref)
         return ref
 
+    def give_up(self) -> int:
+        """Before the end: drop the messages that wait for credit or for a broker; how many there were."""
+        return self._outbox.drop()
+
     def bye(self) -> None:
         """Leave in order: what was said before on the data lane is still taken."""
         self._say_in_order("bye")

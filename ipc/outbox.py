@@ -143,6 +143,16 @@ class Outbox:
             number for batch in batches if batch.kind == kind and batch.flags & flags == flags for number in batch.numbers()
         }
 
+    def drop(self) -> int:
+        """Give up what waits; how many messages that were. Commands stay."""
+        dropped, self.count, self.size = self.count, 0, 0
+        for batch in (*self._closed, *self._open.values()):
+            if isinstance(batch, Batch):
+                batch.parts, batch.size = [], 0
+        self._closed = deque(each for each in self._closed if isinstance(each, bytes))
+        self._open.clear()
+        return dropped
+
     # --- the connection ---
 
     def reset(self) -> None:

@@ -49,7 +49,11 @@ class Lanes:
             raise ValueError(f"expected a routing id of 1 to 255 bytes that does not begin with 0, got {identity!r} (T12)")
         self._pid = os.getpid()
         self._context = _Context()
-        self._sockets = {lane: self._open(f"{endpoint}-{lane.value}", identity) for lane in Lane}
+        try:
+            self._sockets = {lane: self._open(f"{endpoint}-{lane.value}", identity) for lane in Lane}
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
         self.fds = tuple(int(each.get(zmq.FD)) for each in self._sockets.values())
         self._watch(())
         self._swallowed = set(Lane)  # lanes whose fd may say nothing though there is something

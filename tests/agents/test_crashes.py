@@ -79,3 +79,25 @@ async def test_missed_is_told_with_the_event_behind_the_gap_to_each_handler_of_t
         await reader.settle()
         missed = {"a.1": 0, "a.2": 5, "a.3": 0}
         assert reader.instance.seen == [(who, topic, count) for topic, count in missed.items() for who in ("one", "two")]
+
+
+class Elsewhere(Agent):
+    @call
+    def use(self, verb: str) -> str:
+        try:
+            found = getattr(self, verb)(*(["x"] if verb == "stop_child" else [{}] if verb == "start_child" else []))
+            if asyncio.iscoroutine(found):
+                asyncio.run(found)
+        except RuntimeError as error:
+            return str(error)
+        return "done"
+
+
+@pytest.mark.parametrize("verb", ["stop", "start_child", "stop_child", "children"])
+def test_verbs_about_itself_and_its_children_belong_to_the_loop_too(verb: str) -> None:
+    @scene
+    async def run() -> None:
+        async with testing.run(Elsewhere) as agent:
+            assert (await agent.call("use", verb=verb)).startswith("the verbs of self belong to the loop of the agent")
+
+    run()

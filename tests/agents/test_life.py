@@ -231,6 +231,13 @@ def test_it_stops_itself_for_a_reason(root: Root, reason: str, said: str, code: 
     assert worker.printed().splitlines()[0] == reason
 
 
+def test_it_stops_itself_in_an_init_that_then_waits(root: Root) -> None:
+    worker = start(root, "async def init(self):\n    self.stop('error(bad config)')\n    await asyncio.sleep(60)")
+    assert worker.packets() == [["spawned"], ["exit", "error(bad config)"]]
+    assert worker.printed() == "error(bad config)\n"
+    assert worker.reap() == Status(code=1)
+
+
 def test_a_plain_handler_that_hangs_keeps_no_crashed_process(root: Root) -> None:
     """The worker thread is a daemon: after a crash elsewhere, nobody waits for it."""
     worker = start(
