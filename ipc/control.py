@@ -122,7 +122,8 @@ class Control:
         deadline = _after(timeout)
         try:
             self._socket.settimeout(timeout)
-            self._socket.sendall(pack_frame({"op": op, **arguments}))
+            with contextlib.suppress(BrokenPipeError):  # who was turned away has been told why: that can still be read
+                self._socket.sendall(pack_frame({"op": op, **arguments}))
             while True:
                 self._socket.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
                 chunk = self._socket.recv(1 << 18)

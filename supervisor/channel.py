@@ -1,7 +1,7 @@
 """root's end of a channel: packets in, packets out with a queue, never a wait.
 
-What the peer can't take yet is kept in order up to a bound; over it the oldest packets that carry no descriptors and may
-be lost (events) are dropped and counted. Descriptors that wait are duplicates and closed when they are gone. A lazy
+What the peer can't take yet is kept in order up to a bound; what comes over it and carries no descriptors is dropped, and
+told when there is room again. Descriptors that wait are duplicates and closed when they are gone. A lazy
 channel sends nothing until the loop has done what is urgent: to wake its reader costs more than all that root computes.
 """
 
@@ -36,7 +36,8 @@ class Channel:
         self._on_packet, self._on_gone = on_packet, on_gone
         self._queue: deque[tuple[Any, tuple[int, ...]]] = deque()
         self._watching = False
-        self.dropped = 0
+        self._dropped = 0
+        self.on_dropped: Callable[[int], None] | None = None  # so many packets, since there was no room
         self.on_room: Callable[[], None] | None = None  # all that had to wait is sent
         loop.add(sock.fileno(), READ, self._ready)
 
@@ -54,7 +55,7 @@ class Channel:
         if not self.open or (not self._lazy and not self._queue and self._try(value, fds)):
             return
         if len(self._queue) >= self._bound and not fds:
-            self.dropped += 1
+            self._dropped += 1
             return
         self._queue.append((value, tuple(map(os.dup, fds))))
         if not self._lazy:
@@ -112,8 +113,14 @@ class Channel:
             self._queue.popleft()
         if self.open:
             self._watch_for_room(False)
+            self._tell_dropped()
             if self.on_room is not None:
                 self.on_room()
+
+    def _tell_dropped(self) -> None:
+        dropped, self._dropped = self._dropped, 0
+        if dropped and self.on_dropped is not None:
+            self.on_dropped(dropped)
 
     def _watch_for_room(self, on: bool) -> None:
         if on is not self._watching:

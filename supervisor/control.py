@@ -236,7 +236,7 @@ class ControlServer:
         if len(self._connections) >= MAX_CONNECTIONS:
             idle = next((c for c in self._connections if not c.busy), None)
             if idle is None:
-                sock.close()
+                _turn_away(sock)
                 return
             idle.close()
         connection = Connection(self, sock, pid)
@@ -262,3 +262,11 @@ class ControlServer:
             self.loop.remove(self._listener.fileno())
             self._listener.close()
             self._listener = None
+
+
+def _turn_away(sock: socket.socket) -> None:
+    """Nothing that waits here costs less than this: one packet into the socket's own buffer, then the end."""
+    why = f"{MAX_CONNECTIONS} clients are being served already"
+    hint = "end some of: otpd events -f, otpd tree -w, otpd top"
+    with sock, contextlib.suppress(OSError):
+        sock.send(pack_frame({"ok": False, "code": 1, "error": why, "hint": hint, "done": True}))

@@ -76,6 +76,7 @@ class Helper:
             theirs.close()
         self._began, self.pid = self._loop.now, self._process.pid
         self.channel = Channel(self._loop, ours, self._on_packet, lambda: None, lazy=self._lazy)
+        self.channel.on_dropped = self._dropped
         self._loop.add(self._pidfd, READ, lambda _mask: self._died())
         self._on_event("helper.started", self.name)
         self._on_up()
@@ -83,6 +84,9 @@ class Helper:
     def send(self, value: Any, fds: tuple[int, ...] = ()) -> None:
         if self.channel is not None:
             self.channel.send(value, fds)
+
+    def _dropped(self, count: int) -> None:
+        self._on_event("helper.problem", f"{self.name}: {count} packets for it were dropped while it did not read")
 
     def retire(self) -> None:
         """No restart from now on."""

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from otpd.supervisor import picture
@@ -17,6 +18,7 @@ from otpd.supervisor.changes import Changes
 from otpd.supervisor.clients import Clients
 from otpd.supervisor.control import Connection, OperationError
 from otpd.supervisor.events import RestartChild, TerminateChild
+from otpd.supervisor.loop import Timer
 from otpd.supervisor.rawrequests import RawRequests
 from otpd.supervisor.relay import Relay
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 PROGRESS = 2.0
 #: Seconds between a change and the look at those who wait for one.
 LOOK = 0.02
-#: Seconds between looks when nothing changes: some states only time brings (see `picture.SETTLED`).
+#: Seconds between looks when nothing changes.
 LOOK_AGAIN = 0.1
 _YEAR = 366 * 86_400.0
 _ACTIONS = ("start", "stop", "restart", "delete")
@@ -35,11 +37,14 @@ _ACTIONS = ("start", "stop", "restart", "delete")
 _CHANGING = ("child", "scale", "reload", "request", "signal")
 
 
+@dataclass(slots=True, eq=False)
 class Waiter:
-    """Somebody who waits for a state."""
+    """Somebody who waits for a state. `by_time`: time alone may bring it (see `picture.SETTLED`), not only a change."""
 
-    def __init__(self, connection: Connection, condition: Callable[[], str | None]) -> None:
-        self.connection, self.condition = connection, condition
+    connection: Connection
+    condition: Callable[[], str | None]
+    by_time: bool
+    late: Timer | None = None
 
 
 class Operations:
@@ -96,7 +101,8 @@ class Operations:
             except OperationError as error:
                 self._forget(waiter)
                 waiter.connection.fail(error)
-        self._look_again(LOOK_AGAIN)
+        if any(waiter.by_time for waiter in self._waiters):
+            self._look_again(LOOK_AGAIN)
 
     def stopped(self, left: list[str]) -> None:
         """The last word to everybody who asked for the stop."""
@@ -151,13 +157,15 @@ class Operations:
         if condition() is None:
             connection.answer(True)
             return
-        waiter = Waiter(connection, condition)
+        waiter = Waiter(connection, condition, by_time=wanted == "ready")
         self._waiters.append(waiter)
         self._look_again(LOOK)
         connection.on_close = lambda: self._forget(waiter)
-        self._root.loop.after(timeout, lambda: self._time_out(waiter))
+        waiter.late = self._root.loop.after(timeout, lambda: self._time_out(waiter))
 
     def _forget(self, waiter: Waiter) -> None:
+        if waiter.late is not None:
+            waiter.late.cancel()
         with contextlib.suppress(ValueError):
             self._waiters.remove(waiter)
 

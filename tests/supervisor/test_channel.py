@@ -76,12 +76,18 @@ def test_descriptors_that_wait_are_duplicates(ends: Ends) -> None:
     assert ends.read_all()[-1] == ["open"]
 
 
-def test_over_the_bound_packets_are_dropped_and_counted() -> None:
+def test_over_the_bound_packets_are_dropped_and_that_is_told_once_when_there_is_room() -> None:
     ends = Ends(bound=10)
+    told: list[int] = []
+    ends.channel.on_dropped = told.append
     for number in range(10_000):
         ends.channel.send([number, "x" * 200])
+    assert told == []
     got = ends.read_all()
-    assert ends.channel.dropped == 10_000 - len(got) > 0
+    assert told == [10_000 - len(got)]
+    assert got == [[number, "x" * 200] for number in range(len(got))], "what was kept is the oldest, in order"
+    ends.channel.send("more")
+    assert (ends.read_all(), told) == (["more"], [10_000 - len(got)])
     ends.channel.close()
     ends.peer.close()
 

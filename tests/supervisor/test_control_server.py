@@ -167,6 +167,24 @@ def test_a_follower_that_never_reads_is_cut_off(served: Served, monkeypatch: pyt
         eventually(lambda: not follower.open)
 
 
+def test_one_client_too_many_is_told_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test 59: all the others are served, so none of them can make room."""
+    monkeypatch.setattr(control, "MAX_CONNECTIONS", 3)
+    followers = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for client in followers:
+        client.connect(str(served.path))
+        client.sendall(pack_frame({"op": "follow"}))
+    eventually(lambda: len(served.followers) == 3)
+    with Control.open(str(served.path)) as client, pytest.raises(ControlError) as caught:
+        client.ask("echo", value=1)
+    assert (caught.value.code, caught.value.error) == (1, "3 clients are being served already")
+    followers.pop().close()
+    eventually(lambda: not served.followers[-1].open)
+    assert echo(served.path, 1) == 1
+    for client in followers:
+        client.close()
+
+
 def test_two_requests_at_once_on_one_connection_are_refused(served: Served) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(served.path))

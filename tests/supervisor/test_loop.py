@@ -110,6 +110,20 @@ def test_a_timer_that_is_armed_by_another_waits_for_the_next_turn(loop: Loop) ->
     os.close(writer)
 
 
+def test_timers_that_were_cancelled_do_not_pile_up_until_their_deadline(loop: Loop) -> None:
+    """Each restart of a program with a long start_timeout leaves one behind, and each heartbeat."""
+    fired: list[str] = []
+    for number in range(10_000):
+        loop.after(3600.0, lambda: fired.append("never")).cancel()
+        if number % 1000 == 0:
+            loop.after(0.0, lambda number=number: fired.append(str(number)))  # type: ignore[misc]
+    assert len(loop._timers) < 300
+    assert loop.cancelled <= len(loop._timers)
+    loop.step()
+    assert fired == [str(number) for number in range(0, 10_000, 1000)]
+    assert loop.cancelled == len(loop._timers)
+
+
 @pytest.mark.parametrize("delay", [math.nan, math.inf])
 def test_a_deadline_that_is_no_time_is_refused(loop: Loop, delay: float) -> None:
     """NaN compares with nothing: it would stand at the head of all timers and keep them from firing."""

@@ -114,3 +114,25 @@ def test_a_client_that_hangs_up_while_it_is_told_the_past_follows_nothing(root: 
     root.journal.event("node.stopping")
     root.journal.settle()
     assert (len(gone.said), len(there.said)) == (1, 2)
+
+
+def test_who_waits_leaves_no_timer_behind_when_it_is_answered(root: Any) -> None:
+    """`otpd status --wait ready --timeout 1h` in a loop of a script."""
+    made = operations(root)
+    for _ in range(500):
+        made.dispatch(Client(), {"op": "wait", "name": "a", "for": "down", "timeout": 3600})
+    root.rows["top/a"] = "stopped"
+    made._look()
+    assert made._waiters == []
+    assert [timer for timer in root.loop._timers if timer.action and timer.deadline > root.loop.now + 1] == []
+
+
+@pytest.mark.parametrize(("wanted", "looks"), [("ready", 1), ("down", 0)])
+def test_only_what_time_alone_may_bring_is_looked_at_again_and_again(root: Any, wanted: str, looks: int) -> None:
+    """Who waits for an end hears of it by the change that it is: a walk over a thousand children ten times a second is
+    no way to wait for an hour."""
+    made = operations(root)
+    made.dispatch(Client(), {"op": "wait", "name": "a", "for": wanted, "timeout": 3600})
+    before = len(root.loop._timers)
+    made._look()
+    assert len(root.loop._timers) - before == looks
