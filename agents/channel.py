@@ -57,6 +57,7 @@ class Channel:
 
     def __init__(self, channel: socket.socket, hear: Callable[[list[Any] | None], None]) -> None:
         self._channel, self._hear = channel, hear
+        self._pid = os.getpid()
         self._ref = 0
         self._asked: dict[int, asyncio.Future[Any]] = {}
 
@@ -92,6 +93,8 @@ class Channel:
         return value
 
     def _ask(self, packet: list[Any]) -> None:
+        if os.getpid() != self._pid:
+            raise ChildError("this process was forked from the agent and has no children there; ask in the agent itself")
         try:
             send_packet(self._channel, packet)
         except (TypeError, ValueError, OverflowError) as error:

@@ -16,7 +16,7 @@ import socket
 import sys
 from typing import Any, Final, NoReturn
 
-from otpd.agents import raised
+from otpd.agents import forked, raised
 from otpd.agents.agent import Agent, Ignore
 from otpd.agents.arguments import ArgumentError
 from otpd.agents.channel import Channel, Job, inherited
@@ -71,12 +71,17 @@ class Life:
         self._class, self._job = agent_class, job
         self._channel = Channel(channel, self._hear)
         self._stop_reason = "shutdown"
+        self._pid = os.getpid()
 
     def run(self) -> None:
         selector = Watching()
         try:
             with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-                reason = runner.run(self._live(selector))
+                try:
+                    reason = runner.run(self._live(selector))
+                except BaseException as error:
+                    self._only_here(error)
+                    raise
         except Ignore:
             return self._channel.say("ignore")
         except (KeyboardInterrupt, SystemExit):
@@ -85,6 +90,10 @@ class Life:
             self._fail(error)
         self._channel.say("exit", reason)
         return None
+
+    def _only_here(self, error: BaseException) -> None:
+        if os.getpid() != self._pid:
+            forked.leave(error)
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Traceback (of the agent's own frames) to stderr, reason to root, status 1."""

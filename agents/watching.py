@@ -6,8 +6,11 @@ asyncio's. Knows nothing of ZeroMQ, so that an agent begins without it.
 
 from __future__ import annotations
 
+import os
 import selectors
 from collections.abc import Callable, Iterable
+
+from otpd.agents.forked import Came
 
 
 class Watching(selectors.EpollSelector):
@@ -15,6 +18,7 @@ class Watching(selectors.EpollSelector):
 
     def __init__(self) -> None:
         super().__init__()
+        self._pid = os.getpid()
         #: Serves the line (True: one of its descriptors is readable); says whether there may be callbacks now.
         self.turn: Callable[[bool], bool] | None = None
 
@@ -27,6 +31,8 @@ class Watching(selectors.EpollSelector):
             self.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if os.getpid() != self._pid:
+            raise Came("a fork shares this epoll with its parent, and must leave it alone")
         if self.turn is None:
             return super().select(timeout)
         ready = super().select(0 if self.turn(False) else timeout)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeAlias
+
+from otpd.agents.forked import Came, leave
 
 _Job: TypeAlias = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
@@ -36,6 +39,7 @@ class Worker:
         return future
 
     def _work(self) -> None:
+        pid = os.getpid()
         while True:
             job, future = self._jobs.get()
             outcome: Callable[[asyncio.Future[Any], Any], None] = _fail
@@ -45,6 +49,8 @@ class Worker:
                 value = RuntimeError(f"the handler raised {error!r}")
             except BaseException as error:
                 value = error
+            if os.getpid() != pid:
+                leave(value if outcome is _fail else Came())
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
                 self._loop.call_soon_threadsafe(self._back, outcome, future, value)
 

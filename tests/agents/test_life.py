@@ -238,6 +238,41 @@ def test_it_stops_itself_in_an_init_that_then_waits(root: Root) -> None:
     assert worker.reap() == Status(code=1)
 
 
+@pytest.mark.parametrize(
+    ("ends", "status"), [("sys.exit(3)", 3), ("sys.exit()", 0), ("raise ValueError('in the fork')", 1), ("pass", 1)]
+)
+@pytest.mark.parametrize("where", ["loop", "thread"])
+def test_a_fork_that_comes_back_says_nothing_to_root_and_leaves_the_loop_alone(
+    root: Root, where: str, ends: str, status: int
+) -> None:
+    worker = start(
+        root,
+        f"""
+async def init(self): self.task = asyncio.create_task(self.work())
+async def work(self):
+    if {where!r} == "thread": child = await self._host.mailbox._in_thread(self.fork)
+    else: child = self.fork()
+    if child:
+        print("status", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        await asyncio.sleep(0.01)
+        print("alive", flush=True)
+def fork(self):
+    import sys
+    child = os.fork()
+    if child == 0: {ends}
+    return child
+def terminate(self, reason): print("terminate", reason, os.getpid(), flush=True)
+""",
+    )
+    assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+    lines = list(iter(worker.line, "alive"))
+    assert lines[-1] == f"status {status}"
+    stop(worker)
+    assert worker.packets() == [["exit", "shutdown"]]
+    assert worker.printed().startswith("terminate shutdown")
+    assert worker.reap() == Status(code=0)
+
+
 def test_a_plain_handler_that_hangs_keeps_no_crashed_process(root: Root) -> None:
     """The worker thread is a daemon: after a crash elsewhere, nobody waits for it."""
     worker = start(
