@@ -16,7 +16,7 @@ from typing import Final
 import zmq
 
 from otpd.ipc import lowlevel
-from otpd.ipc.lowlevel import SNDMORE
+from otpd.ipc.lowlevel import NOBLOCK, SNDMORE
 from otpd.ipc.router import Router
 from otpd.ipc.wire import MAX_FRAME, Lane
 
@@ -90,22 +90,23 @@ class Door:
         sock, lane = self.socket, self.lane
         parts = budget if self._swallowed else 1
         self._swallowed = False
-        knows, take = router.knows, router.frame
-        for _ in range(parts):
-            if self._stray:
-                self._stray = lowlevel.receive_part(sock).more
-                continue
-            peer = lowlevel.receive(sock)
-            if peer is None:
-                return
-            part = lowlevel.receive_part(sock)
-            if part.more:
-                self._stray = True
-                router.stray(peer, now)
-            elif knows(peer):
-                take(peer, lane, part.bytes, now)
-            else:
-                take(peer, lane, part.bytes, now, lowlevel.pid_of(part))
+        recv, knows, take = lowlevel.recv, router.knows, router.frame
+        try:
+            for _ in range(parts):
+                if self._stray:
+                    self._stray = recv(sock, NOBLOCK, False).more
+                    continue
+                peer = recv(sock, NOBLOCK)
+                part = recv(sock, NOBLOCK, False)  # a message is here as a whole or not at all
+                if part.more:
+                    self._stray = True
+                    router.stray(peer, now)
+                elif knows(peer):
+                    take(peer, lane, part.bytes, now)
+                else:
+                    take(peer, lane, part.bytes, now, lowlevel.pid_of(part))
+        except zmq.Again:
+            return
         self._swallowed = True
 
     def send(self, peer: bytes, frame: bytes) -> None:

@@ -28,7 +28,8 @@ def choose(name: str, backend: object = zmq.backend) -> Any:
 
 
 _send: Final = choose("send")
-_recv: Final = choose("recv")
+#: (socket, flags, copy=True): bytes, or a Frame that shares memory with ZeroMQ and knows whether its message has `more`.
+recv: Final = choose("recv")
 _get: Final = choose("get")
 
 
@@ -40,15 +41,9 @@ def send(sock: zmq.Socket[bytes], data: bytes, flags: int = 0) -> None:
 def receive(sock: zmq.Socket[bytes]) -> bytes | None:
     """One part, None when there is none."""
     try:
-        return _recv(sock, NOBLOCK)  # type: ignore[no-any-return]
+        return recv(sock, NOBLOCK)  # type: ignore[no-any-return]
     except zmq.Again:
         return None
-
-
-def receive_part(sock: zmq.Socket[bytes]) -> zmq.Frame:
-    """A further part of a message whose first one is here: ZeroMQ delivers messages whole. Its `more` says whether another
-    one follows, for less than it costs to ask the socket."""
-    return _recv(sock, NOBLOCK, False)  # type: ignore[no-any-return]
 
 
 def pid_of(part: zmq.Frame) -> int | None:
@@ -65,7 +60,7 @@ def drain(sock: zmq.Socket[bytes]) -> Iterator[bytes]:
     for _ in range(2):
         if not readable(sock):
             return
-        yield _recv(sock, NOBLOCK)
+        yield recv(sock, NOBLOCK)
     while (frame := receive(sock)) is not None:
         yield frame
 
