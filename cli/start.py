@@ -57,6 +57,7 @@ def start(context: Context, tree: str | None, detach: bool, timeout: float, json
     spec = context.load()
     paths = node_paths(spec.state_dir)
     refuse_if_running(paths)
+    make_private(paths.state_dir)
     command = _heart_command(paths, _write_spec(paths, spec))
     if not detach:
         _become(command)
@@ -184,7 +185,6 @@ def _start_detached(command: list[str], paths: NodePaths, report: _Report, timeo
 
 def _spawn(command: list[str], paths: NodePaths) -> tuple[subprocess.Popen[bytes], int]:
     """heart in a session of its own, which no terminal, ^C or hang-up reaches; and where its log begins."""
-    make_private(paths.state_dir)
     with open(paths.heart_log, "ab") as log:
         offset = log.tell()
         heart = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

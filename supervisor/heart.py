@@ -63,13 +63,15 @@ class Heart:
             make_private(self._paths.state_dir)
             make_runtime(self._paths)
             if not self._take_lock():
-                self._spec.unlink(missing_ok=True)
+                self._remove_draft()
                 return EXIT_ALREADY_RUNNING
             os.replace(self._spec, self._paths.spec)
+            self._spec = self._paths.spec
             self._write_node_id()
             _write(self._paths.runtime_record, os.fsencode(self._paths.runtime_dir))
         except (PathError, OSError) as error:
             linux.complain(f"otpd: {error}")
+            self._remove_draft()
             return 1
         linux.set_child_subreaper()
         linux.set_title("otpd: heart")
@@ -80,6 +82,10 @@ class Heart:
         finally:
             self._end_console()
             remove_traces(self._paths)  # a root that was killed could not
+
+    def _remove_draft(self) -> None:
+        with contextlib.suppress(OSError):
+            self._spec.unlink()
 
     def _take_lock(self) -> bool:
         """The lock comes before anything visible; root inherits it, so that it outlives a heart that was killed."""

@@ -125,9 +125,8 @@ class Operations:
         rows = picture.workers(self._root)
         name = request.get("name")
         if name is not None:
-            path = self.path_of(name)
-            shown = self._root.shown(path)
-            rows = [row for row in rows if row["path"] == shown or row["path"].startswith(shown + "/")]
+            meant = [self._root.shown(path) + "/" for path in self.paths_of(name)]
+            rows = [row for row in rows if f"{row['path']}/".startswith(tuple(meant))]
         connection.answer(rows)
 
     def _why(self, connection: Connection, request: dict[str, Any]) -> None:
@@ -147,12 +146,13 @@ class Operations:
     def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
         name, wanted = request.get("name"), request.get("for", "ready")
         timeout = _number(request, "timeout", 60.0, _YEAR)
-        path = self.path_of(name) if name is not None else None
+        paths: list[str | None] = [*self.paths_of(name)] if name is not None else [None]
         if wanted not in ("ready", "down"):
             raise OperationError(2, f"expected to wait for 'ready' or 'down', got {wanted!r}")
 
         def condition() -> str | None:
-            return picture.not_yet(self._root, path, wanted)
+            late = (picture.not_yet(self._root, path, wanted) for path in paths)
+            return ", ".join(filter(None, late)) or None
 
         if condition() is None:
             connection.answer(True)
@@ -246,8 +246,12 @@ class Operations:
     # --- names ---
 
     def path_of(self, name: Any) -> str:
-        """The one child that is meant by a name or a path; exit code 4 with the nearest names otherwise."""
-        return self.paths_of(name)[0]
+        """The one child that is meant by a name or a path; exit code 4 with the nearest names otherwise, 2 for a group."""
+        found = self.paths_of(name)
+        if len(found) > 1:
+            names = ", ".join(path.rpartition("/")[2] for path in found[:10])
+            raise OperationError(2, f"'{name}' is a group of {len(found)}: {names}", "name one of them")
+        return found[0]
 
     def paths_of(self, name: Any) -> list[str]:
         """The children that are meant: a name, a path, or a group of instances."""

@@ -62,10 +62,12 @@ def test_a_lock_that_is_held_is_exit_9(down: FakeNode, arguments: list[str]) -> 
     assert not list(down.control.parent.iterdir())
 
 
-def test_a_state_directory_that_cannot_be_made_names_it(down: FakeNode) -> None:
+@pytest.mark.parametrize("arguments", [["start"], DETACH], ids=["foreground", "detached"])
+def test_a_state_directory_that_cannot_be_made_names_it(down: FakeNode, arguments: list[str]) -> None:
     (down.home / "otpd.toml").write_text(f'[node]\nstate_dir = "/proc/nowhere"\n{PROGRAM}')
-    done = down.otpd(*DETACH, code=1)
+    done = down.otpd(*arguments, code=1)
     assert "/proc/nowhere" in done.stderr
+    assert list((down.runtime / "otpd").glob("*/*")) == [], "the draft of the spec is removed"
 
 
 def test_a_file_that_is_missing_is_exit_2(down: FakeNode) -> None:

@@ -248,6 +248,23 @@ def test_a_group_and_a_supervisor_are_meant_by_their_names(shop: Node) -> None:
     assert set(shop.states().values()) == {"running"}
 
 
+def test_all_of_a_group_are_shown_and_waited_for_and_what_is_for_one_names_them(shop: Node) -> None:
+    """The first of them stands for nobody but itself."""
+    assert [row["name"] for row in shop.json("status", "worker")] == ["worker-1", "worker-2"]
+    assert [row["name"] for row in shop.json("status", "pricing")] == ["feed", "quote"]
+    shop.otpd("child", "stop", "worker-1")
+    late = shop.otpd("status", "worker", "--wait", "down", "--timeout", "100ms", check=8)
+    assert "worker-2 is running" in late.stderr
+    shop.otpd("child", "stop", "worker-2")
+    waited = shop.json("status", "worker", "--wait", "down", "--timeout", "5s")
+    assert [row["state"] for row in waited] == ["stopped", "stopped"]
+    shop.otpd("child", "start", "worker")
+    shop.otpd("status", "worker", "--wait", "ready", "--timeout", "10s")
+    for arguments in (["why", "worker"], ["signal", "USR1", "worker"]):
+        said = failure(shop, 2, *arguments)
+        assert (said["what"], said["hint"]) == ("'worker' is a group of 2: worker-1, worker-2", "name one of them")
+
+
 def test_a_group_is_scaled_up_down_to_nothing_and_back(shop: Node) -> None:
     before = shop.workers()
     assert shop.json("scale", "worker", "4") == {"added": ["worker-3", "worker-4"], "removed": []}

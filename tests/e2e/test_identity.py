@@ -175,8 +175,8 @@ def two_starts(rounds: int) -> None:
 
 
 def test_of_two_starts_at_the_same_instant_one_wins_and_one_exits_9() -> None:
-    """T36, test 51: twenty times."""
-    two_starts(20)
+    """T36, test 51: eight times here; a hundred times in the soak."""
+    two_starts(8)
 
 
 @pytest.mark.soak
