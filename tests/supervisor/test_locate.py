@@ -130,7 +130,7 @@ def test_every_key_that_tomllib_reads_has_a_place(text: str) -> None:
     assert not places.duplicates()
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(_pieces, max_size=30).map("".join) | st.text())
 def test_no_text_makes_the_search_fail(text: str) -> None:
     places = locate(text)
