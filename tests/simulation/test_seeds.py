@@ -14,6 +14,8 @@ from tests.simulation.coverage import SOMETIMES
 from tests.simulation.running import Failure, many, one, shrunk
 from tests.simulation.scenario import MODES, draw
 
+#: Chunks of seconds each on a quiet machine; a busy one may take many times as long.
+pytestmark = pytest.mark.timeout(900)
 HERE = Path(__file__).parent
 SEEDS, CHUNK = 170, 10
 REGRESSIONS = [
