@@ -26,7 +26,10 @@ def fact(what: str, at: float, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("facts", "problem"),
     [
-        ([fact("call", 1.0, id="a", peer="x"), fact("born", 1.2), fact("born", 3.5)], "a.1: call a to x has no outcome"),
+        (
+            [fact("call", 1.0, id="a", peer="x"), *(fact("born", 1.0 + n / 20) for n in range(60))],
+            "a.1: call a to x has no outcome",
+        ),
         (
             [fact("call", 1.0, id="a", peer="x"), *(fact("called", 1.1, id="a", outcome="ok") for _ in range(2))],
             "a.1: call a: ['ok', 'ok']",
@@ -34,7 +37,7 @@ def fact(what: str, at: float, **more: Any) -> dict[str, Any]:
         (
             [
                 fact("call", 1.0, id="a", peer="x"),
-                *(fact("born", 1.0 + n / 10) for n in range(30)),
+                *(fact("born", 1.0 + n / 20) for n in range(60)),
                 fact("called", 4.0, id="a", outcome="ok"),
             ],
             "a.1: call a ended 3.00 s after it began",
