@@ -244,11 +244,15 @@ def test_agents_are_told_of_the_next_broker_and_it_of_them() -> None:
 
 
 def test_a_broker_that_stands_still_is_replaced_by_the_watchdog() -> None:
-    """K3: 2 s without a turn of its loop."""
-    with node_with_fake(bare("a"), BARES) as (n, broker):
+    """K3: 2 s without a turn of its loop. T33: meanwhile children are controlled as ever."""
+    with node_with_fake(bare("a") + bare("b"), BARES) as (n, broker):
         before = n.pid("a")
         n.kill(n.services()["broker"]["pid"], signal.SIGSTOP)
-        eventually(lambda: broker.states(2) == {"a": "ready"}, 10, "the next broker has the table")
+        n.kill(n.pid("b"))
+        n.reborn("b", 1)
+        n.ask("child", action="restart", names=["b"])
+        eventually(lambda: broker.states(2) == {"a": "ready", "b": "ready"}, 10, "the next broker has the table")
+        assert broker.row("b", 2)["inc"] == inc(1, 3)
         assert n.pid("a") == before
         (death,) = n.ask("why", name="broker")["deaths"]
         assert (death["reason"], death["cause"]) == ("killed", "watchdog: silent for 2 s")
