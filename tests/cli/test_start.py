@@ -82,7 +82,7 @@ def test_in_the_foreground_it_shows_the_output_prefixed_and_stops_in_order_on_in
     with node(TALK, start=False) as made:
         log = made.home / "screen"
         heart = foreground(made, log)
-        eventually(lambda: "talk | hi\n" in log.read_text() and "is ready" in log.read_text())
+        eventually(lambda: "talk | hi\n" in log.read_text() and "is ready" in log.read_text(), 30)
         heart.send_signal(signal.SIGINT)
         assert heart.wait(20) == 0
         shown = log.read_text().splitlines()
@@ -96,7 +96,7 @@ def test_a_second_interrupt_kills() -> None:
     with node(DEAF, start=False) as made:
         log = made.home / "screen"
         heart = foreground(made, log)
-        eventually(lambda: "up" in log.read_text() and "is ready" in log.read_text())
+        eventually(lambda: "up" in log.read_text() and "is ready" in log.read_text(), 30)
         heart.send_signal(signal.SIGINT)
         eventually(lambda: "is stopping in order" in log.read_text())
         eventually(lambda: "otpd: waiting for deaf; ^C kills what is left" in log.read_text())
