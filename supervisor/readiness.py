@@ -7,12 +7,15 @@ the child's environment, user and directory and its own deadline.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from otpd.supervisor import execspawn, probe, sweep
-from otpd.supervisor.launch import LaunchError
+from otpd.supervisor import cgroup, execspawn, probe, spares, sweep
+from otpd.supervisor.helpers import Blank
+from otpd.supervisor.launch import Job, LaunchError
 from otpd.supervisor.loop import READ, WRITE, Timer
 from otpd.supervisor.spec import TcpReady
 
@@ -34,11 +37,13 @@ class Prober:
         self._tcp: probe.TcpAttempt | None = None
         self._pid = 0
         self._pidfd = -1
+        self._leaf: str | None = None  # cgroup of a blank that became the probe
         self._attempt()
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._root.zygote.withdraw(self)
         self._close_tcp()
         self._end_process()
 
@@ -79,27 +84,50 @@ class Prober:
         self._again(0.0)
 
     def _run(self, argv: tuple[str, ...]) -> None:
-        """A probe of its own: what it prints goes nowhere, what it leaves behind is swept as the child's own."""
+        """A probe of its own: what it prints goes nowhere, what it leaves behind is swept as the child's own. To look up the
+        child's user may ask a directory service: a blank does that, root never waits for one."""
         try:
             job = self._root.workers.starts.job(self._live)
-            sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        except (LaunchError, OSError):
+        except LaunchError:
             self._again()
             return
-        job = replace(job, command=argv, kind="program", script=None, cgroup=None)
+        job = replace(job, command=argv, kind="program", script=None, cgroup=None, credentials=None)
+        if job.user is None:
+            self._make(lambda sink: self._spawn(job, sink))
+        else:
+            self._root.zygote.take(self, lambda blank: self._make(lambda sink: self._assign(blank, job, sink)))
+
+    def _make(self, start: Callable[[int], tuple[int, int]]) -> None:
+        """`start` is given what the probe prints to, and gives pid and pidfd."""
         try:
-            spawned = self._root.workers.starts.native.run(job, sink)
-        except execspawn.SpawnError:
+            sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                self._pid, self._pidfd = start(sink)
+            finally:
+                os.close(sink)
+        except (execspawn.SpawnError, LaunchError, OSError):
             self._again()
             return
-        finally:
-            os.close(sink)
-        if spawned.error_fd >= 0:
-            os.close(spawned.error_fd)
-        self._pid, self._pidfd = spawned.pid, spawned.pidfd
         self._root.extra_pids.add(self._pid)
         self._loop.add(self._pidfd, READ, lambda _mask: self._ran())
         self._timer = self._loop.after(TIMEOUT, self._end_process_again)
+
+    def _spawn(self, job: Job, sink: int) -> tuple[int, int]:
+        spawned = self._root.workers.starts.native.run(job, sink)
+        if spawned.error_fd >= 0:
+            os.close(spawned.error_fd)
+        return spawned.pid, spawned.pidfd
+
+    def _assign(self, blank: Blank, job: Job, sink: int) -> tuple[int, int]:
+        try:
+            spares.assign(blank.channel, job, sink)
+        except LaunchError:
+            sweep.ask(blank.pidfd, signal.SIGKILL)
+            blank.close()
+            raise
+        blank.channel.close()
+        self._leaf = blank.cgroup
+        return blank.pid, blank.pidfd
 
     def _ran(self) -> None:
         self._cancel_timer()
@@ -125,6 +153,9 @@ class Prober:
         self._loop.remove(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
+        if self._leaf is not None:
+            self._loop.defer(partial(cgroup.remove, self._leaf))
+            self._leaf = None
 
     def _close_tcp(self) -> None:
         if self._tcp is not None:

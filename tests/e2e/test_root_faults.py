@@ -10,6 +10,7 @@ import pytest
 
 from otpd.ipc.control import ControlError
 from tests.e2e.node import OTPD, Node, gone, node
+from tests.e2e.others import needs_root
 from tests.e2e.stuckfs import stuck_directory
 from tests.e2e.watching import everything, linux_children, no_old_zombies, nothing_is_left, seen, stat
 from tests.helpers import eventually
@@ -44,6 +45,11 @@ BUG = """
 """
 SLOW_START = """
     wait_for("go")
+"""
+#: The directory service that knows the users does not answer: who asks it waits for ever.
+NO_DIRECTORY = """
+    import pwd
+    pwd.getpwnam = lambda name: wait_for("never")
 """
 
 
@@ -124,3 +130,30 @@ def test_what_could_not_be_ended_is_reaped_when_it_goes_at_last() -> None:
         assert n.states() == {"stuck": "stopped", "idle": "running"}
         deaths: list[dict[str, Any]] = n.json("why", "stuck")["deaths"]
         assert [death["left"] for death in deaths] == [[f"/usr/bin/stat stuck/file (pid {stuck})"]]
+
+
+@needs_root
+def test_root_never_waits_for_a_directory_service_whatever_a_child_of_another_user_needs() -> None:
+    """A user is looked up by the process that becomes him: the worker, and the probe that asks whether it is ready."""
+    config = IDLE_AGENT + """
+        [programs.probed]
+        command = ["sleep", "1000"]
+        user = "nobody"
+        cwd = "/"
+        ready = { exec = ["sh", "-c", "id -un > /tmp/OUT; test -e GO"] }
+        """
+    with node("", start=False) as n:
+        n.write("otpd.toml", config.replace("/tmp/OUT", f"{n.home}/who").replace("GO", f"{n.home}/go"))
+        n.home.chmod(0o711)
+        who = n.write("who", "")
+        who.chmod(0o666)
+        inject(n, NO_DIRECTORY)
+        n.otpd("start", "--detach", "--timeout", "1ms", check=None)
+        eventually(lambda: who.read_text() == "nobody\n", what="the probe runs as the child's user")
+        assert n.worker("probed")["state"] == "starting"
+        n.write("go", "").chmod(0o644)
+        n.when("probed", state="running")
+        blanks: list[int] = eventually(lambda: len(found := n.facts()["blanks"]) == 2 and found)
+        assert n.pid("idle") not in blanks
+        n.stop()
+        nothing_is_left(n)
