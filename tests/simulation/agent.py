@@ -71,7 +71,7 @@ class SimulatedAgent:
             self._connect(self.job.broker)
         takes = self.random.randrange(MS, 10 * MS)
         if self.world.ailing(self.name, "init_slow"):
-            takes = self.random.randrange(100 * MS, 3 * SECOND)
+            takes = self.random.randrange(100 * MS, int(1.1 * self.job.launch.start_timeout * SECOND))
         if not self.world.ailing(self.name, "init_never"):
             self.process.after(takes, self._initialised)
 
@@ -285,7 +285,7 @@ class SimulatedAgent:
     ) -> Message:
         mail = self.world.mail
         message = Message(
-            mail.next_number, kind, self.name, self.inc, to.name, f"{to.kind}:{to.name}", to.policy,
+            mail.next_number, kind, self.name, self.inc, to.name, f"{to.kind}:{to.name}:{to.policy}:{to.key}", to.policy,
             self.world.clock.now, deadline, recipe, max(size, 8), confirm, key=to.key,
         )  # fmt: skip
         mail.add(message)

@@ -20,6 +20,7 @@ SOMETIMES: Final = (
     "a breaker is half_open (auto)",
     "a breaker is opened (auto)",
     "a breaker is opened (open)",
+    "a broken link ends a script",
     "a broken link ends a worker",
     "a call fails: broker_lost",
     "a call fails: circuit_open",

@@ -13,6 +13,7 @@ from otpd.supervisor.events import DeleteChild, Op, RestartChild, StartChild, Te
 from otpd.supervisor.incarnation import Status
 from otpd.supervisor.spec import ChildSpec, SupervisorSpec
 from otpd.supervisor.tree import walk
+from tests.simulation import script
 from tests.simulation.clock import MS, SECOND
 from tests.simulation.ghost import Ghost
 from tests.simulation.kernel import Process, State
@@ -114,7 +115,7 @@ def _helper(world: World, process: Process, fault: Fault) -> None:
     """It has started somebody, in its own group or not, who outlives it."""
     leader = process if fault.at % 2 else None
     helper = world.kernel.spawn(process.cookie, process, leader=leader)
-    helper.program, helper.dies_in = Helper(), fault.at % 3 * 15 * MS
+    helper.program, helper.dies_in = Helper(), fault.at % 3 * 400 * MS
     world.sometimes["a worker leaves a helper behind"] += 1
 
 
@@ -137,6 +138,11 @@ def _garbage(world: World, process: Process, fault: Fault) -> None:
 
 
 # --- root ---
+
+
+def _script(world: World, root: SimulatedRoot, fault: Fault) -> None:
+    """Somebody runs `otpd call`, or a program of his own, and it ends well or not."""
+    script.start(world, root, fault.amount * MS, in_order=fault.at % 2 == 0)
 
 
 def _root_kill(world: World, root: SimulatedRoot, _fault: Fault) -> None:
@@ -210,6 +216,7 @@ _OF_PROCESSES: Final[dict[str, Callable[[World, Process, Fault], None]]] = {
 }
 _OF_ROOT: Final[dict[str, Callable[[World, SimulatedRoot, Fault], None]]] = {
     "root_kill": _root_kill,
+    "script": _script,
     "root_stop": _root_stop,
     "root_slow": _root_slow,
     "resnapshot": _resnapshot,

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from otpd.ipc.wire import Kind, Lane, join, message, outer, system
 from tests.simulation.clock import MS, SECOND
-from tests.simulation.kernel import Cookie, Process
+from tests.simulation.kernel import Process
+from tests.simulation.script import STRANGER
 
 if TYPE_CHECKING:
     from tests.simulation.agent import SimulatedAgent
     from tests.simulation.broker import Connection, SimulatedBroker
     from tests.simulation.world import World
 
-_AS: Final = Cookie("ghost", 0)
 #: Nanoseconds after which the grace for last words is over.
 _LONG_DEAD: Final = 100 * MS
 
@@ -54,7 +54,7 @@ class Ghost:
     def _process(self) -> Process:
         """Its own; sometimes under the very pid that the original had."""
         kernel = self._world.kernel
-        process = kernel.spawn(_AS, None)
+        process = kernel.spawn(STRANGER, None)
         process.program = self  # type: ignore[assignment]
         if self._of.pid not in kernel.table:
             del kernel.table[process.pid]

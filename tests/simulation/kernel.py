@@ -21,7 +21,7 @@ from otpd.supervisor.incarnation import Status
 from tests.simulation.clock import MS, Clock
 
 #: So few that a pid comes back within seconds.
-PIDS: Final = range(2, 66)
+PIDS: Final = range(2, 130)
 #: Nanoseconds for which somebody who should be dead may still act.
 ZOMBIE_TIME: Final = 500 * MS
 _KILLED: Final = Status(code=None, signal=int(signal.SIGKILL))
@@ -105,6 +105,7 @@ class Kernel:
         self.clock, self._random = clock, random
         self.table: dict[int, Process] = {}
         self.born = 0
+        self._freed = 0  # the pid that became free last
         self.on_start: Callable[[Process], None] = lambda process: None
         self.on_end: Callable[[Process], None] = lambda process: None
         self.on_kill: Callable[[Process | None, Process], None] = lambda killer, victim: None
@@ -124,6 +125,10 @@ class Kernel:
         return process
 
     def _free_pid(self) -> int:
+        """Mostly the one that was freed last: what is done to a pid too late hits somebody."""
+        last, self._freed = self._freed, 0
+        if last and last not in self.table and self._random.random() < 0.8:
+            return last
         free = [pid for pid in PIDS if pid not in self.table]
         if not free:
             raise RuntimeError(f"{len(self.table)} processes: the world is too small for so many")
@@ -229,6 +234,7 @@ class Kernel:
             return None
         process.state = State.GONE
         del self.table[process.pid]
+        self._freed = process.pid
         if process.parent is not None:
             process.parent.children.remove(process)
         return process.status

@@ -9,17 +9,10 @@ from otpd.supervisor.launch import Credentials
 from otpd.supervisor.spec import SPEAKING
 
 if TYPE_CHECKING:
-    from tests.simulation.root import SimulatedRoot
     from tests.simulation.workers import Live
 
 
 class SimulatedLink(BrokerLink):
-    def __init__(self, root: SimulatedRoot) -> None:
-        super().__init__(root)  # type: ignore[arg-type]
-        self._root: SimulatedRoot = root
-        self.on_packet = lambda packet: None
-        self.on_change = lambda: None
-
     def credentials(self, live: Live) -> Credentials | None:  # type: ignore[override]
         if live.launch.kind not in SPEAKING:
             return None

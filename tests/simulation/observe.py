@@ -71,7 +71,7 @@ class Observer:
         """It is about to read this message."""
 
     def router_said(self, broker: SimulatedBroker, who: Incarnation, command: list[Any]) -> None: ...
-    def router_gave(self, broker: SimulatedBroker, who: Incarnation, messages: int, size: int) -> None:
+    def router_gave(self, broker: SimulatedBroker, who: Incarnation, frame: bytes) -> None:
         """A frame of casts, calls or events."""
 
     def router_passed(self, broker: SimulatedBroker, who: Incarnation, message: Message, mark: int) -> None: ...

@@ -37,6 +37,7 @@ from otpd.supervisor.tree import Tree
 from tests.simulation.clock import SECOND, Entry
 from tests.simulation.kernel import Process
 from tests.simulation.link import SimulatedLink
+from tests.simulation.script import Clients
 from tests.simulation.workers import Workers
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class SimulatedRoot:
         top = services.with_services(world.scenario.top)
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.link = SimulatedLink(self)
+        self.clients = Clients(self)
         self.workers = Workers(self)
         self.stopping = False
         self._inbox: deque[Event] = deque()

@@ -35,7 +35,7 @@ CALM: Final = 0.8
 #: Events that agents cause on their own, per seed: what a seed may cost.
 _ACTIONS: Final = 260
 VERBS: Final = (
-    "call", "cast", "confirmed", "burst", "publish", "cancel", "monitor", "demonitor", "link", "unlink", "trap",
+    "call", "calls", "cast", "confirmed", "burst", "publish", "cancel", "monitor", "demonitor", "link", "unlink", "trap",
     "subscribe", "unsubscribe", "join", "leave", "ask", "key", "lock", "exit", "start_child", "stop_child",
 )  # fmt: skip
 #: How often, next to each other, where a seed has them at all.
@@ -173,7 +173,7 @@ def _supervisor(random: Random, name: str, children: list[ChildSpec]) -> ChildSp
 
 def _isolated(random: Random, child: ChildSpec) -> ChildSpec:
     """Below the top everybody has a back-off."""
-    fast = Backoff(initial=0.05, max=random.choice((0.5, 5.0)), reset_after=random.choice((2.0, 60.0)))
+    fast = Backoff(initial=0.05, max=random.choice((0.5, 5.0, 5.0, 40.0)), reset_after=random.choice((2.0, 60.0)))
     return replace(child, significant=False, backoff=child.backoff or fast)
 
 
@@ -194,7 +194,7 @@ def _agent(random: Random, name: str) -> ChildSpec:
         kind="agent",
         script="agent",
         ready="init",
-        start_timeout=random.choice((0.5, 2.0)),
+        start_timeout=random.choice((0.5, 2.0, 2.0, 60.0)),
         watchdog=random.choice((None, 0.5, 2.0)),
         inbox=inbox if random.random() < 0.5 else Inbox(),
         group=random.choice((None, None, None, "many")),
@@ -225,7 +225,7 @@ KINDS: Final[dict[str, tuple[str, int, int]]] = {
     "deaf": ("worker", 0, 0),
     "no_process": ("worker", 1, 3),
     "init_slow": ("agent", 1, 2),
-    "init_fails": ("agent", 1, 5),
+    "init_fails": ("agent", 1, 12),
     "init_never": ("agent", 1, 1),
     "ignores": ("agent", 1, 1),
     "helper": ("worker", 0, 0),
@@ -240,6 +240,7 @@ KINDS: Final[dict[str, tuple[str, int, int]]] = {
     "root_slow": ("root", 10, 2000),
     "resnapshot": ("root", 0, 0),
     "repeat": ("root", 1, 20),
+    "script": ("root", 5, 5000),
     "operator_stop": ("child", 0, 0),
     "operator_restart": ("child", 0, 0),
     "operator_start": ("child", 0, 0),

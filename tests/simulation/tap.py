@@ -49,10 +49,19 @@ class Tap:
             for command in commands(frame):
                 watch.router_said(self._broker, who, command)
         elif kind in PAID:
-            watch.router_gave(self._broker, who, OUTER.unpack_from(frame)[2], len(frame) - HEADER)
+            watch.router_gave(self._broker, who, frame)
             for message, mark in messages(self._world, frame):
                 message.passed.append(who)
                 watch.router_passed(self._broker, who, message, mark)
+
+
+def sizes(frame: bytes) -> list[int]:
+    """What each message of a frame costs of the credit."""
+    found, at = [], HEADER
+    while at + INNER.size <= len(frame):
+        found.append(INNER.size + INNER.unpack_from(frame, at)[0])
+        at += found[-1]
+    return found
 
 
 def _words(frame: bytes) -> list[list[object]]:

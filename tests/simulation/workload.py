@@ -34,7 +34,7 @@ class Workload:
         self._monitors: list[int] = []
         self._subscriptions: list[int] = []
         self._verbs: dict[str, Callable[[], None]] = {
-            "call": self._call, "cast": self._cast, "confirmed": self._confirmed, "burst": self._burst,
+            "call": self._call, "calls": self._calls, "cast": self._cast, "confirmed": self._confirmed, "burst": self._burst,
             "publish": self._publish, "cancel": self._cancel, "monitor": self._monitor, "demonitor": self._demonitor,
             "link": self._link, "unlink": self._unlink, "trap": self._trap, "subscribe": self._subscribe,
             "unsubscribe": self._unsubscribe, "join": self._join, "leave": self._leave, "ask": self._ask,
@@ -110,6 +110,12 @@ class Workload:
         patience = int(self._world.scenario.patience * self._random.uniform(0.02, 1.0))
         self._agent.call(self._address(SINGLE), self._recipe(), self._world.clock.now + patience, self._size())
 
+    def _calls(self) -> None:
+        """Several at once to one receiver, as a server does for its clients: what opens a breaker, and crowds before one."""
+        to, recipe, patience = self._address(SINGLE), self._recipe(), self._world.scenario.patience
+        for _ in range(self._random.randrange(2, 9)):
+            self._agent.call(to, recipe, self._world.clock.now + int(patience * self._random.uniform(0.02, 1.0)))
+
     def _cast(self) -> None:
         self._agent.cast(self._address(), self._recipe(), self._size())
 
@@ -117,10 +123,11 @@ class Workload:
         self._agent.cast(self._address(), self._recipe(), self._size(), confirm=True)
 
     def _burst(self) -> None:
-        """Many small ones to one receiver: what fills a window, an inbox, a buffer."""
+        """Many to one receiver: what fills a window, an inbox, a buffer, with messages or with bytes."""
         to, recipe = self._address(), Recipe(int(self._world.scenario.handler))
-        for _ in range(self._random.randrange(10, 300)):
-            self._agent.cast(to, recipe)
+        size = self._random.choice((8, 2_000, 20_000)) if self._world.scenario.large else 8
+        for _ in range(min(self._random.randrange(10, 300), 1_000_000 // size)):
+            self._agent.cast(to, recipe, size)
 
     def _publish(self) -> None:
         for _ in range(self._random.choice((1, 1, 1, 40))):

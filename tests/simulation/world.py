@@ -43,7 +43,7 @@ PROGRAMS: Final[dict[str, Callable[[World, Process, Job], Worker]]] = {
     "broker": SimulatedBroker,
 }
 #: Nanoseconds that a node gets to be well again when the faults are over: the longest back-off, twice, and some starts.
-RECOVERY: Final = 90 * SECOND
+RECOVERY: Final = 120 * SECOND
 #: And to stop in order, beyond what its children may take.
 STOP_SLACK: Final = 30 * SECOND
 

@@ -14,7 +14,7 @@ from tests.simulation.agent import SimulatedAgent
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.messages import short
 from tests.simulation.observe import Observer
-from tests.simulation.tap import PAID
+from tests.simulation.tap import PAID, sizes
 
 _CAST = int(Kind.CAST)
 #: The router is looked into after so many turns; what is wrong in it stays wrong.
@@ -147,9 +147,8 @@ class Credit(Observer):
         if command[0] == "credit" and len(command) == 3:
             self._raise_to(self._granted, (broker.epoch, who), command[1:])
 
-    def router_gave(self, broker: SimulatedBroker, who: tuple[str, int], messages: int, size: int) -> None:
-        key = (broker.epoch, who)
-        self._spend(self._given, self._granted, key, messages, size, f"the broker sends {who[0]}")
+    def router_gave(self, broker: SimulatedBroker, who: tuple[str, int], frame: bytes) -> None:
+        self._spend(self._given, self._granted, (broker.epoch, who), frame, f"the broker sends {who[0]}")
 
     def router_said(self, broker: SimulatedBroker, who: tuple[str, int], command: list[Any]) -> None:
         if command[0] == "welcome":
@@ -160,20 +159,21 @@ class Credit(Observer):
     def gave(self, agent: SimulatedAgent, lane: Lane, frame: bytes) -> None:
         if frame[1] in PAID:
             key = (agent.epoch, (agent.name, agent.inc))
-            count, size = OUTER.unpack_from(frame)[2], len(frame) - HEADER
-            self._spend(self._sent, self._may, key, count, size, f"{agent.name} sends")
+            self._spend(self._sent, self._may, key, frame, f"{agent.name} sends")
 
     def _raise_to(self, book: dict[Any, list[int]], key: Any, totals: list[int]) -> None:
         known = book.setdefault(key, [0, 0])
         book[key] = [max(known[0], totals[0]), max(known[1], totals[1])]
 
     def _spend(
-        self, spent: dict[Any, list[int]], allowed: dict[Any, list[int]], key: Any, messages: int, size: int, who: str
+        self, spent: dict[Any, list[int]], allowed: dict[Any, list[int]], key: Any, frame: bytes, who: str
     ) -> None:
-        """The last message of a frame may pass the bytes: the ones before it may not (docs/protocol.md, 5)."""
+        """The last message may pass the bytes; those before it may not (docs/protocol.md, 5)."""
         sent, may = spent.setdefault(key, [0, 0]), allowed.get(key, [0, 0])
-        within = sent[0] + messages <= may[0] and (sent[1] + size <= may[1] or sent[1] < may[1])
-        self.check(within, 7, f"{who} {messages} messages of {size} bytes after {sent}, with credit for {may}")
+        messages, size = OUTER.unpack_from(frame)[2], len(frame) - HEADER
+        within = sent[1] + size <= may[1] or sent[1] + size - sizes(frame)[-1] < may[1]
+        text = f"{who} {messages} messages of {size} bytes after {sent}, with credit for {may}"
+        self.check(sent[0] + messages <= may[0] and within, 7, text)
         sent[0] += messages
         sent[1] += size
         if sent[0] == may[0]:

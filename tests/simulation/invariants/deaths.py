@@ -30,6 +30,7 @@ class Watch:
     ups: int = 0
     last: str = ""
     over: bool = False
+    seen: int = 0  # the incarnation that a router has said is watched
 
 
 class Monitors(Observer):
@@ -74,6 +75,8 @@ class Monitors(Observer):
             over = self._over.get((*who, command[1]), self.world.clock.now)
             self.check(over == self.world.clock.now, 17, f"{who[0]} is told {command} after demonitor")
             self._said[(*who, command[1])] = command[0]
+            if command[0] == "up":
+                watch.seen = who[1] >> 32 << 32 | command[3]
 
     def verb(self, agent: SimulatedAgent, name: str, *arguments: Any) -> None:
         if name == "monitor":
@@ -108,12 +111,11 @@ class Monitors(Observer):
         """Whom a monitor watches lives, or has been told down."""
         if self.world.scenario.mode != "liveness" or self.world.root is None:
             return
-        for agent in self.world.agents():
-            for (name, inc, _), watch in self._watches.items():
-                mine = (name, inc) == (agent.name, agent.inc) and not watch.over and watch.last != "down"
-                if mine and agent.welcome:
-                    target = self.world.root.workers.of(watch.name)
-                    self.check(target is not None, 17, f"{name} monitors {watch.name}, which is dead, and was not told")
+        for (name, inc, _), watch in self._watches.items():
+            if (name, inc) in self.world.ends or watch.over or watch.last == "down":
+                continue
+            gone = (watch.name, watch.seen) in self.world.ends
+            self.check(not gone, 17, f"{name} monitors {watch.name} {short(watch.seen)}, which is dead, and was not told")
 
 
 class Released(Observer):

@@ -14,6 +14,8 @@ from tests.simulation.observe import Observer
 
 #: What an outcome may be late beyond its deadline, while the loop of its agent turns (messaging.md D1).
 _SLACK = 50 * MS
+#: What the sender of a cast hears that says nothing of whether it was delivered.
+_UNKNOWN = ("accepted", "broker_lost", "stale")
 #: A topic's messages keep their order among themselves; so do casts and calls to one destination (docs/protocol.md, 3).
 _Stream = tuple[str, int, str, int, str]
 
@@ -121,7 +123,7 @@ class Outcomes(Observer):
         assert message is not None
         self.check(not message.outcomes or not message.confirm, 10, f"{message} is {how} after {message.outcomes}")
         message.outcomes.append(how)
-        if how not in ("accepted", "broker_lost") and message.policy != "all":
+        if how not in _UNKNOWN and message.policy != "all":
             self.check(not message.delivered, 15, f"{message} is rejected ({how}), but was delivered")
 
     def handled(self, agent: SimulatedAgent, message: Message) -> None:

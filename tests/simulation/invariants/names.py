@@ -203,7 +203,7 @@ class Registered(Observer):
         for name in table.names():
             row, entry = table.row(name), router._table.get(name)
             assert row is not None
-            same = entry is not None and (entry.inc, entry.row.state.value) == (row.inc, row.state.value)
+            same = entry is not None and row.inc in (0, entry.inc) and entry.row.state.value == row.state.value
             known = entry and f"{short(entry.inc)} {entry.row.state}"
             self.check(same, 24, f"{name} is {short(row.inc)} {row.state} for root, {known} for the router")
         for agent in world.agents():

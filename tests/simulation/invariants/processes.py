@@ -70,14 +70,14 @@ class Processes(Observer):
         """Everybody has an owner: the living root's table, or root itself below heart."""
         root = self.world.root
         for process in self.world.kernel.living():
-            if process.cookie.name in (*_NODE, "ghost"):
+            if process.cookie.name in (*_NODE, "stranger"):
                 continue
             owned = root is not None and any(_owns(live, process) for live in root.workers.table.values())
             self.check(owned or root is None or _is_immortal(process), 33, f"nobody owns {process}")
 
     def stopped(self) -> None:
         for process in self.world.kernel.living():
-            own = process.cookie.name in (*_NODE, "ghost")
+            own = process.cookie.name in (*_NODE, "stranger")
             self.check(own or _is_immortal(process), 33, f"the node has stopped, but {process} lives")
 
 
