@@ -19,14 +19,14 @@ from otpd.cli.context import Context
 from otpd.cli.failures import Failure
 from otpd.cli.words import count, duration, when
 from otpd.ipc.control import ControlError, NotRunning
+from otpd.supervisor import linux
 from otpd.supervisor.paths import SOCKET_PATH_LIMIT, NodePaths, PathError
 from otpd.supervisor.problems import ConfigErrors
 
-_OLDEST_KERNEL: Final = (5, 10)
 _PR_GET_CHILD_SUBREAPER: Final = 37
-#: Descriptors of root besides those of workers, and per worker (pidfd, channel, pipe, spare).
+#: Descriptors of root besides those of workers, and per worker (pidfd, channel, both ends of its pipe, cgroup).
 _BASE_FILES: Final = 64
-_FILES_PER_CHILD: Final = 4
+_FILES_PER_CHILD: Final = 5
 
 
 class Level(enum.StrEnum):
@@ -50,6 +50,7 @@ def examine(context: Context) -> Iterator[Finding]:
     yield pidfd()
     yield subreaper()
     yield cgroups()
+    yield oom_kills()
     yield proc()
     yield clock()
     paths, found = _locate(context)
@@ -68,8 +69,7 @@ def examine(context: Context) -> Iterator[Finding]:
 
 
 def kernel(system: str, release: str) -> Finding:
-    found = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdecimal())
-    if system != "Linux" or found < _OLDEST_KERNEL:
+    if system != "Linux" or linux.kernel_version(release) < linux.MINIMUM_KERNEL:
         return Finding("kernel", Level.FAIL, f"{system} {release}", "otpd needs Linux 5.10 or newer")
     return Finding("kernel", Level.OK, f"{system} {release}")
 
@@ -107,6 +107,21 @@ def cgroups() -> Finding:
             "environment can only be found through a delegated cgroup v2",
         )  # fmt: skip
     return Finding("cgroup", Level.OK, found.why)
+
+
+def oom_kills() -> Finding:
+    from otpd.supervisor.oom import OomWatch
+
+    watch = OomWatch.open()
+    if watch.log >= 0:
+        os.close(watch.log)
+        return Finding("oom", Level.OK, "a child that the kernel kills for want of memory is named by the kernel's log")
+    if watch.own is not None:
+        return Finding("oom", Level.OK, f"OOM kills in this cgroup are counted: {watch.own.path}")
+    return Finding(
+        "oom", Level.WARN, "that the kernel killed a child for want of memory can only be guessed",
+        "run the node as root, in a cgroup with the memory controller, or set kernel.dmesg_restrict = 0",
+    )  # fmt: skip
 
 
 def proc() -> Finding:

@@ -11,9 +11,10 @@ import pytest
 
 from otpd.cli import checkup
 from otpd.cli.checkup import Level
+from otpd.supervisor import oom
 from tests.cli.fake import FakeNode
 
-CHECKS = ["kernel", "python", "pidfd", "subreaper", "cgroup", "/proc", "clock", "config", "state directory",
+CHECKS = ["kernel", "python", "pidfd", "subreaper", "cgroup", "oom", "/proc", "clock", "config", "state directory",
     "runtime directory", "socket path", "node", "open files", "processes"]  # fmt: skip
 
 
@@ -103,3 +104,12 @@ def test_a_directory_that_is_not_there_yet_is_fine_where_it_can_be_made(tmp_path
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
         assert checkup.directory("state directory", tmp_path / "a").level == Level.FAIL
+
+
+@pytest.mark.parametrize(("log", "own", "level"), [(True, True, "ok"), (False, True, "ok"), (False, False, "warn")])
+def test_oom_kills(monkeypatch: pytest.MonkeyPatch, log: bool, own: bool, level: str) -> None:
+    """Test 28: which witness there is decides what `otpd why` can say of one."""
+    fd = os.open(os.devnull, os.O_RDONLY) if log else -1
+    watch = oom.OomWatch(oom.Counter("/proc/vmstat"), oom.Counter("/sys/x/memory.events") if own else None, fd)
+    monkeypatch.setattr(oom.OomWatch, "open", lambda: watch)
+    assert checkup.oom_kills().level == level
