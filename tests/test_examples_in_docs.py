@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("ipc", "supervisor", "agents", "cli")
+ROOMS = ("ipc", "supervisor", "agents", "agents/sandbox", "cli")
 HOUSE = Path(__file__).parents[1]
 MODULES = [
-    f"otpd.{room}.{path.stem}"
+    f"otpd.{room.replace('/', '.')}.{path.stem}"
     for room in ROOMS
     for path in sorted((HOUSE / room).glob("*.py"))
     if ">>> " in path.read_text()

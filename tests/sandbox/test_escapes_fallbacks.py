@@ -1,0 +1,69 @@
+"""The fallbacks: what escapes from them is what their capability table announces. Quick cases here, all in the soak."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox.playing import OWN, PUBLIC, escaped, needs_root, play, who
+
+#: Parts of ids of cases that take no time, from every category.
+QUICK = [
+    "A06",
+    "A12",
+    "A18",
+    "A26",
+    "B02",
+    "B06",
+    "B09",
+    "B12b",
+    "B13",
+    "C0",
+    "C1",
+    "D0",
+    "D1",
+    "D22",
+    "E0",
+    "E1",
+    "F2",
+    "F3",
+    "G",
+]
+
+
+def needs_bwrap() -> None:
+    if not os.access("/usr/bin/bwrap", os.X_OK):
+        pytest.skip("bubblewrap is not installed")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+@pytest.mark.parametrize("backend", ["bwrap", "landlock"])
+def test_only_what_is_announced_escapes_from_a_fallback(backend: str, user: bool) -> None:
+    if backend == "bwrap":
+        needs_bwrap()
+    if not user:
+        needs_root()
+    only = [word for part in QUICK for word in ("--only", part)]
+    report = play(PUBLIC, "--backend", backend, *who(user), *only)
+    assert escaped(report) == {}
+    assert report["capability"]["backend"] == backend
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("file", [PUBLIC, OWN], ids=["public", "own"])
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
+@pytest.mark.parametrize(
+    "options",
+    [["native", "--launcher", "c"], ["native", "--launcher", "python"], ["bwrap"], ["landlock"]],
+    ids=["native-c", "native-python", "bwrap", "landlock"],
+)
+def test_the_whole_corpus_on_every_backend(options: list[str], user: bool, file: Path) -> None:
+    if options[0] == "bwrap":
+        needs_bwrap()
+    if not user:
+        needs_root()
+    assert escaped(play(file, "--backend", *options, *who(user))) == {}

@@ -1,0 +1,72 @@
+"""What a caller may ask for, and what is said when it may not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otpd.agents.sandbox import CommandRefused, Profile
+from otpd.agents.sandbox.orders import matches, order
+
+
+def test_an_order_holds_bytes() -> None:
+    found = order(Profile(), ["cat", Path("/x"), b"\xff"], env={"A": "ö"}, cwd="/tmp", files={"d/in": "text", "b": b"\0"})
+    assert found.argv == (b"cat", b"/x", b"\xff")
+    assert (found.env, found.cwd) == ({b"A": os.fsencode("ö")}, b"/tmp")
+    assert found.files == {b"d/in": b"text", b"b": b"\0"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: order(Profile(), "ls -l"), "pass ['ls', '-l']"),
+        (lambda: order(Profile(), 'echo "'), "pass ['sh', '-c', 'echo \"']"),
+        (lambda: order(Profile(), []), "expected a command and its arguments"),
+        (lambda: order(Profile(), [""]), "expected a command and its arguments"),
+        (lambda: order(Profile(), ["a", "b\0c"]), "argument 1 has a NUL byte"),
+        (lambda: order(Profile(), ["a", 5]), "argument 1: expected text, got 5"),  # type: ignore[list-item]
+        (lambda: order(Profile(), ["a"], env={"A=B": "x"}), "names of variables without"),
+        (lambda: order(Profile(), ["a"], env={"A": "x\0"}), "without NUL"),
+        (lambda: order(Profile(env={"A=B": "x"}), ["a"]), "names of variables without"),
+        (lambda: order(Profile(rw=("work",)), ["a"]), "expected absolute paths"),
+        (lambda: order(Profile(ro=("/a/../b",)), ["a"]), "expected absolute paths"),
+        (lambda: order(Profile(rw=("/a",), protect=("/b",)), ["a"]), "expected what is protected to lie in `rw`"),
+        (lambda: order(Profile(), ["a"], files={"/etc/x": b""}), "beneath the working directory"),
+        (lambda: order(Profile(), ["a"], files={"a/../../x": b""}), "beneath the working directory"),
+        (lambda: order(Profile(), ["a"], files={"a": 5}), "expected bytes or text for 'a'"),  # type: ignore[dict-item]
+        (lambda: order(Profile(), ["-c"], code=5), "expected Python source as text, got int"),  # type: ignore[arg-type]
+        (lambda: order(Profile(name="p", commands=("git",)), ["sh"]), "the profile \"p\" allows 'git', not 'sh'"),
+        (lambda: order(Profile(), ["sh"], allowed=[]), "the caller allows no command, not 'sh'"),
+        (lambda: order(Profile(commands=("git",)), ["git"], env={"PATH": "/x"}), "PATH can't be set"),
+    ],
+)
+def test_what_is_wrong_is_said(ask: Callable[[], Any], said: str) -> None:
+    with pytest.raises(CommandRefused) as error:
+        ask()
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words", "allowed"),
+    [
+        ("git", ["git"], True),
+        ("git", ["git", "push", "--force"], True),
+        ("git", ["/usr/bin/git"], False),
+        ("git*", ["git-lfs"], True),
+        ("git log", ["git", "log"], True),
+        ("git log", ["git", "log", "-1"], False),
+        ("git log *", ["git", "log", "-1"], True),
+        ("git log *", ["git", "log"], True),
+        ("git log *", ["git", "push"], False),
+        ("python3 -c *", ["python3", "-c", "print(1)"], True),
+        ("python3 -c *", ["python3", "x.py"], False),
+        ("*", ["anything", "at", "all"], True),
+        ("make -j?", ["make", "-j4"], True),
+    ],
+)
+def test_patterns_match_word_by_word(pattern: str, words: list[str], allowed: bool) -> None:
+    assert matches(pattern, [word.encode() for word in words]) is allowed
