@@ -137,6 +137,7 @@ class Registry:
             if lock.holder.connected:
                 lock.holder.say("answer", ref, True)
                 return
+            lock.holder.locks.pop(key, None)  # one that struck out waits for nothing any more
         del self._locks[key]
 
     # --- the holder dies ---

@@ -149,6 +149,18 @@ def test_a_waiter_that_struck_out_is_passed_over(board: Switchboard) -> None:
     assert c.ask("unlock", "x") is True
 
 
+def test_a_waiter_that_struck_out_leaves_no_trace_of_a_lock_that_is_free_when_it_dies(board: Switchboard) -> None:
+    a, b = board.agents("a", "b")
+    a.ask("lock", "x")
+    b.ask("lock", "x")
+    for _ in range(3):
+        board.router.stray(b.identity, board.now)
+    assert a.ask("unlock", "x") is True
+    board.death(b)
+    board.wait(SECOND)
+    assert board.agent("c").ask("lock", "x") is True
+
+
 def test_only_the_holder_unlocks_and_nobody_waits_for_himself(board: Switchboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LOCKS", 2)
     a, b = board.agents("a", "b")
