@@ -112,7 +112,13 @@ def _deaf(world: World, process: Process, _fault: Fault) -> None:
 
 
 def _helper(world: World, process: Process, fault: Fault) -> None:
-    """It has started somebody, in its own group or not, who outlives it."""
+    """It starts somebody, in its own group or not, who outlives it."""
+    process.do(_leave_behind, world, process, fault)
+
+
+def _leave_behind(world: World, process: Process, fault: Fault) -> None:
+    if process.doomed:
+        return  # a kernel that is late with its kill lets nobody fork
     leader = process if fault.at % 2 else None
     helper = world.kernel.spawn(process.cookie, process, leader=leader)
     helper.program, helper.dies_in = Helper(), fault.at % 3 * 400 * MS

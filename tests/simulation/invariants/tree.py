@@ -44,11 +44,13 @@ class Restarts(Observer):
 
     def tree_handling(self, root: SimulatedRoot, event: Event) -> None:
         self._crash = None
-        if not isinstance(event, Exited) or root.stopping or event.path in root.tree._ledger.own:
+        if not isinstance(event, Exited):
             return
         expected = self._expected.get(event.path.rpartition("/")[0])
         if expected is not None and event.path in expected.stops:
             expected.stops.remove(event.path)  # it has ended by itself, before its turn to be stopped
+        if root.stopping or event.path in root.tree._ledger.own:
+            return
         sup = _supervisors(root.tree).get(event.path.rpartition("/")[0])
         child = sup.children.get(event.path.rpartition("/")[2]) if sup is not None else None
         if sup is None or child is None or sup.job.doing is not Doing.NOTHING or sup.mailbox:
