@@ -6,6 +6,7 @@ kept here: the blanks that a zygote has made, and the read ends of the pipes tha
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -25,6 +26,8 @@ RETRY = 0.2
 REOPEN = 1.0
 #: Seconds between the use of a blank and the request for another.
 REFILL = 0.005
+#: Events that wait for a logger; of more the oldest are given up, and missed by their number.
+EVENTS_KEPT = 5000
 _FIRST_DELAY, _LONGEST_DELAY, _STABLE = 0.05, 5.0, 10.0
 
 
@@ -267,6 +270,8 @@ class Logger(Helper):
     ) -> None:
         super().__init__(loop, "logger", command, env, self._packet, self._up, on_event, lazy=True)
         self._pipes: dict[tuple[str, int], int] = {}
+        self._events: deque[tuple[int, dict[str, Any]]] = deque(maxlen=EVENTS_KEPT)  # not known to be stored
+        self._numbers = itertools.count(1)
         self._on_tail, self._on_state = on_tail, on_state
 
     def open(self, name: str, generation: int) -> int:
@@ -291,7 +296,10 @@ class Logger(Helper):
         self.send(["exited", name, generation])
 
     def write_event(self, event: dict[str, Any]) -> None:
-        self.send(["event", event])
+        """It outlives a logger that is killed before it has stored it."""
+        number = next(self._numbers)
+        self._events.append((number, event))
+        self.send(["event", number, event])
 
     @property
     def pending(self) -> int:
@@ -301,6 +309,8 @@ class Logger(Helper):
     def _up(self) -> None:
         for name, generation in self._pipes:
             self._hand_over(name, generation)
+        for number, event in self._events:
+            self.send(["event", number, event])
 
     def _packet(self, value: Any, fds: list[int]) -> None:
         close_all(fds)
@@ -310,6 +320,9 @@ class Logger(Helper):
                 if fd >= 0:
                     os.close(fd)
                 self._on_tail(name, generation, [str(line) for line in lines])
+            case ["stored", int(number)]:
+                while self._events and self._events[0][0] <= number:
+                    self._events.popleft()
             case ["refused", str(name), int(generation)]:
                 self._loop.after(REOPEN, lambda: self._hand_over(name, generation))
             case ["tail", str(name), int(generation), list(lines)]:

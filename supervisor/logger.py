@@ -1,15 +1,16 @@
 """The logger: one process that stores what every child of a node prints, and may be killed at any time.
 
-    python -m otpd.supervisor.logger --channel FD --dir LOGS --max-bytes N --keep K --full drop|block
+    python -m otpd.supervisor.logger --channel FD --life N --dir LOGS --max-bytes N --keep K --full drop|block
 
 Root makes one pipe per incarnation, gives its read end to the logger and keeps a duplicate until it hears "eof". So when the
 logger dies, no child gets SIGPIPE, what was printed waits in the pipes, and the next logger is handed all of them again.
 
 Root to logger: ["open", name, generation] with the read end - ["exited", name, generation] - ["tail", name, generation] -
-["event", {...}] - ["policy", max_bytes, keep, full] - ["flush", token]. Logger to root: ["eof", name, generation, lines]
-when nobody can write any more and all is stored - ["tail", name, generation, lines] - ["flushed", token] -
-["full", reason] and ["recovered", bytes_dropped], once each per time of trouble - ["refused", name, generation] when an
-"open" came without its descriptor, because there were too many; send it again later.
+["event", number, {...}] - ["policy", max_bytes, keep, full] - ["flush", token]. Logger to root: ["eof", name, generation,
+lines] when nobody can write any more and all is stored - ["tail", name, generation, lines] - ["flushed", token] -
+["stored", number] of the last event that is on disk, now and then - ["full", reason] and ["recovered", bytes_dropped], once
+each per time of trouble - ["refused", name, generation] when an "open" came without its descriptor, because there were too
+many; send it again later.
 
 In trouble (disk full, directory gone, ...) the policy "drop" empties the pipes and counts, "block" leaves them alone.
 Either way it tries again once a second. It ignores SIGTERM, SIGINT and SIGHUP, because it must outlive those whose words
@@ -46,6 +47,8 @@ _RETRY = 1.0
 _REST = 0.04
 _KEPT_TAIL = 4096
 _PACKETS_PER_TURN = 64
+#: Events that root may keep although they are stored: to wake it for each would cost more than to keep them.
+_TELL_EVERY = 100
 _BATCH = 256
 _MOST_OPEN_LOGS = 1024
 _SPARE_FDS = 32
@@ -77,7 +80,7 @@ class Stream:
 class Logger:
     """The state of the process; `run` returns when root has closed the channel."""
 
-    def __init__(self, channel: socket.socket, logs: str, policy: LogPolicy) -> None:
+    def __init__(self, channel: socket.socket, logs: str, policy: LogPolicy, life: int) -> None:
         self._channel = channel
         self._logs = logs
         self._policy = policy
@@ -86,7 +89,8 @@ class Logger:
         self._books: dict[str, Book] = {}
         self._open: OrderedDict[LogWriter, None] = OrderedDict()  # least recently used first
         self._null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        self._events = EventLog(os.path.dirname(os.path.abspath(logs)))
+        self._events = EventLog(os.path.dirname(os.path.abspath(logs)), life)
+        self._told = 0  # number of the last event that root knows to be stored
         self._outgoing: deque[list[Any]] = deque()
         self._resting: list[Stream] = []
         self._rested_at = 0.0
@@ -338,8 +342,8 @@ class Logger:
                     self._drain(stream)
             case ["tail", str(name), int(generation)], []:
                 self._on_tail(name, generation)
-            case ["event", dict(event)], []:
-                self._on_event(event)
+            case ["event", int(number), dict(event)], []:
+                self._on_event(number, event)
             case ["policy", int(max_bytes), int(keep), ("drop" | "block") as full], []:
                 self._on_policy(LogPolicy(max_bytes=max_bytes, keep=keep, full=full))
             case ["flush", token], []:
@@ -383,11 +387,14 @@ class Logger:
             self._drain(stream)
         self._send(["tail", name, generation, self._tail(name, generation, found[0] if found else None)])
 
-    def _on_event(self, event: dict[str, Any]) -> None:
+    def _on_event(self, number: int, event: dict[str, Any]) -> None:
         try:
-            self._events.append(event)
+            self._events.append(number, event)
         except OSError as error:
             self._announce(f"{error.filename or 'events.jsonl'}: {error.strerror}")
+        if self._events.stored >= self._told + _TELL_EVERY:
+            self._told = self._events.stored
+            self._send(["stored", self._told])
 
     def _on_policy(self, policy: LogPolicy) -> None:
         self._policy = policy
@@ -421,6 +428,7 @@ def _readable_bytes(fd: int) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="otpd logger", description="Stores what the children of a node print.")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the channel to root")
+    parser.add_argument("--life", type=int, required=True, help="which life of root it is whose events are stored")
     parser.add_argument("--dir", required=True, help="the directory for the logs")
     parser.add_argument("--max-bytes", type=int, required=True, help="size of one segment")
     parser.add_argument("--keep", type=int, required=True, help="finished segments kept per child")
@@ -434,7 +442,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     channel = socket.socket(fileno=options.channel)
     os.set_inheritable(options.channel, False)
     policy = LogPolicy(max_bytes=options.max_bytes, keep=options.keep, full=options.full)
-    Logger(channel, options.dir, policy).run()
+    Logger(channel, options.dir, policy, options.life).run()
     return 0
 
 

@@ -450,7 +450,8 @@ class Root:
     def _logger_command(self, fd: int) -> list[str]:
         policy = self.node.log
         return [
-            sys.executable, "-P", "-m", "otpd.supervisor.logger", "--channel", str(fd), "--dir", str(self.paths.logs),
+            sys.executable, "-P", "-m", "otpd.supervisor.logger", "--channel", str(fd), "--life", str(self.life.number),
+            "--dir", str(self.paths.logs),
             "--max-bytes", str(policy.max_bytes), "--keep", str(policy.keep), "--full", policy.full,
         ]  # fmt: skip
 

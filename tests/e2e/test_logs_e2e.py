@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from tests.e2e.node import OTPD, Node, node
 from tests.helpers import eventually
+from tests.supervisor.logwriting import stored_events
 
 #: Prints numbered lines, as many as its argument says, then `done`, and lives on.
 COUNTER = """
@@ -190,3 +191,28 @@ def test_logs_can_be_read_while_the_node_is_down() -> None:
         assert n.log("c").splitlines() == lines_of(1, 3)
         assert n.otpd("logs", "c", "-n", "1").stdout.rstrip().endswith("done")
         assert "c" in n.otpd("logs", "cc", check=4).stderr
+
+
+def test_no_event_is_missing_or_there_twice_though_the_logger_is_killed_again_and_again() -> None:
+    """Root keeps what it does not know to be stored; the numbers say that nothing is missing."""
+    config = """
+        [supervisors.s]
+        max_restarts = 1000000
+        max_seconds = 1
+        [programs.brief]
+        command = ["sleep", "0.01"]
+        supervisor = "s"
+    """
+    with node(config, start=False) as n:
+        n.start(None, "--timeout", "100ms")
+        eventually(n.answers)
+        for _ in range(4):
+            logger, generation = n.facts()["logger_pid"], n.worker("brief")["generation"]
+            eventually(lambda generation=generation: n.worker("brief")["generation"] > generation + 5)  # type: ignore[misc]
+            n.kill(logger)
+            eventually(lambda logger=logger: n.facts()["logger_pid"] not in (None, logger))  # type: ignore[misc]
+        n.stop()
+        stored = stored_events(n.home / ".otpd")
+        assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
+        assert {event["life"] for event in stored} == {1}
+        assert stored[-1]["event"] == "otpd.node.ended"

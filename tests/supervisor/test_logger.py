@@ -168,24 +168,50 @@ def test_two_generations_that_write_at_once_are_told_apart(root: LogRoot, logs: 
 def test_events_become_lines_of_json_in_order(root: LogRoot, logs: Path) -> None:
     events = [{"event": "otpd.child.started", "name": "ü", "generation": number} for number in range(50)]
     for event in events:
-        root.send("event", event)
+        root.send("event", event["generation"] + 1, event)
     root.flush()
-    assert stored_events(logs.parent) == events
+    assert stored_events(logs.parent) == [{**event, "life": 7, "seq": event["generation"] + 1} for event in events]
 
 
 def test_events_are_rotated_and_the_newest_are_read_across_files(tmp_path: Path) -> None:
-    log = EventLog(str(tmp_path), max_bytes=100)
-    for number in range(60):
-        log.append({"number": number})
+    log = EventLog(str(tmp_path), 1, max_bytes=200)
+    for number in range(62):
+        log.append(number + 1, {"number": number})
     assert sorted(os.listdir(tmp_path)) == ["events.jsonl", "events.jsonl.1", "events.jsonl.2", "events.jsonl.3"]
     kept = [event["number"] for event in stored_events(tmp_path)]
-    assert kept == list(range(60 - len(kept), 60))
+    assert kept == list(range(62 - len(kept), 62))
     assert len(kept) >= 15
+
+
+def test_events_that_root_tells_again_are_not_stored_twice(tmp_path: Path) -> None:
+    """The logger before may have been killed between storing them and saying so; rotation may have come between, too."""
+    first = EventLog(str(tmp_path), 7, max_bytes=150)
+    for number in range(1, 4):
+        first.append(number, {"event": "x"})
+    assert first.stored == 3
+    second = EventLog(str(tmp_path), 7, max_bytes=150)
+    assert second.stored == 3
+    for number in range(2, 6):
+        second.append(number, {"event": "x"})
+    assert [event["seq"] for event in stored_events(tmp_path)] == [1, 2, 3, 4, 5]
+    with open(tmp_path / "events.jsonl", "ab") as file:
+        file.write(b"rubbish\n")
+    assert EventLog(str(tmp_path), 7).stored == 5
+    assert EventLog(str(tmp_path), 8).stored == 0, "another root counts from 1"
+
+
+def test_root_hears_now_and_then_which_events_are_stored(root: LogRoot, logs: Path) -> None:
+    for number in range(1, 251):
+        root.send("event", number, {"event": "x"})
+    root.flush()
+    assert root.hear("stored") == ["stored", 100]
+    assert root.hear("stored") == ["stored", 200]
+    assert len(stored_events(logs.parent)) == 250
 
 
 def test_a_broken_event_log_keeps_no_childs_log_from_recovering(root: LogRoot, logs: Path) -> None:
     (logs.parent / "events.jsonl").mkdir()
-    root.send("event", {"event": "waits"})
+    root.send("event", 1, {"event": "waits"})
     assert "events.jsonl" in root.hear("full")[1]
     limit_file_size(root, 0)
     write = root.open("web")
@@ -195,7 +221,7 @@ def test_a_broken_event_log_keeps_no_childs_log_from_recovering(root: LogRoot, l
     eventually(lambda: [entry.dropped for entry in logstore.tail(logs, ["web"], 5)] == [5], what="the gap is marked")
     (logs.parent / "events.jsonl").rmdir()
     assert root.hear("recovered") == ["recovered", 5]
-    assert stored_events(logs.parent) == [{"event": "waits"}]
+    assert stored_events(logs.parent) == [{"event": "waits", "life": 7, "seq": 1}]
     os.close(write)
 
 
@@ -403,7 +429,7 @@ def test_without_the_state_directory_output_is_dropped_until_it_is_back(tmp_path
         subprocess.run(["rm", "-r", str(state)], check=True)
         os.write(write, b"lost\n")
         assert root.hear("full")[1].endswith("No such file or directory")
-        root.send("event", {"event": "waits"})
+        root.send("event", 1, {"event": "waits"})
         root.flush()
         state.mkdir()
         assert root.hear("recovered") == ["recovered", 5]
@@ -411,7 +437,7 @@ def test_without_the_state_directory_output_is_dropped_until_it_is_back(tmp_path
         os.close(write)
         root.hear("eof")
         assert stored(state / "logs", "web") == b"back\n"
-        assert stored_events(state) == [{"event": "waits"}]
+        assert stored_events(state) == [{"event": "waits", "life": 7, "seq": 1}]
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "/dev/full", "shorter"])
