@@ -103,6 +103,7 @@ class Host:
             await self._terminate()
         finally:
             self.mailbox.settle()
+            self.mailbox.worker.close()
         return self.reason
 
     async def _terminate(self) -> None:

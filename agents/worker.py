@@ -1,7 +1,7 @@
 """The one thread in which plain `def` handlers run, so that the loop beats on.
 
 A daemon, made when it is first needed: a handler that hangs can't keep the process from ending, as the threads of an
-executor would.
+executor would. It ends with the agent where the process goes on, in a test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from otpd.agents.forked import Came, leave
 
-_Job: TypeAlias = tuple[Callable[[], Any], "asyncio.Future[Any]"]
+_Job: TypeAlias = tuple[Callable[[], Any], "asyncio.Future[Any]"] | None
 
 
 class Worker:
@@ -38,10 +38,14 @@ class Worker:
         self._jobs.put((job, future))
         return future
 
+    def close(self) -> None:
+        """The thread ends after the jobs that it has."""
+        self._jobs.put(None)
+
     def _work(self) -> None:
         pid = os.getpid()
-        while True:
-            job, future = self._jobs.get()
+        while (given := self._jobs.get()) is not None:
+            job, future = given
             outcome: Callable[[asyncio.Future[Any], Any], None] = _fail
             try:
                 outcome, value = _answer, job()

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], deadline: float = 10.0, what: str = "") -> T:
+def eventually(condition: Callable[[], T], deadline: float = 30.0, what: str = "") -> T:
     """The first truthy value of `condition`, polled; AssertionError after `deadline` seconds, with the last value."""
     end = time.monotonic() + deadline
     value: T

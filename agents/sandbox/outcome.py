@@ -32,11 +32,19 @@ class Seen:
 def outcome(report: Report | None, course: Course, seen: Seen) -> dict[str, Any]:
     """`status`, `killed_by`, `exit_code`, `signal` and `error` of the result, and what was hit."""
     hits = set(course.hits) | ({"memory"} if seen.oom_killed else set())
-    found = _ended(report, course, seen) if report is None or report.word is Word.ENDED else _failed(report, seen)
+    found = _found(report, course, seen)
     killed_by = found.get("killed_by")
     if killed_by in ("memory", "cpu", "files"):
         hits.add(killed_by)
     return {"killed_by": None, "exit_code": None, "signal": None, "error": None, **found, "limit_hits": sorted(hits)}
+
+
+def _found(report: Report | None, course: Course, seen: Seen) -> dict[str, Any]:
+    if report is None or report.word is Word.ENDED:
+        return _ended(report, course, seen)
+    if report.step is Step.PROTOCOL and course.killed_by is not None:  # asked to end while it was set up: it went, unheard
+        return {"status": "killed", "killed_by": course.killed_by}
+    return _failed(report, seen)
 
 
 def _ended(report: Report | None, course: Course, seen: Seen) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from otpd.agents.watching import Watching
 from otpd.agents.worker import Worker
 from tests.agents.scenes import scene
+from tests.helpers import eventually
 
 
 def loop_with(turn: Callable[[bool], bool]) -> tuple[asyncio.Runner, Watching]:
@@ -88,3 +89,5 @@ async def test_the_worker_gives_results_and_errors_from_one_thread_that_is_made_
     given_up = worker.run(lambda: time.sleep(0.01))
     given_up.cancel()
     assert await worker.run(lambda: "next") == "next"
+    worker.close()
+    await asyncio.to_thread(eventually, lambda: not threads & {each.ident for each in threading.enumerate()})

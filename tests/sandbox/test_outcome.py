@@ -85,3 +85,10 @@ def test_what_never_ran_says_why(report: Report, status: str, code: str) -> None
     found = told(report)
     assert (found["status"], found["error"]["code"], found["killed_by"]) == (status, code, None)
     assert found["error"]["text"].endswith(".")
+
+
+def test_what_was_asked_to_end_while_it_was_set_up_is_killed() -> None:
+    """The init only sees that nobody answers it any more."""
+    found = told(failed(Step.PROTOCOL, errno.EPIPE), killed_by="owner")
+    assert (found["status"], found["killed_by"], found["error"]) == ("killed", "owner", None)
+    assert told(failed(Step.PROTOCOL, errno.EPIPE))["status"] == "setup_failed"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -271,6 +272,7 @@ def test_a_pid_that_was_given_anew_is_not_held() -> None:
 
 def test_the_end_of_a_worker_is_cheap_to_verify_among_many(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """No timed test: it reads one file and looks into nobody, however many workers there are."""
+    eventually(lambda: threading.active_count() == 1, what="the cheap way is for a process of one thread")
     workers = [root.spawn("sleep", "60") for _ in range(30)]
     gone = root.python("pass")
     gone.reap()
