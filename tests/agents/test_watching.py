@@ -79,8 +79,8 @@ async def test_the_worker_gives_results_and_errors_from_one_thread_that_is_made_
     def fail(error: BaseException) -> None:
         raise error
 
-    threads = {await worker.run(threading.get_ident) for _ in range(3)}
-    assert len(threads) == 1 and threads != {threading.get_ident()}
+    threads = {await worker.run(threading.current_thread) for _ in range(3)}
+    assert len(threads) == 1 and threads != {threading.current_thread()}
     with pytest.raises(KeyError):
         await worker.run(lambda: fail(KeyError("x")))
     with pytest.raises(RuntimeError, match="the handler raised StopIteration"):
@@ -90,4 +90,4 @@ async def test_the_worker_gives_results_and_errors_from_one_thread_that_is_made_
     given_up.cancel()
     assert await worker.run(lambda: "next") == "next"
     worker.close()
-    await asyncio.to_thread(eventually, lambda: not threads & {each.ident for each in threading.enumerate()})
+    await asyncio.to_thread(eventually, lambda: not threads & set(threading.enumerate()))
