@@ -124,7 +124,7 @@ class Life:
             await line.drain()
             return reason
         finally:
-            line.close()
+            line.close(process_ends=True)
 
     async def _through(self, host: Host) -> str:
         if await host.init(self._job.args):

@@ -145,8 +145,9 @@ class Line:
         while self._lanes is not None and self._conversation.endpoint.unsent and self._conversation.clock() < end:
             await asyncio.sleep(_LOOK)
 
-    def close(self, bye: bool = False) -> None:
-        """What was said last gets a moment to leave; returns also if libzmq should not (T35). `bye`: it leaves in order."""
+    def close(self, bye: bool = False, process_ends: bool = False) -> None:
+        """What was said last gets a moment to leave; returns also if libzmq should not (T35). `bye`: it leaves in order.
+        Sockets that have nothing to send may be left to the end of the process."""
         endpoint = self._conversation.endpoint
         self.flush()
         lost = endpoint.give_up()
@@ -160,7 +161,11 @@ class Line:
         self._is_open, self._is_closed = False, True
         self._selector.turn = None
         self._conversation.flush = _nothing
-        self._drop(drain=True)
+        if process_ends and self._lanes is not None and self._lanes.is_drained:
+            self._selector.forget(self._lanes.fds)
+            self._lanes.leave()
+        else:
+            self._drop(drain=True)
 
 
 def _nothing(*_: Any) -> None:

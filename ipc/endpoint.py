@@ -237,7 +237,7 @@ class Endpoint:
 
     def settle(self) -> None:
         """Say how much is handled, whatever the window: before the end, because the rest counts as lost."""
-        self._grant_due = True
+        self._grant_due = self._window.is_news
 
     def expire(self, now: int) -> int | None:
         """Fail the calls whose deadline has passed; when the next one is due, or None."""

@@ -16,8 +16,9 @@ from __future__ import annotations
 import math
 import os
 import select
+import time
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 import zmq
 
@@ -44,6 +45,8 @@ class _Context(zmq.Context["zmq.Socket[bytes]"]):
 class Lanes:
     """Open from the start; nothing blocks but `wait` and `close`."""
 
+    _left: ClassVar[list[Lanes]] = []  # kept from the collector
+
     def __init__(self, endpoint: str, identity: bytes) -> None:
         if not 0 < len(identity) <= _IDENTITY_MAX or identity[0] == 0:
             raise ValueError(f"expected a routing id of 1 to 255 bytes that does not begin with 0, got {identity!r} (T12)")
@@ -57,6 +60,7 @@ class Lanes:
         self.fds = tuple(int(each.get(zmq.FD)) for each in self._sockets.values())
         self._watch(())
         self._swallowed = set(Lane)  # lanes whose fd may say nothing though there is something
+        self._said = time.monotonic()
 
     def _open(self, address: str, identity: bytes) -> zmq.Socket[bytes]:
         sock = self._context.socket(zmq.DEALER)
@@ -79,6 +83,12 @@ class Lanes:
         for lane, frame in frames:
             lowlevel.send(self._sockets[lane], frame)
             self._swallowed.add(lane)
+        self._said = time.monotonic()
+
+    @property
+    def is_drained(self) -> bool:
+        """What was said last has had as long to leave as `close` would give it."""
+        return time.monotonic() - self._said > DRAIN_MS / 1000
 
     @property
     def more(self) -> bool:
@@ -124,6 +134,10 @@ class Lanes:
         for sock in self._sockets.values():
             sock.close(linger=DRAIN_MS if drain else 0)
         self._context.term()
+
+    def leave(self) -> None:
+        """They end with the process, which is about to: to close them takes threads that wait for each other, 1.5 ms."""
+        self._left.append(self)
 
     def __del__(self) -> None:
         if "fds" in vars(self):  # it was opened whole

@@ -21,10 +21,12 @@ class Window:
         self._done_messages = self._done_size = 0
         self._next_messages = messages // 4  # what is to be done before another grant
         self._next_size = size // 4
+        self._told = 0  # messages done, as of the last grant
 
     def begin(self) -> None:
         """A new epoch. What is in hand takes up its part of the window until it is done."""
         self._done_messages -= self._taken_messages
+        self._told = self._done_messages
         self._done_size -= self._taken_size
         self._taken_messages = self._taken_size = 0
 
@@ -38,8 +40,14 @@ class Window:
         self._done_size += size
         return self._done_messages >= self._next_messages or self._done_size >= self._next_size
 
+    @property
+    def is_news(self) -> bool:
+        """Whether anything was done since the last grant."""
+        return self._done_messages != self._told
+
     def grant(self) -> tuple[int, int]:
         """Cumulative totals of the epoch that the broker may have sent."""
+        self._told = self._done_messages
         self._next_messages = self._done_messages + self._messages // 4
         self._next_size = self._done_size + self._size // 4
         return max(0, self._done_messages + self._messages), max(0, self._done_size + self._size)

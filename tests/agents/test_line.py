@@ -32,7 +32,8 @@ class Sockets:
         if cls.refusals:
             cls.refusals -= 1
             raise OSError(errno.EMFILE, "Too many open files")
-        self.fds, self.more = (), False
+        self.fds, self.more, self.is_drained = (), False, False
+        self.end: list[str] = []
         self.sent: list[tuple[Lane, bytes]] = []
         cls.opened.append(self)
 
@@ -43,7 +44,10 @@ class Sockets:
         return []
 
     def close(self, drain: bool) -> None:
-        pass
+        self.end.append("closed")
+
+    def leave(self) -> None:
+        self.end.append("left")
 
 
 @pytest.fixture
@@ -146,3 +150,22 @@ def test_what_the_broker_does_not_take_is_counted_and_the_bye_leaves(
 
     run()
     assert caplog.messages == ["3 messages were not taken by the broker before the end, and are lost"]
+
+
+@pytest.mark.parametrize(
+    ("is_drained", "process_ends", "end"),
+    [(True, True, ["left"]), (False, True, ["closed"]), (True, False, ["closed"])],
+)
+def test_only_sockets_that_have_nothing_to_send_are_left_to_the_end_of_the_process(
+    sockets: type[Sockets], is_drained: bool, process_ends: bool, end: list[str]
+) -> None:
+    @scene
+    async def run() -> None:
+        _, line = made()
+        line.broker("b1", "ipc:///x")
+        (opened,) = sockets.opened
+        opened.is_drained = is_drained
+        line.close(process_ends=process_ends)
+        assert opened.end == end
+
+    run()

@@ -324,6 +324,8 @@ def test_settle_says_what_is_handled_before_the_end() -> None:
     hand.end.handled(3, 30)
     hand.end.settle()
     assert hand.said() == [["credit", 515, 262144 + 78]]
+    hand.end.settle()
+    assert hand.said() == []  # the broker knows it
 
 
 # --- what is delivered ---

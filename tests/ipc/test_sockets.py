@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from otpd.ipc import lowlevel
-from otpd.ipc.sockets import Lanes
+from otpd.ipc.sockets import DRAIN_MS, Lanes
 from otpd.ipc.wire import Lane
 
 IDENTITY = b"\x01" * 16
@@ -184,6 +184,32 @@ def test_a_drain_waits_until_all_that_was_said_is_with_the_broker(endpoint: str,
     lanes.close(drain=True)
     for _ in range(500):
         routers[Lane.DATA].heard()
+
+
+def test_lanes_are_drained_when_the_last_word_has_had_its_time(
+    endpoint: str, routers: dict[Lane, Router], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = Lanes(endpoint, IDENTITY)
+    lanes.send([(Lane.DATA, b"x")])
+    assert not lanes.is_drained
+    at = time.monotonic() + DRAIN_MS / 1000 + 1
+    monkeypatch.setattr(time, "monotonic", lambda: at)
+    assert lanes.is_drained
+    lanes.send([(Lane.DATA, b"y")])
+    assert not lanes.is_drained
+    lanes.close()
+
+
+def test_lanes_that_are_left_end_with_their_process(endpoint: str, routers: dict[Lane, Router]) -> None:
+    code = """
+        lanes = Lanes(endpoint, b"i")
+        lanes.leave()
+        del lanes
+        gc.collect()
+        print(len([t for t in os.listdir("/proc/self/task")]), flush=True)
+        os._exit(0)
+    """
+    assert python("import gc, os\n" + textwrap.dedent(code), endpoint) == ("3\n", 0)
 
 
 def test_closing_leaves_no_descriptor(endpoint: str, routers: dict[Lane, Router]) -> None:
