@@ -72,8 +72,18 @@ class Channel:
 
     def beat(self) -> None:
         """A root that stands still must not hold its agents up."""
-        with contextlib.suppress(OSError):
-            self._channel.send(_BEAT, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        self._offer(_BEAT)
+
+    def note(self, kind: str, name: str, data: dict[str, Any]) -> bool:
+        """For the event log, of a service; False: not taken."""
+        return self._offer(pack(["event", kind, name, data]))
+
+    def _offer(self, packet: bytes) -> bool:
+        try:
+            self._channel.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
 
     async def child(self, what: str, *arguments: Any) -> Any:
         """Ask root about children of this agent; as long as it takes, or as the call that is being handled has left."""

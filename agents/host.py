@@ -26,9 +26,11 @@ from otpd.agents.methods import Methods
 
 
 class Parent(Protocol):
-    """Who starts and stops children for an agent. ChildError when it does not."""
+    """Who starts and stops children for an agent, ChildError when it does not; and notes what a service has to tell."""
 
     async def child(self, what: str, *arguments: Any) -> Any: ...
+
+    def note(self, kind: str, name: str, data: dict[str, Any]) -> bool: ...
 
 
 class Host:
@@ -64,6 +66,9 @@ class Host:
 
     async def child(self, what: str, *arguments: Any) -> Any:
         return await self._parent.child(what, *arguments)
+
+    def note(self, kind: str, name: str, data: dict[str, Any]) -> bool:
+        return self._parent.note(kind, name, data)
 
     # --- its life ---
 

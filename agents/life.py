@@ -102,6 +102,7 @@ class Life:
         else:
             trace = raised.from_agent(error)
             sys.excepthook(type(error), error.with_traceback(trace), trace)
+            self._channel.say("traceback", raised.as_values(error)[2])
         reason = str(error) if isinstance(error, _Stopped) else raised.one_line(error)
         self._channel.say("exit", reason if reason.startswith("error(") else f"error({reason})")
         sys.exit(1)

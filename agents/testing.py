@@ -66,7 +66,7 @@ def run(agent_class: type[A], name: str | None = None, /, **args: Any) -> Runnin
 
 class Running(Generic[A]):
     """One agent in its small node. What it said is in `calls` and `casts` (name, method, arguments), `published` (topic,
-    data), `monitors` and `links` (names), `children` (the tables that it gave to start_child)."""
+    data), `monitors` and `links` (names), `children` (tables that it gave to start_child), `notes` (kind, name, data)."""
 
     def __init__(self, agent_class: type[A], name: str, args: Mapping[str, Any]) -> None:
         self.name = name
@@ -78,6 +78,7 @@ class Running(Generic[A]):
         self.children: dict[str, dict[str, Any]] = {}
         self._class, self._args = agent_class, args
         self.peers: dict[str, Peer] = {}
+        self.notes: list[tuple[str, str, dict[str, Any]]] = []
         self._clock = Clock(self._turn, self._due, self._threads)
         self._node = Node(self._clock.now, self._terminate)
         self._host: Host | None = None
@@ -228,6 +229,11 @@ class Running(Generic[A]):
         return self.peers[name]
 
     # --- the rest of the node ---
+
+    def note(self, kind: str, name: str, data: dict[str, Any]) -> bool:
+        """In the place of root: what a service wants noted is in `notes`."""
+        self.notes.append((kind, name, data))
+        return True
 
     async def child(self, what: str, *arguments: Any) -> Any:
         """In the place of root."""

@@ -1,8 +1,8 @@
 """A process forked ahead of its job: waits without a name, is given one, and becomes a worker.
 
 Its parent is root, not the zygote that forked it. What it says on its channel: ["spawned"] when the set-up is done and
-user code begins, ["failed", why] when the set-up failed, ["exit", reason] when user code ended with an exception. A job
-with a command is exec'd: the channel then closes, unless it is an agent's.
+user code begins, ["failed", why] when the set-up failed, ["traceback", text] and ["exit", reason] when user code ended with
+an exception. A job with a command is exec'd: the channel then closes, unless it is an agent's.
 
 User code finds what `python script.py` would have given it: `__main__`, sys.argv, sys.path[0], Python's
 own three signal settings, a traceback that begins in the script, exit statuses, non-daemon threads
@@ -35,6 +35,7 @@ from otpd.supervisor.spec import SPEAKING
 
 _SET_UP_FAILED = 127
 _REASON_LIMIT = 500
+_TRACEBACK_LIMIT = 16_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ def _run(job: Job, source: bytes, channel: socket.socket) -> int:
         return _interrupted()
     except BaseException as error:
         _show(*_from_script(error))
+        _say(channel, ["traceback", _traceback(error)])
         _say(channel, ["exit", f"error({_one_line(describe(error))})"])
         return 1
     return 0
@@ -224,6 +226,11 @@ def _show(kind: type[BaseException], error: BaseException, trace: types.Tracebac
         sys.excepthook(kind, error.with_traceback(trace), trace)
     except Exception:
         traceback.print_exc()
+
+
+def _traceback(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(*_from_script(error)))
+    return text.encode(errors="backslashreplace").decode()[-_TRACEBACK_LIMIT:]
 
 
 def _exit_status(error: SystemExit) -> int:

@@ -6,7 +6,6 @@ kept here: the blanks that a zygote has made, and the read ends of the pipes tha
 
 from __future__ import annotations
 
-import itertools
 import os
 import socket
 import subprocess
@@ -271,7 +270,6 @@ class Logger(Helper):
         super().__init__(loop, "logger", command, env, self._packet, self._up, on_event, lazy=True)
         self._pipes: dict[tuple[str, int], int] = {}
         self._events: deque[tuple[int, dict[str, Any]]] = deque(maxlen=EVENTS_KEPT)  # not known to be stored
-        self._numbers = itertools.count(1)
         self._on_tail, self._on_state = on_tail, on_state
 
     def open(self, name: str, generation: int) -> int:
@@ -297,7 +295,7 @@ class Logger(Helper):
 
     def write_event(self, event: dict[str, Any]) -> None:
         """It outlives a logger that is killed before it has stored it."""
-        number = next(self._numbers)
+        number = event["seq"]
         self._events.append((number, event))
         self.send(["event", number, event])
 

@@ -19,7 +19,7 @@ Started; always after `cleared`, so that the next incarnation never meets what t
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from otpd.supervisor.events import Exited, Started, StartFailed, StartIgnored
@@ -93,6 +93,7 @@ class Status:
     code: int | None = None
     signal: int | None = None
     core: bool = False
+    resources: dict[str, float] | None = field(default=None, compare=False)  # what it used in all; see `sweep.used`
 
 
 def reason_of(status: Status, announced: str | None, stop_signal: int | None) -> str:
@@ -128,6 +129,7 @@ class Incarnation:
         self.phase = Phase.WAITING
         self.status: Status | None = None  # how the main process ended
         self.announced: str | None = None
+        self.traceback: str | None = None  # of the exception that ends it
         self.asked = False  # its supervisor asked for its end
         self.was_ready = False
         self.cause: str | None = None  # why root ends it unasked, or why its start failed, in words
@@ -191,6 +193,10 @@ class Incarnation:
             case Phase.LAUNCHING | Phase.STARTING | Phase.RUNNING | Phase.DUMPING:
                 self.phase = Phase.CLEARING
                 return [*self._disarm_all(), End(BRUTAL_KILL)]
+        return []
+
+    def raised(self, traceback: str) -> list[Action]:
+        self.traceback = traceback
         return []
 
     def ask(self, shutdown: Shutdown, cause: str | None = None) -> list[Action]:

@@ -8,6 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from math import floor
+from typing import NamedTuple
+
+
+class Budget(NamedTuple):
+    """`used` restarts of `max_restarts` (None: no limit) within `max_seconds`."""
+
+    used: int = 0
+    max_restarts: int | None = None
+    max_seconds: int = 0
 
 
 class Window:

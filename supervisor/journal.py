@@ -7,15 +7,19 @@ be done about it: an entry is only noted, with its time, and made when somebody 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from otpd.supervisor.child import is_clean
 
 EVENTS_KEPT = 1000
 DEATHS_KEPT = 10
 EARLY_KEPT = 1000
+_NOT_IN_RECORD: Final = frozenset({"at", "path", "generation", "tail", "stacks"})
 
 
 @dataclass(slots=True)
@@ -35,9 +39,24 @@ class Death:
     stacks: bool = False
     left: list[str] = field(default_factory=list)
     detached: bool = False  # what is left may stay
+    path: str = ""
+    kind: str = "program"
+    max_restarts: int | None = None  # of its supervisor, in `max_seconds`; None: no limit
+    max_seconds: int = 0
+    traceback: str | None = None
+    resources: dict[str, float] | None = None  # see `sweep.used`
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
+
+    def record(self) -> dict[str, Any]:
+        """For the event of it; its last lines follow in one of their own."""
+        return {name: value for name, value in self.to_dict().items() if name not in _NOT_IN_RECORD}
+
+    @property
+    def expected(self) -> bool:
+        """Somebody had asked for it, and it went as it should."""
+        return self.asked_by is not None and is_clean(self.reason)
 
     def summary(self) -> dict[str, Any]:
         """`last_exit` of the contract."""
@@ -45,21 +64,25 @@ class Death:
 
 
 class Journal:
-    """`write(event)` gets each event once, for the disk; `later(action)` calls back soon."""
+    """`write(event)` gets each event once, for the disk; `later(action)` calls back soon. Events are numbered: `life` of
+    root, and `seq` in it, without gaps, so that whoever reads them later knows where it was."""
 
-    def __init__(self, write: Callable[[dict[str, Any]], None], later: Callable[[Callable[[], None]], None]) -> None:
-        self._write, self._later = write, later
+    def __init__(
+        self, write: Callable[[dict[str, Any]], None], later: Callable[[Callable[[], None]], None], life: int = 0
+    ) -> None:
+        self._write, self._later, self._life = write, later, life
+        self._numbers = itertools.count(1)
         self._noted: list[Callable[[], None]] = []
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
         self._deaths: dict[str, deque[Death]] = {}  # by name: unique in the node
         self._early: dict[str, tuple[int, list[str]]] = {}  # tails of incarnations whose death is not recorded yet
+        self._silent: dict[tuple[str, int], Death] = {}  # whose last lines have not come, also of those that are forgotten
         self._followers: dict[Callable[[dict[str, Any]], None], None] = {}
 
     def event(self, kind: str, name: str = "", path: str = "", generation: int = 0, **data: Any) -> None:
         """Record `otpd.<kind>` with the time of this call."""
         at = time.time()
-        self._note(lambda: self._event({"at": at, "event": f"otpd.{kind}", "name": name, "path": path,
-                                        "generation": generation, **data}))  # fmt: skip
+        self._note(lambda: self._event(at, kind, name, path, generation, data))
 
     def death(self, name: str, made: Callable[[], Death]) -> None:
         self._note(lambda: self._death(name, made()))
@@ -76,7 +99,9 @@ class Journal:
         if len(self._noted) == 1:
             self._later(self.settle)
 
-    def _event(self, found: dict[str, Any]) -> None:
+    def _event(self, at: float, kind: str, name: str, path: str, generation: int, data: dict[str, Any]) -> None:
+        found = {"at": at, "event": f"otpd.{kind}", "name": name, "path": path, "generation": generation, **data}
+        found |= {"life": self._life, "seq": next(self._numbers)}
         self._events.append(found)
         self._write(found)
         for follower in list(self._followers):
@@ -95,6 +120,10 @@ class Journal:
     def _death(self, name: str, death: Death) -> None:
         """Its last lines may have come before: the logger is often sooner than the proof that nothing is left."""
         self._deaths.setdefault(name, deque(maxlen=DEATHS_KEPT)).append(death)
+        self._event(death.at, "child.death", name, death.path, death.generation, death.record())
+        self._silent[name, death.generation] = death
+        if len(self._silent) > EARLY_KEPT:
+            del self._silent[next(iter(self._silent))]
         generation, lines = self._early.pop(name, (0, []))
         if generation == death.generation:
             self._tail(name, generation, lines)
@@ -115,14 +144,23 @@ class Journal:
         self._tail(name, generation, lines)
 
     def _tail(self, name: str, generation: int, lines: list[str]) -> None:
-        for death in self._deaths.get(name, ()):
+        silent = self._silent.pop((name, generation), None)
+        for death in (silent,) if silent else self._deaths.get(name, ()):
             if death.generation == generation:
                 death.tail = lines
                 death.stacks = death.stacks or any(_is_stack(line) for line in lines)
+                if silent:
+                    self._tell_lines(name, death)
                 return
         self._early[name] = (generation, lines)
         if len(self._early) > EARLY_KEPT:
             del self._early[next(iter(self._early))]
+
+    def _tell_lines(self, name: str, death: Death) -> None:
+        """Always after its death. Of an end that went as it should nobody needs them, and a node that stops has many."""
+        if death.tail and not death.expected:
+            data: dict[str, Any] = {"lines": death.tail, "stacks": death.stacks}
+            self._event(time.time(), "child.last_lines", name, death.path, death.generation, data)
 
     def forget(self, name: str) -> None:
         """The child was deleted."""

@@ -20,6 +20,8 @@ from otpd.supervisor.spec import ChildSpec, Launch
 
 #: Characters of what a worker says of its own end.
 REASON_LIMIT: Final = 500
+#: Characters of a traceback that are kept: its end, where the error is.
+TRACEBACK_LIMIT: Final = 4000
 
 
 @dataclass(slots=True, eq=False)

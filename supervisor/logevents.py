@@ -41,7 +41,7 @@ class EventLog:
         """Store `event` after those that still wait. OSError: it waits too."""
         if number <= (self._pending[-1][0] if self._pending else self.stored):
             return
-        self._pending.append((number, _line({**event, "life": self._life, "seq": number})))
+        self._pending.append((number, _line(event | {"life": self._life, "seq": number})))
         if len(self._pending) > _PENDING:
             self._pending.popleft()
             self._lost += 1

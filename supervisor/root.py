@@ -23,7 +23,6 @@ from typing import Any
 
 from otpd.ipc.frames import pack, unpack
 from otpd.supervisor import cgroup, heart, launch, life, linux, services, specdata, sweep
-from otpd.supervisor.brokerevents import BrokerEvents
 from otpd.supervisor.brokerlink import BrokerLink
 from otpd.supervisor.control import ControlServer
 from otpd.supervisor.events import (
@@ -47,6 +46,7 @@ from otpd.supervisor.events import (
     added_by,
 )
 from otpd.supervisor.helpers import Logger, Zygote
+from otpd.supervisor.intensity import Budget
 from otpd.supervisor.journal import Journal
 from otpd.supervisor.ladder import Process
 from otpd.supervisor.loop import READ, Loop, Timer
@@ -58,6 +58,7 @@ from otpd.supervisor.oom import OomWatch
 from otpd.supervisor.operations import Operations
 from otpd.supervisor.ownchildren import OwnChildren
 from otpd.supervisor.paths import NodePaths, PathError, make_runtime, remove_traces
+from otpd.supervisor.serviceevents import ServiceEvents
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
 from otpd.supervisor.workers import Workers
@@ -140,7 +141,7 @@ class Root:
         self._homes: dict[str, str] = {}  # by name: where it lived last; elsewhere it goes on counting its generations
         self._inbox: deque[Event] = deque()
         self._pumping = False
-        self.journal = Journal(lambda event: self.logger.write_event(event), self.loop.defer)
+        self.journal = Journal(lambda event: self.logger.write_event(event), self.loop.defer, self.life.number)
         self.logger = Logger(
             self.loop, self._logger_command, self.environment(), self._on_tail, self._on_log_state, self._on_helper
         )
@@ -155,7 +156,7 @@ class Root:
         top = services.with_services(self.node.top)
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.link = BrokerLink(self)
-        self._broker_events = BrokerEvents(self)
+        self.service_events = ServiceEvents(self)
         self.names = Names(self)
         self.own_children = OwnChildren(self)
         self.workers = Workers(self)
@@ -261,9 +262,9 @@ class Root:
     def path_below_top(shown: str) -> str:
         return f"{TOP}/{shown}" if shown else TOP
 
-    def restarts_in_window(self, path: str) -> int:
+    def budget(self, path: str) -> Budget:
         """Of the supervisor of `path`, now."""
-        return self.tree.restarts_in_window(path.rpartition("/")[0], self.loop.now)
+        return self.tree.budget(path.rpartition("/")[0], self.loop.now)
 
     @property
     def ladder_name(self) -> str:

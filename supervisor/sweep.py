@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import threading
@@ -96,10 +97,10 @@ def reap(pid: int, pidfd: int, group: bool) -> Status | None:
             return None
         if group:
             kill_group(pid)
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        reaped, status, usage = os.wait4(pid, os.WNOHANG)  # not reaped yet, as was just seen: so its pid is its own
     except ChildProcessError:
         return Status()
-    return None if result is None else _status(result)
+    return _status(status, used(usage)) if reaped else None
 
 
 def dead(pidfd: int) -> bool:
@@ -108,10 +109,25 @@ def dead(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _status(result: os.waitid_result) -> Status:
-    if result.si_code == os.CLD_EXITED:
-        return Status(code=result.si_status)
-    return Status(signal=result.si_status, core=result.si_code == os.CLD_DUMPED)
+def used(usage: resource.struct_rusage) -> dict[str, float]:
+    """What a dead process and the children that it waited for have used: seconds of CPU, bytes of memory at most, and
+    counts of the kernel's."""
+    return {
+        "cpu_user_s": round(usage.ru_utime, 4),
+        "cpu_system_s": round(usage.ru_stime, 4),
+        "max_memory": usage.ru_maxrss * 1024,
+        "major_faults": usage.ru_majflt,
+        "blocks_read": usage.ru_inblock,
+        "blocks_written": usage.ru_oublock,
+        "waits": usage.ru_nvcsw,
+        "preemptions": usage.ru_nivcsw,
+    }
+
+
+def _status(status: int, resources: dict[str, float]) -> Status:
+    if os.WIFEXITED(status):
+        return Status(code=os.WEXITSTATUS(status), resources=resources)
+    return Status(signal=os.WTERMSIG(status), core=os.WCOREDUMP(status), resources=resources)
 
 
 # --- what it left behind ---

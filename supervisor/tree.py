@@ -44,6 +44,7 @@ from otpd.supervisor.events import (
     TreeEnded,
     TreeStarted,
 )
+from otpd.supervisor.intensity import Budget
 from otpd.supervisor.job import LEAVING, Doing, Job, ParentStop
 from otpd.supervisor.ledger import Gate, Kill, Ledger
 from otpd.supervisor.notices import NOTICES
@@ -233,10 +234,10 @@ class Tree:
             return [name]
         return [view.path for view in walk(self.snapshot()) if name in (view.name, view.path)]
 
-    def restarts_in_window(self, path: str, now: float) -> int:
-        """Of the supervisor at `path`; 0 when it does not run."""
+    def budget(self, path: str, now: float) -> Budget:
+        """Of the supervisor at `path`; nothing used and no limit when it does not run."""
         sup = self._ledger.keeper(path)
-        return 0 if sup is None else sup.window.count(now)
+        return Budget() if sup is None else Budget(sup.window.count(now), sup.spec.max_restarts, sup.spec.max_seconds)
 
     def living(self) -> list[tuple[str, int]]:
         """(path, generation) of every worker that has, or may still have, a process."""

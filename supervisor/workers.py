@@ -28,8 +28,9 @@ from otpd.supervisor.incarnation import (
     Status,
     Tell,
 )
+from otpd.supervisor.intensity import Budget
 from otpd.supervisor.journal import Death
-from otpd.supervisor.live import REASON_LIMIT, Live
+from otpd.supervisor.live import REASON_LIMIT, TRACEBACK_LIMIT, Live
 from otpd.supervisor.loop import LATE
 from otpd.supervisor.notify import Sender
 from otpd.supervisor.readiness import Prober
@@ -184,6 +185,7 @@ class Workers:
         if self._root.link.is_broker(live):
             self._root.link.heard(value)
         self._root.own_children.heard(live, value)
+        self._root.service_events.heard(live, value)
 
     def _last_words(self, live: Live) -> None:
         """It is dead: what it has said until then counts."""
@@ -251,10 +253,10 @@ class Workers:
             self._record(live, str(event.reason))
 
     def _record(self, live: Live, reason: str) -> None:
-        at, lived, used = time.time(), self._loop.now - live.began, self._root.restarts_in_window(live.path)
-        self._root.journal.death(live.name, lambda: self._death_of(live, reason, at, lived, used))
+        at, lived, budget = time.time(), self._loop.now - live.began, self._root.budget(live.path)
+        self._root.journal.death(live.name, lambda: self._death_of(live, reason, at, lived, budget))
 
-    def _death_of(self, live: Live, reason: str, at: float, lived: float, used: int) -> Death:
+    def _death_of(self, live: Live, reason: str, at: float, lived: float, budget: Budget) -> Death:
         incarnation, status = live.incarnation, live.incarnation.status or Status()
         return Death(
             generation=live.generation,
@@ -265,9 +267,15 @@ class Workers:
             uptime_s=round(lived, 3),
             asked_by=live.asked_by,
             cause=self._out_of_memory(live) if incarnation.killed_by_others else incarnation.cause,
-            restarts_in_window=used,
+            restarts_in_window=budget.used,
             left=live.left,
             detached=live.launch.detach,
+            path=self._root.shown(live.path),
+            kind=live.launch.kind,
+            max_restarts=budget.max_restarts,
+            max_seconds=budget.max_seconds,
+            traceback=incarnation.traceback,
+            resources=status.resources,
         )
 
     def _out_of_memory(self, live: Live) -> str | None:
@@ -292,6 +300,8 @@ def _understood(incarnation: Incarnation, packet: Any) -> list[Action]:
             return incarnation.beat()
         case ["exit", str(reason)]:
             return incarnation.announce(reason[:REASON_LIMIT])
+        case ["traceback", str(trace)]:
+            return incarnation.raised(trace[-TRACEBACK_LIMIT:])
     return []
 
 

@@ -22,20 +22,20 @@ class Recorded(Logger):
 def test_a_new_logger_is_told_the_events_that_are_not_known_to_be_stored() -> None:
     loop = Loop()
     link = Recorded(loop)
-    for word in "abc":
-        link.write_event({"event": word})
+    for number, word in enumerate("abc", 1):
+        link.write_event({"event": word, "seq": number})
     link._packet(["stored", 2], [])
     link.sent.clear()
     link._up()
-    assert link.sent == [["event", 3, {"event": "c"}]]
+    assert link.sent == [["event", 3, {"event": "c", "seq": 3}]]
     loop._epoll.close()
 
 
 def test_what_is_kept_is_bounded_and_its_numbers_go_on() -> None:
     loop = Loop()
     link = Recorded(loop)
-    for _ in range(EVENTS_KEPT + 10):
-        link.write_event({"event": "x"})
+    for number in range(1, EVENTS_KEPT + 11):
+        link.write_event({"event": "x", "seq": number})
     link.sent.clear()
     link._up()
     assert [number for _, number, _ in link.sent] == list(range(11, EVENTS_KEPT + 11))

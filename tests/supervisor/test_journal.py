@@ -34,6 +34,38 @@ def test_events_go_to_the_disk_to_the_ring_and_to_followers() -> None:
     assert started == {"name": "a", "path": "s/a", "generation": 2, "restart": True}
 
 
+def test_events_are_numbered_without_gaps_in_the_life_of_root() -> None:
+    written: list[dict[str, Any]] = []
+    journal = Journal(written.append, at_once, life=7)
+    journal.event("first")
+    journal.death("a", partial(death, 1))
+    journal.event("third")
+    assert [(event["life"], event["seq"]) for event in written] == [(7, 1), (7, 2), (7, 3)]
+
+
+def test_a_death_and_its_last_lines_are_events_also_of_a_child_that_is_forgotten() -> None:
+    written: list[dict[str, Any]] = []
+    journal = Journal(written.append, at_once)
+    journal.death("a", partial(death, 1))
+    journal.forget("a")
+    journal.tail("a", 1, ["bye"])
+    journal.tail("a", 1, ["bye", "once more, by a new logger"])
+    told, lines = written
+    assert [told[key] for key in ("event", "reason", "signal", "restarts_in_window")] == ["otpd.child.death", "killed", 9, 1]
+    assert {key: lines[key] for key in ("event", "name", "generation", "lines", "stacks")} == {
+        "event": "otpd.child.last_lines", "name": "a", "generation": 1, "lines": ["bye"], "stacks": False,
+    }  # fmt: skip
+
+
+def test_the_lines_of_an_end_that_went_as_asked_are_not_written_down() -> None:
+    written: list[dict[str, Any]] = []
+    journal = Journal(written.append, at_once)
+    journal.death("a", lambda: Death(1, "shutdown", None, 15, 1.0, 2.0, "operator", None, 0))
+    journal.tail("a", 1, ["terminate shutdown"])
+    assert [event["event"] for event in written] == ["otpd.child.death"]
+    assert journal.deaths("a")[0].tail == ["terminate shutdown"]
+
+
 def test_memory_is_bounded() -> None:
     journal = Journal(lambda _event: None, at_once)
     for generation in range(EVENTS_KEPT + 10):
@@ -84,13 +116,13 @@ def test_what_is_noted_is_written_down_later_or_for_whoever_reads_in_order_and_w
     assert (written, len(put_off)) == ([], 1)
     before = time.time()
     assert [each.generation for each in journal.deaths("a")] == [1]
-    assert [event["event"] for event in written] == ["otpd.first", "otpd.second"]
+    assert [event["event"] for event in written] == ["otpd.first", "otpd.child.death", "otpd.second"]
     assert all(event["at"] <= before for event in written)
     put_off.pop()()
-    assert len(written) == 2
+    assert len(written) == 3
     journal.event("third")
     put_off.pop()()
-    assert [event["event"] for event in journal.last(9)] == ["otpd.first", "otpd.second", "otpd.third"]
+    assert [event["event"] for event in journal.last(2)] == ["otpd.second", "otpd.third"]
     followed: list[dict[str, Any]] = []
     journal.event("fourth")
     journal.follow(followed.append)

@@ -82,7 +82,10 @@ def test_prints_appear_at_once(root: Root) -> None:
 
 def test_an_exception_is_printed_from_the_script_on_and_announced_in_one_line(root: Root) -> None:
     worker = root.script("def f():\n    raise ValueError('two\\nlines')\nf()\n")
-    assert worker.packets() == [["spawned"], ["exit", "error(ValueError: two lines)"]]
+    spawned, (word, trace), last = worker.packets()
+    assert (spawned, word, last) == (["spawned"], "traceback", ["exit", "error(ValueError: two lines)"])
+    assert trace.startswith(f'Traceback (most recent call last):\n  File "{root.directory}'), "from the script on"
+    assert trace.endswith("ValueError: two\nlines\n")
     script = root.directory / "worker.py"
     lines = worker.printed().splitlines()
     assert lines[:2] == ["Traceback (most recent call last):", f'  File "{script}", line 3, in <module>']
@@ -93,7 +96,7 @@ def test_an_exception_is_printed_from_the_script_on_and_announced_in_one_line(ro
 
 def test_a_syntax_error_is_an_exception_like_any(root: Root) -> None:
     worker = root.script("def f(:\n")
-    word, reason = worker.packets()[1]
+    word, reason = worker.packets()[2]
     assert (word, reason.startswith("error(SyntaxError: invalid syntax")) == ("exit", True)
     assert worker.reap() == Status(code=1)
 

@@ -1,0 +1,71 @@
+"""What services have noted in the event log: theirs, bounded, and never in the name of others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from otpd.supervisor.serviceevents import BURST, ServiceEvents
+
+
+class Desk:
+    """The events of a root that is not there; `later` is what it would do in a second."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, dict[str, Any]]] = []
+        self.later: list[Any] = []
+        journal = SimpleNamespace(event=lambda kind, name, **data: self.noted.append((kind, name, data)))
+        loop = SimpleNamespace(now=0.0, after=lambda _delay, action: self.later.append(action))
+        self._events = ServiceEvents(cast(Any, SimpleNamespace(journal=journal, loop=loop)))
+
+    def hears(self, packet: Any, service: str = "store", kind: str = "service") -> None:
+        live = SimpleNamespace(name=service, launch=SimpleNamespace(kind=kind))
+        self._events.heard(cast(Any, live), packet)
+
+
+def test_an_event_has_the_name_of_its_service_and_no_word_of_root() -> None:
+    desk = Desk()
+    desk.hears(["event", "dead_letters", "orders", {"expired": 2, "seq": 9, "event": "otpd.node.ended", 3: "x"}])
+    assert desk.noted == [("store.dead_letters", "orders", {"expired": 2})]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        ["event", "../x", "a", {}],
+        ["event", "x" * 65, "a", {}],
+        ["event", "x", "a", []],
+        ["event", "x", 3, {}],
+        ["event"],
+        "event",
+        None,
+    ],
+)
+def test_what_is_no_event_is_passed_over(packet: Any) -> None:
+    desk = Desk()
+    desk.hears(packet)
+    assert desk.noted == []
+
+
+def test_agents_and_programs_have_no_say() -> None:
+    desk = Desk()
+    desk.hears(["event", "x", "a", {}], "store", "agent")
+    assert desk.noted == []
+
+
+def test_a_storm_of_one_service_is_counted_and_hides_none_of_another() -> None:
+    desk = Desk()
+    for _ in range(BURST + 5):
+        desk.hears(["event", "dead_letters", "a", {}])
+    desk.hears(["event", "skipped", "b", {}], "scheduler")
+    (tell,) = desk.later
+    tell()
+    assert desk.noted[BURST:] == [("scheduler.skipped", "b", {}), ("store.suppressed", "store", {"count": 5})]
+
+
+def test_an_event_that_is_too_long_says_so() -> None:
+    desk = Desk()
+    desk.hears(["event", "x", "a", {"text": "y" * 5000}])
+    assert desk.noted == [("store.x", "a", {"left_out": "more than 4096 bytes of data"})]
