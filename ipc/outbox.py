@@ -29,6 +29,7 @@ BACKLOG_BYTES: Final = 1024 * 1024
 MAX_HANDLES: Final = 4096
 _PLAIN: Final = int(Flag.NONE)
 _INNER: Final = INNER.size
+_pack: Final = INNER.pack
 
 
 class Address(NamedTuple):
@@ -93,15 +94,17 @@ class Outbox:
 
     def put(self, kind: int, to: Address, number: int, mark: int, body: bytes, flags: int = _PLAIN) -> Batch:
         """The batch that the message waits in."""
-        size = len(body) + _INNER
+        length = len(body)
+        size = length + _INNER
         batch = self._open.get(to)
         if batch is None or batch.kind != kind or batch.flags != flags or batch.size + size > BATCH_BYTES:
             batch = self._begin(kind, to, flags)
-        batch.parts.append(INNER.pack(size - _INNER, number, mark) + body)
+        parts = batch.parts
+        parts.append(_pack(length, number, mark) + body)
         batch.size += size
         self.count += 1
         self.size += size
-        if len(batch.parts) == BATCH_MESSAGES or batch.size >= BATCH_BYTES:
+        if len(parts) == BATCH_MESSAGES or batch.size >= BATCH_BYTES:
             self._close(to)
         return batch
 

@@ -141,11 +141,14 @@ def cast_receive(place: str, name: str, inc: str, identity: str, token: str, cou
     end, happened, left = bare.end, bare.end.happened, int(count)
     while left:
         bare.take(None)
+        done = size = 0
         while happened:
             happening = happened.popleft()
             if isinstance(happening, Delivered):
-                end.handled(1, len(happening.body))
-                left -= 1
+                done += 1
+                size += len(happening.body)
+        end.handled(done, size)  # not one by one, as a mailbox does it
+        left -= done
         bare.flush()
     say(ended=NOW())
     sys.stdin.readline()
