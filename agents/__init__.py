@@ -35,11 +35,12 @@ from otpd.agents.errors import (
     TooLarge,
 )
 from otpd.agents.life import run
+from otpd.agents.replies import Reply
 from otpd.agents.values import Child, Entry, Event, Whereabouts
 
 __all__ = [
     "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
     "CircuitOpen", "Client", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess", "NodeNotRunning",
-    "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Stale", "TooLarge", "Whereabouts", "call",
-    "cast", "connect", "on", "run",
+    "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply", "Stale", "TooLarge", "Whereabouts",
+    "call", "cast", "connect", "on", "run",
 ]  # fmt: skip

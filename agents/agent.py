@@ -23,6 +23,7 @@ from otpd.agents.blocking import Blocking
 from otpd.agents.current import CURRENT, Current
 from otpd.agents.errors import OtpdError
 from otpd.agents.names import checked
+from otpd.agents.replies import Reply
 from otpd.agents.values import Child, Ref
 from otpd.agents.verbs import Verbs
 from otpd.agents.waiting import Done
@@ -38,6 +39,8 @@ class Home(Protocol):
     """What an agent lives in."""
 
     def stop(self, reason: str) -> None: ...
+
+    def defer(self, current: Current) -> Reply: ...
 
     async def child(self, what: str, *arguments: Any) -> Any: ...
 
@@ -80,8 +83,14 @@ class Agent(Verbs):
 
     # --- callbacks ---
 
-    def init(self) -> Any:
-        """Set up. With `args` in otpd.toml, declare them as parameters. May be async. An exception fails the start."""
+    if TYPE_CHECKING:  # a class declares the parameters that it has
+
+        def init(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    else:
+
+        def init(self) -> Any:
+            """Set up. With `args` in otpd.toml, declare them as parameters. May be async. An exception fails the start."""
 
     def terminate(self, reason: str) -> Any:
         """Tidy up within `shutdown` of otpd.toml. May be async. Not called after a crash in init() or a kill."""
@@ -109,6 +118,18 @@ class Agent(Verbs):
         """The call that is being handled: its `caller`, its `deadline`, and `cancelled` once the caller has given up."""
         current = CURRENT.get()
         return None if current is None or current.finished else current
+
+    def defer(self) -> Reply:
+        """Answer the call that is being handled later, by what this returns: the next message is handled meanwhile.
+
+        What the handler returns then says nothing. Only in handlers of calls that are `async def`.
+        """
+        self._otpd.here()
+        current = CURRENT.get()
+        if current is None or current.finished or current.deferred:
+            what = "it is deferred already" if current is not None and current.deferred else "there is none here"
+            raise RuntimeError(f"defer: expected a call that is being handled, but {what}; say it once in a @call handler")
+        return self._host.defer(current)
 
     @property
     def sync(self) -> Sync:

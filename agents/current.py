@@ -1,12 +1,13 @@
 """What is being handled: a call that an agent has been given, and the deadline that all it does for it inherits.
 
 Kept in a context variable, so that tasks and the worker thread which a handler starts see it, too. A task that outlives
-the call inherits nothing any more: the call is finished then.
+the call inherits nothing any more: the call is finished then. One that is answered later is finished with its answer.
 """
 
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -21,6 +22,9 @@ class Current:
     body: bytes
     cancelled: bool = False  # the caller has given up; nobody will see what is returned
     finished: bool = False
+    method: str = ""
+    deferred: bool = False  # to be answered later, by a Reply
+    gone: Callable[[], None] | None = None  # called when it is deferred and nobody waits for it any more
 
 
 CURRENT: contextvars.ContextVar[Current | None] = contextvars.ContextVar("otpd_current", default=None)

@@ -21,8 +21,10 @@ from otpd.agents.agent import Agent, Sync
 from otpd.agents.arguments import bind
 from otpd.agents.complaints import Complaints
 from otpd.agents.conversation import Conversation
+from otpd.agents.current import Current
 from otpd.agents.mailbox import Mailbox
 from otpd.agents.methods import Methods
+from otpd.agents.replies import Reply
 
 
 class Parent(Protocol):
@@ -63,6 +65,9 @@ class Host:
     @functools.cached_property
     def sync(self) -> Sync:
         return Sync(self.agent)
+
+    def defer(self, current: Current) -> Reply:
+        return self.mailbox.defer(current)
 
     async def child(self, what: str, *arguments: Any) -> Any:
         return await self._parent.child(what, *arguments)

@@ -10,6 +10,8 @@ What becomes of a message:
 | cast | - | logged and counted | logged and counted | the agent crashes |
 | event, death, rejection | - | - | logged and counted | the agent crashes |
 
+A call that its handler defers is answered by its `Reply`; what the handler returns then says nothing.
+
 A call whose deadline has passed or whose caller has given up is not handled; its reply, if it is being handled, is dropped.
 """
 
@@ -31,10 +33,11 @@ from otpd.agents.current import CURRENT, Current
 from otpd.agents.data import UNDECODABLE, decode
 from otpd.agents.errors import Reject, TooLarge
 from otpd.agents.methods import Method, Methods
+from otpd.agents.replies import Reply
 from otpd.agents.values import Event
 from otpd.agents.worker import Worker
 from otpd.ipc import errors as wire_errors
-from otpd.ipc.happenings import CallCancelled, Delivered, Down, EventReceived, Exit, Gap, Up
+from otpd.ipc.happenings import CallCancelled, Delivered, Down, EventReceived, Exit, Gap, Lost, Up
 from otpd.ipc.topics import TopicError
 from otpd.ipc.wire import Status
 
@@ -46,6 +49,7 @@ _SLICE: Final = 1_000_000
 _REPORT: Final = 16
 #: Rejections that wait for handle_rejected; more are counted only, because the sender may outrun it.
 _REJECTIONS: Final = 1000
+_FOR_NOBODY: Final = "calls that nobody waited for any more"
 
 
 #: What taking a body apart may raise when another language, or malice, has made it.
@@ -78,7 +82,7 @@ class Mailbox:
         self._agent, self._methods, self._conversation, self._complain = agent, methods, conversation, complain
         self._endpoint, self._clock = conversation.endpoint, conversation.clock
         self._queue: deque[Any] = deque()
-        self._calls: dict[int, Current] = {}  # those that wait or are being handled
+        self._calls: dict[int, Current] = {}  # those that wait, are being handled, or are answered later
         self._missed: dict[str, int] = {}  # of a pattern, since its last event
         self._patterns: dict[int, str] = {}
         self.worker = Worker()
@@ -93,6 +97,7 @@ class Mailbox:
                 Down: self._put, Up: self._put, Exit: self._put,
             }
         )  # fmt: skip
+        conversation.hears[Lost] = functools.partial(self._broker_lost, conversation.hears[Lost])
         conversation.rejections = self._rejected
         conversation.silenced = self._silence
         self._how: dict[type, Callable[[Any], Awaitable[None]]] = {
@@ -139,8 +144,16 @@ class Mailbox:
 
     def _cancelled(self, cancelled: CallCancelled) -> None:
         current = self._calls.get(cancelled.call)
-        if current is not None:
+        if current is not None and current.deferred:
+            self._give_up(current)
+        elif current is not None:
             current.cancelled = True
+
+    def _broker_lost(self, hear: Callable[[Any], None], lost: Lost) -> None:
+        """Who had called through it has been told; those that are answered later need no answer any more."""
+        hear(lost)
+        for current in [each for each in self._calls.values() if each.deferred]:
+            self._give_up(current)
 
     def _rejected(self, name: str, method: str, reason: str) -> None:
         if self._waiting_rejections >= _REJECTIONS:
@@ -235,26 +248,54 @@ class Mailbox:
         CURRENT.set(current)
         try:
             if current.cancelled or 0 < current.deadline <= self._clock():
-                self._complain.counts["calls that nobody waited for any more"] += 1
+                self._complain.counts[_FOR_NOBODY] += 1
             else:
                 await self._answer(current)
         finally:
-            current.finished = True
             CURRENT.set(None)
-            self._calls.pop(current.number, None)
+            if not current.deferred:
+                self._forget(current)
             self._done(len(current.body))
+
+    def _forget(self, current: Current) -> None:
+        current.finished = True
+        self._calls.pop(current.number, None)
+
+    def defer(self, current: Current) -> Reply:
+        """The call is answered by what this returns, whatever its handler does next, unless that raises."""
+        loop, timer = self._conversation.loop, None
+        if current.deadline:
+            timer = loop.call_at(current.deadline / 1e9, self._give_up, current)
+        current.deferred = True
+        return Reply(current, functools.partial(self._late, current), self._forget, timer)
+
+    def _give_up(self, current: Current) -> None:
+        """Nobody waits for this answer any more."""
+        current.cancelled = True
+        self._forget(current)
+        if current.gone is not None:
+            current.gone()
+
+    def _late(self, current: Current, status: Status, value: Any) -> None:
+        if current.finished:
+            self._complain.counts[_FOR_NOBODY] += 1
+        else:
+            self._reply(current.number, status, value, current.method)
 
     async def _answer(self, current: Current) -> None:
         """A handler that raises: its caller is told before the agent crashes."""
         handler, args, refusal = self._prepare(current.body)
         if handler is None:
             return self._reply(current.number, Status.REJECTED, [*refusal, None], "")
+        current.method = handler.name
         try:
             status, value = await self._outcome(handler, args)
-            if not current.cancelled:
+            if not (current.cancelled or (current.deferred and status is Status.OK)):
+                current.deferred = False
                 self._reply(current.number, status, value, handler.name)
         except (Exception, asyncio.CancelledError) as error:
             if not _is_cancelled():
+                current.deferred = False
                 self._reply(current.number, Status.RAISED, raised.as_values(error), handler.name)
                 self._conversation.flush()
             raise

@@ -147,7 +147,8 @@ class Changes:
         root, top = self._root, self._root.path_below_top("")
         runtime = {path: spec for path, spec in root.runtime.items() if root.tree.view(path) is not None}
         deleted = {path for path in root.deleted if root.tree.view(path) is None}
-        plan = diff(replace(root.node, top=_as_it_is(top, root.node.top, runtime, deleted)), new)
+        old = replace(root.node, top=_as_it_is(top, root.node.top, runtime, deleted))
+        plan = diff(*(replace(each, top=services.with_services(each)) for each in (old, new)))
         return replace(plan, refused=(*plan.refused, *root.names.clashes(new)))
 
     def _reload(self, connection: Connection, new: NodeSpec) -> None:
@@ -182,12 +183,12 @@ class Changes:
                 self._root.workers.asked(f"{sup}/{id}", "reload")
             wanted = {*restarts, *(child.id for child in each.added)}
             last += [RestartChild(sup, child.id) for child in each.spec.children if child.id in wanted]
-        top = services.with_services(new.top)
+        top = services.with_services(new)
         supervisors = [] if plan.empty else _supervisors(self._root.path_below_top(""), top)
         changes: list[Op] = [ChangeSpec(path, spec) for path, spec in supervisors]
 
         def removed(_results: list[Any]) -> None:
-            for path in _paths(new.top, self._root.path_below_top("")):
+            for path in _paths(top, self._root.path_below_top("")):
                 self._root.tree.adopt_history(path)
             self._all(changes, changed)
 

@@ -323,11 +323,13 @@ def duration(low: float, at_least: str) -> Check:
     return check
 
 
-def size(low: int, at_least: str) -> Check:
+def size(low: int, at_least: str, high: int | None = None, at_most: str = "") -> Check:
     def check(value: Any) -> int:
         found = parse_size(value)
         if found < low:
             raise Invalid(expected=f"at least {at_least}", got=show(value))
+        if high is not None and found > high:
+            raise Invalid(expected=f"at most {at_most}", got=show(value))
         return found
 
     return check

@@ -15,7 +15,7 @@ from otpd.supervisor.entries import Entry, Report
 from otpd.supervisor.launches import Launches
 from otpd.supervisor.locate import Places
 from otpd.supervisor.problems import Invalid, KeyPath, dotted, nearest, quote, show
-from otpd.supervisor.sections import NODE, SECTIONS, check_entry
+from otpd.supervisor.sections import NODE, SECTIONS, check_entry, check_services
 from otpd.supervisor.spec import (
     INFINITY,
     AutoShutdown,
@@ -31,6 +31,7 @@ from otpd.supervisor.spec import (
 )
 
 _MAX_DEPTH: Final = 32
+_TABLES: Final = ("node", *SECTIONS, "services")
 _NOTHING: Final = "nothing to run: expected [agents.NAME] or [programs.NAME]; `otpd init` writes an example"
 
 
@@ -39,9 +40,12 @@ def build(data: Mapping[str, Any], file: str, found: Places) -> NodeSpec:
     report = Report(file, found)
     base = os.path.dirname(os.path.abspath(file))
     for key in data:
-        if key != "node" and key not in SECTIONS:
+        if key not in _TABLES:
             report.add((key,), _unknown_section(key))
     node = _node(data.get("node", {}), base, report)
+    services, wrong = check_services(data.get("services", {}))
+    for error in wrong:
+        report.add(("services",), error)
     entries = _entries(data, report)
     _check_names(entries, report)
     supervisors = {entry.name: entry for entry in entries if entry.is_supervisor}
@@ -54,13 +58,12 @@ def build(data: Mapping[str, Any], file: str, found: Places) -> NodeSpec:
         report.add((), Invalid(what=_NOTHING if data else f"the file is empty; {_NOTHING}"))
     report.raise_all()
     top = SupervisorSpec(max_restarts=None, isolate=True, children=_children(None, entries, launches))
-    return NodeSpec(config=os.path.abspath(file), top=top, **node)
+    return NodeSpec(config=os.path.abspath(file), top=top, services=services, **node)
 
 
 def _unknown_section(key: str) -> Invalid:
-    known = ("node", *SECTIONS)
-    guess = nearest(key, known)
-    what = "unknown table" if guess else "unknown table; known here: node, supervisors, agents, programs"
+    guess = nearest(key, _TABLES)
+    what = "unknown table" if guess else f"unknown table; known here: {', '.join(_TABLES)}"
     return Invalid(what=what, nearest=guess)
 
 

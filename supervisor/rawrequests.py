@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from otpd.supervisor import specdata
@@ -95,7 +96,7 @@ class RawRequests:
         """The request as it concerns the user's tree: the node's own part of it stays as it is."""
         match op:
             case ChangeSpec(sup, spec) if "/" not in sup:
-                return ChangeSpec(sup, with_services(spec))
+                return ChangeSpec(sup, with_services(replace(self._root.node, top=spec)))
             case ChangeSpec(sup) | StartChild(sup):
                 self._changes.refuse_own(sup, "changed")
             case DeleteChild(sup, id):

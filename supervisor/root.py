@@ -153,7 +153,7 @@ class Root:
         self.notify = NotifySockets(
             self.loop, self.paths, self.node_id, lambda *message: self.workers.notified(*message)
         )
-        top = services.with_services(self.node.top)
+        top = services.with_services(self.node)
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.link = BrokerLink(self)
         self.service_events = ServiceEvents(self)

@@ -76,6 +76,14 @@ SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
     "agents": {**_WORKER, "command": checks.command, "args": checks.arguments, "inbox": checks.table(_INBOX)},
     "programs": {**_WORKER, "command": checks.command, "args": checks.strings, "ready": checks.ready},
 }
+#: The options of the node's services; `enabled = false` leaves one out.
+SERVICES: Final[Mapping[str, Mapping[str, Check]]] = {
+    "store": {
+        "enabled": checks.boolean,
+        "max_state": checks.size(1024, "1KiB", 8 * 2**20, "8MiB"),
+        "ballast": checks.size(0, "0B"),
+    },
+}
 #: What other supervisors of processes call these keys.
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "cmd": "command", "exec": "command", "environment": "env", "environ": "env", "environment_file": "env_file",
@@ -101,6 +109,29 @@ def unknown_key(section: str, key: str) -> Invalid:
     guess = guess if guess in known else nearest(key, known)
     what = "unknown key" if guess else f"unknown key; known here: {', '.join(sorted(known))}"
     return Invalid(what=what, nearest=guess)
+
+
+def check_services(value: Any) -> tuple[dict[str, dict[str, Any]], list[Invalid]]:
+    """The options of each [services.NAME] that are right, and what is wrong with the others."""
+    if not isinstance(value, dict):
+        return {}, [Invalid(expected="tables [services.NAME]", got=show(value))]
+    found: dict[str, dict[str, Any]] = {}
+    wrong: list[Invalid] = []
+    for name, table in value.items():
+        if name not in SERVICES:
+            wrong.append(_unknown_service(name).under(name))
+            continue
+        found[name], errors = checks.each_field(table, SERVICES[name])
+        wrong += [error.under(name) for error in errors]
+    return found, wrong
+
+
+def _unknown_service(name: str) -> Invalid:
+    known = f"those with options: {', '.join(SERVICES)}"
+    if name == "broker":
+        return Invalid(what=f"the broker is in every node and has no options; {known}")
+    guess = nearest(name, SERVICES)
+    return Invalid(what="unknown service" if guess else f"unknown service; {known}", nearest=guess)
 
 
 def check_entry(section: str, value: Any) -> tuple[dict[str, Any], list[Invalid]]:

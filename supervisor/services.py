@@ -1,35 +1,84 @@
-"""The services that a node always has: a supervisor that root itself puts before everything the user wrote.
+"""The services that a node has: a supervisor that root itself puts before everything the user wrote.
 
 Root's tree is the user's with `services` as its first child, so that it starts before all others and stops after them.
-The configuration, a reload's plan and `otpd check --show` are about the user's tree alone. A service that can't start
+Each service is a row of `ROWS`: an ordinary worker of otpd's own, started with what of the node concerns it and with its
+table [services.NAME] of the configuration (`sections.SERVICES` says what may stand there). A service that can't start
 delays the others by its start timeout once; it backs off by itself and is never given up.
 
->>> [child.id for child in with_services(SupervisorSpec()).children]
-['services']
+>>> from otpd.supervisor.spec import NodeSpec
+>>> node = NodeSpec(name="n", state_dir="/s", config="/c", top=SupervisorSpec(), services={"store": {"enabled": False}})
+>>> [child.id for child in with_services(node).children], [row.name for row in rows_of(node) if row.name in (BROKER, STORE)]
+(['services'], ['broker'])
 """
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
-from typing import Final
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch, SupervisorSpec
+from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch, NodeSpec, SupervisorSpec
 
 SERVICES: Final = "services"
 BROKER: Final = "broker"
+STORE: Final = "store"
 #: Names in the tree that are the node's own, now or when it gets the service of that name.
 OWN_NAMES: Final = frozenset(
-    {SERVICES, BROKER, "store", "scheduler", "errors", "health", "telemetry", "tasks", "commands"}
+    {SERVICES, BROKER, STORE, "scheduler", "errors", "health", "telemetry", "tasks", "commands"}
 )
-#: Seconds of silence that count as frozen (K3), for its start, and until it is killed when it is asked to stop.
-WATCHDOG, _START, _SHUTDOWN = 2.0, 5.0, 2.0
+#: Seconds of silence after which the broker counts as frozen (K3): every message waits for it.
+WATCHDOG: Final = 2.0
 _BACKOFF: Final = Backoff(initial=0.1, max=5.0)
+#: The key of [services.NAME] that leaves an optional one out.
+ENABLED: Final = "enabled"
 
 
-def with_services(top: SupervisorSpec) -> SupervisorSpec:
+def _nothing(_node: NodeSpec) -> dict[str, Any]:
+    return {}
+
+
+def state_dir(node: NodeSpec) -> dict[str, Any]:
+    """For a service that keeps files: `init(state_dir, ...)`."""
+    return {"state_dir": node.state_dir}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One row. `args` says what of the node reaches its init(), beside the options of its table. Times are seconds.
+
+    `watchdog` is longer than a disk or a machine under load may keep its loop from turning; then it is restarted.
+    """
+
+    name: str
+    module: str
+    args: Callable[[NodeSpec], dict[str, Any]] = _nothing
+    optional: bool = True
+    watchdog: float = 10.0
+    start_timeout: float = 5.0
+    shutdown: float = 5.0
+
+
+#: In the order of their start. Observers come last, so that what they observe is there.
+ROWS: Final[tuple[Service, ...]] = (
+    Service(name=BROKER, module="otpd.ipc.broker", optional=False, watchdog=WATCHDOG, shutdown=2.0),
+    # Its start may read the whole database (quick_check, up to 256 MiB), its stop writes the whole log back.
+    Service(name=STORE, module="otpd.agents.services.store.service", args=state_dir, start_timeout=15.0, shutdown=10.0),
+)
+
+
+def rows_of(node: NodeSpec, rows: tuple[Service, ...] = ROWS) -> Iterator[Service]:
+    """Those that the node has."""
+    return (row for row in rows if not row.optional or node.services.get(row.name, {}).get(ENABLED, True))
+
+
+def with_services(node: NodeSpec, rows: tuple[Service, ...] = ROWS) -> SupervisorSpec:
     """The user's top supervisor with the node's services before its children."""
-    return replace(top, children=(_SERVICES, *top.children))
+    # It isolates, so that a service that can't start keeps this supervisor busy and not the top.
+    own = SupervisorSpec(max_restarts=None, isolate=True, children=tuple(_child(row, node) for row in rows_of(node, rows)))
+    services = ChildSpec(id=SERVICES, start=own, shutdown=INFINITY, type=ChildType.SUPERVISOR, backoff=_BACKOFF)
+    return replace(node.top, children=(services, *node.top.children))
 
 
 def is_own(path: str) -> bool:
@@ -37,18 +86,22 @@ def is_own(path: str) -> bool:
     return path.split("/")[1:2] == [SERVICES]
 
 
-def _service(name: str, module: str) -> ChildSpec:
-    found = importlib.util.find_spec(module)
-    assert found is not None and found.origin is not None, module
-    start = Launch(kind="service", script=found.origin, ready="init", start_timeout=_START, watchdog=WATCHDOG)
-    return ChildSpec(id=name, start=start, shutdown=_SHUTDOWN, backoff=_BACKOFF)
+def _child(row: Service, node: NodeSpec) -> ChildSpec:
+    options = {key: value for key, value in node.services.get(row.name, {}).items() if key != ENABLED}
+    start = Launch(
+        kind="service",
+        script=script_of(row.module),
+        args={**row.args(node), **options},
+        ready="init",
+        start_timeout=row.start_timeout,
+        watchdog=row.watchdog,
+    )
+    return ChildSpec(id=row.name, start=start, shutdown=row.shutdown, backoff=_BACKOFF)
 
 
-_SERVICES: Final = ChildSpec(
-    id=SERVICES,
-    # It isolates, so that a service that can't start keeps this supervisor busy and not the top.
-    start=SupervisorSpec(max_restarts=None, isolate=True, children=(_service(BROKER, "otpd.ipc.broker"),)),
-    shutdown=INFINITY,
-    type=ChildType.SUPERVISOR,
-    backoff=_BACKOFF,
-)
+def script_of(module: str) -> str:
+    """The file of a module of otpd. The room that it is in is not imported: root never loads what an agent needs."""
+    room, *rest = module.removeprefix("otpd.").split(".")
+    found = importlib.util.find_spec(f"otpd.{room}")
+    assert found is not None and found.submodule_search_locations is not None, module
+    return os.path.join(next(iter(found.submodule_search_locations)), *rest) + ".py"

@@ -11,10 +11,12 @@ top  one_for_one, 3 restarts in 5s
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from typing import Any
 
+from otpd.supervisor.services import ENABLED
 from otpd.supervisor.spec import AutoShutdown, ChildSpec, Launch, NodeSpec, SupervisorSpec
 from otpd.supervisor.specdata import plain
 from otpd.supervisor.units import format_duration, format_size
@@ -23,12 +25,21 @@ from otpd.supervisor.units import format_duration, format_size
 def lines(node: NodeSpec) -> list[str]:
     """The tree as plain text, one line per child, in start order."""
     head = f"{node.name}  config {node.config}, state {node.state_dir}"
-    return [head, f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
+    return [head, *_services(node), f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
 
 
 def to_dict(node: NodeSpec) -> dict[str, Any]:
     """For --json: every field of every spec, nested as the tree is."""
     return {"schema": "otpd/1", **plain(node)}
+
+
+def _services(node: NodeSpec) -> Iterator[str]:
+    """One line for each that the configuration says something of."""
+    for name, options in node.services.items():
+        if not options.get(ENABLED, True):
+            yield f"services.{name}  left out"
+        elif words := [f"{key} = {json.dumps(value)}" for key, value in options.items() if key != ENABLED]:
+            yield f"services.{name}  {', '.join(words)}"
 
 
 def _children(supervisor: SupervisorSpec, indent: str) -> Iterator[str]:

@@ -185,3 +185,4 @@ class NodeSpec:
     config: str  # absolute path of the file that it came from, for people
     top: SupervisorSpec
     log: LogPolicy = field(default_factory=LogPolicy)
+    services: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> options of [services.NAME] that are given

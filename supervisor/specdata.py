@@ -32,7 +32,7 @@ from otpd.supervisor.spec import (
 )
 
 #: Counts up when a field is added, removed or gets another default.
-VERSION: Final = 2
+VERSION: Final = 3
 
 T = TypeVar("T")
 _Parse: TypeAlias = Callable[[Any], Any]
@@ -228,6 +228,10 @@ def _arguments(value: Any) -> dict[str, Any]:
     return {_exactly(str)(key): item for key, item in _exactly(dict)(value).items()}
 
 
+def _options(value: Any) -> dict[str, dict[str, Any]]:
+    return {_exactly(str)(key): _arguments(item) for key, item in _exactly(dict)(value).items()}
+
+
 def _ready(value: Any) -> Any:
     match value:
         case {"TcpReady": item} if len(value) == 1:
@@ -257,6 +261,7 @@ _LEAVES: Final[Mapping[str, _Parse]] = {
     "tuple[str, ...] | None": lambda value: None if value is None else _strings(value),
     "dict[str, str]": _environment,
     "dict[str, Any]": _arguments,
+    "dict[str, dict[str, Any]]": _options,
     "Kind": _words("agent", "program", "service", "pool"),
     "Ready": _ready,
     "Limits": _one(Limits),

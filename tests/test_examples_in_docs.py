@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("ipc", "supervisor", "agents", "agents/sandbox", "cli")
+ROOMS = ("ipc", "supervisor", "agents", "cli")
 HOUSE = Path(__file__).parents[1]
 MODULES = [
-    f"otpd.{room.replace('/', '.')}.{path.stem}"
+    ".".join(("otpd", *path.relative_to(HOUSE).with_suffix("").parts))
     for room in ROOMS
-    for path in sorted((HOUSE / room).glob("*.py"))
+    for path in sorted((HOUSE / room).rglob("*.py"))
     if ">>> " in path.read_text()
 ]
 

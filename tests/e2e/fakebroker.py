@@ -1,6 +1,7 @@
 """A broker that only listens and says what it is told: root's side of the protocol, without messages.
 
-It takes the place of `otpd.ipc.broker` in a node by a sitecustomize of the node's own interpreters. What root says to it
+It takes the place of `otpd.ipc.broker` in a node by a sitecustomize of the node's own interpreters: where
+`supervisor.services` looks for the room of the broker, it finds another one. What root says to it
 is appended to a file; what comes on its socket goes to root.
 """
 
@@ -19,14 +20,11 @@ from tests.helpers import eventually
 
 #: Not `importlib.util` itself: what is imported here is imported in every interpreter of the node.
 INSTEAD = """
-import importlib.util
+import importlib.util, types
 find = importlib.util.find_spec
 
 def find_spec(name, package=None):
-    spec = find(name, package)
-    if name == "otpd.ipc.broker":
-        spec.origin = {path!r}
-    return spec
+    return types.SimpleNamespace(submodule_search_locations=[{room!r}]) if name == "otpd.ipc" else find(name, package)
 
 importlib.util.find_spec = find_spec
 """
@@ -129,8 +127,8 @@ def node_with_fake(
     config: str, files: dict[str, str] | None = None, start: bool = True
 ) -> Iterator[tuple[Node, FakeBroker]]:
     with node(config, files, start=False) as n:
-        n.write("fake.py", SCRIPT.format(home=str(n.home)))
-        n.write("lib/sitecustomize.py", INSTEAD.format(path=str(n.home / "fake.py")))
+        n.write("fake/broker.py", SCRIPT.format(home=str(n.home)))
+        n.write("lib/sitecustomize.py", INSTEAD.format(room=str(n.home / "fake")))
         n.env["PYTHONPATH"] = str(n.home / "lib")
         if start:
             n.start()

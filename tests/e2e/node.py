@@ -14,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from otpd.ipc.control import Control, ControlError, NotRunning
-from otpd.supervisor import logstore
+from otpd.supervisor import logstore, services
 from tests.helpers import eventually
 
 OTPD = [sys.executable, "-m", "otpd.cli.main"]
@@ -60,10 +60,25 @@ if __name__ == "__main__":
 """
 
 
-class Node:
-    """One node; `config` is the text of its otpd.toml, `files` are written beside it (IDLE is always there as idle.py)."""
+_OPTIONAL = [row for row in services.ROWS if row.optional]
+#: All of the node's services, as a node has them whose configuration says nothing of them.
+ALL_SERVICES = tuple(row.name for row in services.ROWS)
 
-    def __init__(self, config: str, files: dict[str, str] | None = None) -> None:
+
+def without(*names: str) -> str:
+    """What an otpd.toml says to leave these services out."""
+    return "".join(f"\n[services.{name}]\nenabled = false\n" for name in names)
+
+
+class Node:
+    """One node; `config` is the text of its otpd.toml, `files` are written beside it (IDLE is always there as idle.py).
+
+    It has the broker and those of `services`, so that a test starts no process that it is not about; where the text has
+    a table of a service, that counts.
+    """
+
+    def __init__(self, config: str, files: dict[str, str] | None = None, services: Iterable[str] = ()) -> None:
+        self._left_out = [row.name for row in _OPTIONAL if row.name not in services]
         self.home = Path(tempfile.mkdtemp(prefix="ot."))
         self.command = OTPD  # how `otpd` is started; a test may put something in front
         self.runtime = self.home / "r"
@@ -82,7 +97,10 @@ class Node:
     def write(self, name: str, text: str) -> Path:
         path = self.home / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
+        text = textwrap.dedent(text)
+        if name == "otpd.toml":
+            text += without(*(each for each in self._left_out if f"[services.{each}]" not in text))
+        path.write_text(text)
         return path
 
     # --- the command line ---
@@ -255,9 +273,11 @@ def gone(pid: int) -> bool:
 
 
 @contextmanager
-def node(config: str, files: dict[str, str] | None = None, start: bool = True) -> Iterator[Node]:
+def node(
+    config: str, files: dict[str, str] | None = None, start: bool = True, services: Iterable[str] = ()
+) -> Iterator[Node]:
     """A node that is started and, at the end, stopped and checked."""
-    made = Node(config, files)
+    made = Node(config, files, services)
     try:
         if start:
             made.start()
@@ -269,4 +289,4 @@ def node(config: str, files: dict[str, str] | None = None, start: bool = True) -
     made.close()
 
 
-__all__ = ["DIARY", "IDLE", "OTPD", "Node", "NotRunning", "carries", "describe", "gone", "node"]
+__all__ = ["ALL_SERVICES", "DIARY", "IDLE", "OTPD", "Node", "NotRunning", "carries", "describe", "gone", "node", "without"]

@@ -261,14 +261,14 @@ def test_a_broker_that_stands_still_is_replaced_by_the_watchdog() -> None:
 def test_a_broker_that_can_t_start_holds_nobody_up() -> None:
     """It backs off by itself; agents run, and are told when there is one."""
     with node_with_fake(bare("a"), BARES, start=False) as (n, broker):
-        good = (n.home / "fake.py").read_text()
-        (n.home / "fake.py").write_text("raise SystemExit(3)")
+        good = (n.home / "fake/broker.py").read_text()
+        (n.home / "fake/broker.py").write_text("raise SystemExit(3)")
         done = n.start(check=1)
         assert "broker" in done.stderr
         assert n.worker("a")["state"] == "running"
         assert noted(n, "a")[0]["broker"] is None
         assert n.services()["broker"]["state"] in ("backoff", "restarting")
-        (n.home / "fake.py").write_text(good)
+        (n.home / "fake/broker.py").write_text(good)
         eventually(lambda: len(noted(n, "a")) > 1, 15, "a hears of the broker")
         assert n.worker("a")["generation"] == 1
         generation = n.services()["broker"]["generation"]

@@ -135,7 +135,8 @@ def test_the_same_file_in_another_dress_is_the_same(prefix: str, newline: str) -
     """Test 56."""
     with node(agent("a")) as n:
         before = alive(n)
-        (n.home / "otpd.toml").write_bytes((prefix + agent("a").replace("\n", newline)).encode())
+        text = (n.home / "otpd.toml").read_text()
+        (n.home / "otpd.toml").write_bytes((prefix + text.replace("\n", newline)).encode())
         assert n.json("reload")["empty"]
         assert alive(n) == before
 

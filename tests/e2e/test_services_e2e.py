@@ -12,7 +12,7 @@ import pytest
 
 from otpd.ipc.control import ControlError
 from tests.e2e.fakebroker import node_with_fake
-from tests.e2e.node import Node, gone, node
+from tests.e2e.node import ALL_SERVICES, Node, gone, node
 from tests.e2e.others import needs_root
 from tests.e2e.test_broker_link import BARES, bare, inc, noted
 from tests.helpers import eventually
@@ -24,19 +24,22 @@ PROGRAM = '[programs.p]\ncommand = ["sleep", "1000"]\n'
 
 
 def test_a_node_of_programs_has_the_services_too_and_they_are_shown() -> None:
-    with node(PROGRAM) as n:
+    with node(PROGRAM, services=ALL_SERVICES) as n:
         (services, p) = n.json("tree")["tree"]["children"]
-        (broker,) = services["children"]
         assert (services["path"], services["strategy"], services["state"]) == ("services", "one_for_one", "running")
         assert p["name"] == "p"
-        assert (broker["path"], broker["kind"], broker["state"]) == ("services/broker", "service", "running")
+        assert [(each["path"], each["kind"], each["state"]) for each in services["children"]] == [
+            (f"services/{name}", "service", "running") for name in ALL_SERVICES
+        ]
+        (broker, *_) = services["children"]
         assert re.search(r"services .*\n.*broker +running", n.otpd("tree").stdout)
         assert re.search(r"^broker +service +running", n.otpd("status").stdout, re.MULTILINE)
         assert n.json("status", "broker")[0]["pid"] == broker["pid"]
         assert n.json("why", "broker")["supervisor"] == "services"
         assert n.otpd("logs", "broker").returncode == 0
         events = [(each["event"], each["path"]) for each in n.json("events", "-n", "100")]
-        assert ("otpd.child.started", "services/broker") in events
+        started = [path for event, path in events if event == "otpd.child.started" and path.startswith("services/")]
+        assert started == [f"services/{name}" for name in ALL_SERVICES]
         assert "services" not in n.otpd("check", "--show").stdout, "the user's tree alone"
 
 
@@ -99,6 +102,23 @@ def test_a_reload_leaves_the_services_where_and_as_they_are() -> None:
         n.write("otpd.toml", PROGRAM)
         n.otpd("reload")
         assert n.services()["broker"]["state"] == "stopped", "what was stopped by hand stays down"
+
+
+def test_a_reload_starts_stops_and_restarts_the_services_whose_tables_have_changed() -> None:
+    with node(PROGRAM) as n:
+        broker = n.services()["broker"]["pid"]
+        assert set(n.services()) == {"broker"}
+        n.write("otpd.toml", PROGRAM + "[services.store]\n")
+        assert n.otpd("reload", "--plan").stdout.startswith("start    services/store\n")
+        n.otpd("reload")
+        assert n.worker("store")["generation"] == 1
+        n.write("otpd.toml", PROGRAM + '[services.store]\nmax_state = "2MiB"\n')
+        assert n.otpd("reload", "--plan").stdout.startswith("restart  services/store: args\n")
+        n.otpd("reload")
+        assert n.worker("store")["generation"] == 2
+        n.write("otpd.toml", PROGRAM)
+        n.otpd("reload")
+        assert {name: row["pid"] for name, row in n.services().items()} == {"broker": broker}
 
 
 # --- T32 ---

@@ -32,7 +32,7 @@ from otpd.supervisor.events import (
     TreeEnded,
 )
 from otpd.supervisor.life import Life
-from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType
+from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
 from tests.simulation.clock import SECOND, Entry
 from tests.simulation.kernel import Process
@@ -59,6 +59,10 @@ class Loop:
         self.process.after(0, action)
 
 
+#: The services that have a program in the simulated world.
+SERVICES = tuple(row for row in services.ROWS if row.name in ("broker",))
+
+
 class Paths:
     """No file is ever made."""
 
@@ -79,7 +83,8 @@ class SimulatedRoot:
         self.life = Life(life)
         self.loop = Loop(process)
         self.paths, self.node_id = Paths(), "simulated"
-        top = services.with_services(world.scenario.top)
+        node = NodeSpec(name="simulated", state_dir="/simulated", config="", top=world.scenario.top)
+        top = services.with_services(node, SERVICES)
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.link = SimulatedLink(self)
         self.clients = Clients(self)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from otpd.supervisor.config import ConfigErrors, load
+from otpd.supervisor.problems import one_of
+from otpd.supervisor.sections import SERVICES
 from otpd.supervisor.services import OWN_NAMES
 
 FEED = """\
@@ -91,7 +93,24 @@ PARENT = "expected the name of a supervisor in this file, got "
         (OK + "[agent.x]\n", '3:2: agent: unknown table; did you mean "agents"?'),
         (
             OK + "[zzz]\n",
-            "3:2: zzz: unknown table; known here: node, supervisors, agents, programs",
+            "3:2: zzz: unknown table; known here: node, supervisors, agents, programs, services",
+        ),
+        (OK + "[service.store]\n", '3:2: service: unknown table; did you mean "services"?'),
+        (OK + "[services.stor]\n", '3:11: services.stor: unknown service; did you mean "store"?'),
+        (
+            OK + "[services.broker]\nenabled = false\n",
+            "3:11: services.broker: the broker is in every node and has no options; those with options: "
+            + ", ".join(SERVICES),
+        ),
+        (OK + "[services.store]\nenable = false\n", '4:1: services.store.enable: unknown key; did you mean "enabled"?'),
+        (OK + "[services.store]\nenabled = 0\n", "4:1: services.store.enabled: expected true or false, got the integer 0"),
+        (
+            OK + '[services.store]\nmax_state = "1GiB"\n',
+            '4:1: services.store.max_state: expected at most 8MiB, got the string "1GiB"',
+        ),
+        (
+            OK + "[services]\nstore = 3\n",
+            f"4:1: services.store: expected a table with {one_of(SERVICES['store'], 'and')}, got the integer 3",
         ),
         (OK + '[node]\nnmae = "x"\n', '4:1: node.nmae: unknown key; did you mean "name"?'),
         (OK + "[node.log]\nkep = 1\n", '4:1: node.log.kep: unknown key; did you mean "keep"?'),

@@ -3,34 +3,71 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from dataclasses import replace
 
-from otpd.supervisor.services import BROKER, OWN_NAMES, SERVICES, WATCHDOG, is_own, with_services
-from otpd.supervisor.spec import ChildSpec, Launch, Restart, SupervisorSpec
+from otpd.supervisor import services
+from otpd.supervisor.sections import SERVICES as OPTIONS
+from otpd.supervisor.services import BROKER, OWN_NAMES, ROWS, SERVICES, WATCHDOG, is_own, script_of, with_services
+from otpd.supervisor.spec import ChildSpec, Launch, NodeSpec, Restart, SupervisorSpec
 from otpd.supervisor.validate import check_supervisor
 
 MINE = ChildSpec(id="mine", start=Launch(kind="agent", script="/mine.py"))
+NODE = NodeSpec(
+    name="n", state_dir="/state", config="/otpd.toml", top=SupervisorSpec(max_restarts=None, isolate=True, children=(MINE,))
+)
+
+
+def own(node: NodeSpec = NODE) -> dict[str, ChildSpec]:
+    found = with_services(node).children[0].start
+    assert isinstance(found, SupervisorSpec)
+    check_supervisor(found)
+    assert (found.max_restarts, found.isolate) == (None, True)
+    return {child.id: child for child in found.children}
 
 
 def test_services_come_before_everything_that_the_user_wrote() -> None:
-    top = SupervisorSpec(max_restarts=None, isolate=True, children=(MINE,))
-    found = with_services(top)
+    found = with_services(NODE)
     assert [child.id for child in found.children] == [SERVICES, "mine"]
     assert (found.isolate, found.max_restarts, found.children[1]) == (True, None, MINE)
 
 
-def test_the_broker_is_a_permanent_service_that_is_never_given_up() -> None:
-    services = with_services(SupervisorSpec()).children[0].start
-    assert isinstance(services, SupervisorSpec)
-    check_supervisor(services)
-    (broker,) = services.children
-    assert isinstance(broker.start, Launch)
-    assert (services.max_restarts, services.isolate, broker.id, broker.restart) == (None, True, BROKER, Restart.PERMANENT)
-    assert (broker.start.kind, broker.start.ready, broker.start.watchdog) == ("service", "init", WATCHDOG)
-    assert broker.start.script is not None and os.path.isfile(broker.start.script)
-    assert broker.backoff is not None and broker.backoff.max == 5.0
+def test_each_is_a_permanent_service_that_is_never_given_up_and_starts_in_the_order_of_the_rows() -> None:
+    found = own()
+    assert list(found) == [row.name for row in ROWS]
+    assert list(found)[:2] == ["broker", "store"]
+    for child in found.values():
+        assert isinstance(child.start, Launch)
+        assert (child.restart, child.start.kind, child.start.ready) == (Restart.PERMANENT, "service", "init")
+        assert child.start.script is not None and os.path.isfile(child.start.script)
+        assert child.backoff is not None and child.backoff.max == 5.0
+    broker = found[BROKER].start
+    assert isinstance(broker, Launch) and (broker.watchdog, broker.args) == (WATCHDOG, {})
+
+
+def test_a_service_is_told_of_the_node_what_concerns_it_and_the_options_of_its_table() -> None:
+    tables = {"store": {"enabled": True, "max_state": 4096}}
+    store = own(replace(NODE, services=tables))["store"].start
+    assert isinstance(store, Launch)
+    assert store.args == {"state_dir": "/state", "max_state": 4096}
+
+
+def test_all_but_the_broker_may_be_left_out() -> None:
+    off = {row.name: {"enabled": False} for row in ROWS if row.optional}
+    assert list(own(replace(NODE, services=off))) == [BROKER]
+    assert {row.name for row in ROWS if row.optional} <= OPTIONS.keys(), "each has its table in the configuration"
 
 
 def test_what_is_the_nodes_own_is_told_by_its_path() -> None:
     paths = ("top", "top/services", "top/services/broker", "top/s/services", "top/servicesx")
     assert [path for path in paths if is_own(path)] == ["top/services", "top/services/broker"]
-    assert {SERVICES, BROKER} < OWN_NAMES
+    assert {SERVICES, *(row.name for row in ROWS)} <= OWN_NAMES
+
+
+def test_to_know_where_a_service_is_loads_nothing_of_it() -> None:
+    """T32: root never loads zmq, and the SDK does."""
+    code = f"import sys; from otpd.supervisor.{services.__name__.rpartition('.')[2]} import *; "
+    code += "print(script_of('otpd.agents.services.store.service'), 'otpd.agents' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [script_of("otpd.agents.services.store.service"), "False"]

@@ -34,6 +34,8 @@ ready = { tcp = 80 }
 shutdown = "brutal_kill"
 backoff = false
 user = "root"
+[services.store]
+max_state = "2MiB"
 """
 
 
@@ -44,6 +46,7 @@ def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
     b = "agent DIR/a.py, permanent, stop SIGTERM then 5s, group b, restart above 1GiB, watchdog 30s, back-off 100ms to 30s"
     assert [line.replace(str(tmp_path), "DIR") for line in lines(node)] == [
         "shop  config DIR/otpd.toml, state DIR/.otpd",
+        "services.store  max_state = 2097152",
         "top  one_for_one, no restart limit, isolates",
         "|- s  rest_for_one, 3 restarts in 5s, auto_shutdown any_significant, permanent, back-off 100ms to 30s",
         "|  |- a  agent DIR/a.py, transient, significant, stop SIGTERM and wait",
@@ -54,3 +57,10 @@ def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
     ]
     data = to_dict(node)
     assert (data["schema"], data["name"], len(data["top"]["children"])) == ("otpd/1", "shop", 4)
+    assert data["services"] == {"store": {"max_state": 2097152}}
+
+
+def test_a_service_that_is_left_out_is_shown_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.py").touch()
+    (tmp_path / "otpd.toml").write_text('[programs.a]\nscript = "a.py"\n[services.store]\nenabled = false\n')
+    assert lines(load(tmp_path / "otpd.toml"))[1] == "services.store  left out"

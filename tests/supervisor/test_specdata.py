@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from otpd.supervisor import spec
 from otpd.supervisor.spec import ChildSpec, Launch, LogPolicy, NodeSpec, SupervisorSpec
 from otpd.supervisor.specdata import (
+    VERSION,
     SpecDataError,
     _Reader,
     child_from_data,
@@ -97,7 +98,10 @@ _children = st.recursive(_child(_launch), lambda inner: _child(_supervisor(inner
 _log = st.builds(
     LogPolicy, max_bytes=st.integers(1, 2**40), keep=st.integers(0, 9), full=st.sampled_from(["drop", "block"])
 )
-_node = st.builds(NodeSpec, name=_text, state_dir=_text, config=_text, top=_supervisor(_children), log=_log)
+_services = st.dictionaries(_text, st.dictionaries(_text, st.booleans() | st.integers(0, 2**40), max_size=2), max_size=2)
+_node = st.builds(
+    NodeSpec, name=_text, state_dir=_text, config=_text, top=_supervisor(_children), log=_log, services=_services
+)
 
 
 @given(_node)
@@ -146,28 +150,28 @@ def test_ten_thousand_instances_fit_into_one_request() -> None:
         ({}, "expected a node spec of otpd, got dict without a version (otpd_spec)"),
         ({"otpd_spec": True}, "expected a node spec of otpd, got dict without a version (otpd_spec)"),
         (
-            {"otpd_spec": 3},
-            "expected version 2 of the node spec, got version 3: it is of a newer otpd; restart the node with the otpd "
-            "that you call now",
+            {"otpd_spec": VERSION + 1},
+            f"expected version {VERSION} of the node spec, got version {VERSION + 1}: it is of a newer otpd; "
+            "restart the node with the otpd that you call now",
         ),
         (
             {"otpd_spec": 0},
-            "expected version 2 of the node spec, got version 0: it is of an older otpd; restart the node with the otpd "
-            "that you call now",
+            f"expected version {VERSION} of the node spec, got version 0: it is of an older otpd; "
+            "restart the node with the otpd that you call now",
         ),
-        ({"otpd_spec": 2}, "expected list, got None"),
-        ({"otpd_spec": 2, "launches": []}, "expected the fields of NodeSpec, got NoneType"),
-        ({"otpd_spec": 2, "launches": [{}]}, "Launch lacks its field 'kind'"),
+        ({"otpd_spec": VERSION}, "expected list, got None"),
+        ({"otpd_spec": VERSION, "launches": []}, "expected the fields of NodeSpec, got NoneType"),
+        ({"otpd_spec": VERSION, "launches": [{}]}, "Launch lacks its field 'kind'"),
         (
-            {"otpd_spec": 2, "launches": [{"kind": "x"}]},
+            {"otpd_spec": VERSION, "launches": [{"kind": "x"}]},
             "Launch.kind: expected one of agent, program, service, pool, got 'x'",
         ),
         (
-            {"otpd_spec": 2, "launches": [{"kind": []}]},
+            {"otpd_spec": VERSION, "launches": [{"kind": []}]},
             "Launch.kind: expected one of agent, program, service, pool, got []",
         ),
-        ({"otpd_spec": 2, "launches": [], "node": {"nme": 1}}, "NodeSpec has no field 'nme'"),
-        ({"otpd_spec": 2, "launches": [], "node": {1: 1}}, "NodeSpec has no field 1"),
+        ({"otpd_spec": VERSION, "launches": [], "node": {"nme": 1}}, "NodeSpec has no field 'nme'"),
+        ({"otpd_spec": VERSION, "launches": [], "node": {1: 1}}, "NodeSpec has no field 1"),
     ],
 )
 def test_what_is_no_node_spec_is_refused_with_the_reason(data: object, message: str) -> None:
@@ -224,7 +228,7 @@ _garbage = st.recursive(
 @given(_garbage, _garbage)
 def test_garbage_is_refused_and_never_crashes(node: object, launch: object) -> None:
     with pytest.raises(SpecDataError):
-        from_data({"otpd_spec": 2, "node": node, "launches": [launch]})
+        from_data({"otpd_spec": VERSION, "node": node, "launches": [launch]})
 
 
 def test_plain_shows_every_field() -> None:
