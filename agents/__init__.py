@@ -31,6 +31,7 @@ from otpd.agents.errors import (
     Refused,
     Reject,
     RemoteError,
+    SpawnRefused,
     Stale,
     TooLarge,
 )
@@ -41,6 +42,6 @@ from otpd.agents.values import Child, Entry, Event, Whereabouts
 __all__ = [
     "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
     "CircuitOpen", "Client", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess", "NodeNotRunning",
-    "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply", "Stale", "TooLarge", "Whereabouts",
-    "call", "cast", "connect", "on", "run",
+    "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply", "SpawnRefused", "Stale", "TooLarge",
+    "Whereabouts", "call", "cast", "connect", "on", "run",
 ]  # fmt: skip

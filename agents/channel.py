@@ -34,6 +34,7 @@ class Job:
     identity: bytes = b""
     token: bytes = field(default=b"", repr=False)
     broker: list[Any] | None = None
+    spawn: str = "allow"
 
     @property
     def inc(self) -> int:
@@ -47,6 +48,8 @@ def inherited() -> tuple[socket.socket, Job]:
         with open(job_fd, "rb") as file:
             told = unpack(file.read())
         job = Job(**{each.name: told[each.name] for each in fields(Job) if each.name in told})
+        for variable in (_CONTROL_FD, _JOB_FD):
+            del os.environ[variable]  # numbers that mean something else in whatever this process starts
         return socket.socket(fileno=channel_fd), job
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise LookupError("not started by otpd") from error

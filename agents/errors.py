@@ -12,6 +12,7 @@ docs/troubleshooting.md has a section for each class.
 
 from __future__ import annotations
 
+import errno
 from typing import Any, Final, Literal, TypeAlias
 
 Executed: TypeAlias = Literal["no", "maybe"]
@@ -86,6 +87,17 @@ class Refused(OtpdError):
 
 class ChildError(OtpdError):
     """Root did not start or stop a child; the message is its reason."""
+
+
+class SpawnRefused(OtpdError, PermissionError):
+    """This agent may make no processes of its own (`spawn = "deny"`); names the call, its place and what to use instead.
+
+    A PermissionError too, which is what libraries expect that can do without the process.
+    """
+
+    def __init__(self, message: str = "", executed: Executed | None = None) -> None:
+        super().__init__(message, executed)
+        self.errno = errno.EPERM
 
 
 class BadArguments(OtpdError):

@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 _BACK: Final = (
     "this process was forked from an agent and has come back from the handler that forked it; it is no agent, and ends "
-    "here. End it in the handler with os._exit(0), or start programs with subprocess"
+    "here. End it in the handler with os._exit(0); to run functions use self.task(fn, ...), for commands self.exec([...])"
 )
 
 

@@ -16,7 +16,7 @@ import socket
 import sys
 from typing import Any, Final, NoReturn
 
-from otpd.agents import forked, raised
+from otpd.agents import forked, guard, raised
 from otpd.agents.agent import Agent, Ignore
 from otpd.agents.arguments import ArgumentError
 from otpd.agents.channel import Channel, Job, inherited
@@ -69,6 +69,7 @@ class Life:
 
     def __init__(self, agent_class: type[Agent], channel: socket.socket, job: Job) -> None:
         self._class, self._job = agent_class, job
+        self._guard = guard.stand(job.spawn, channel.fileno())
         self._channel = Channel(channel, self._hear)
         self._stop_reason = "shutdown"
         self._pid = os.getpid()
@@ -119,6 +120,8 @@ class Life:
         line = self._line = Line(conversation, job.identity, selector)
         line.broker(*(job.broker or (None, None)))
         self._channel.listen()
+        if self._guard is not None:
+            self._guard.attach(loop)
         loop.call_later(_UNTIL_OPEN, line.open)
         try:
             reason = await self._through(host)

@@ -29,6 +29,19 @@ def _head(found: Mapping[str, Any]) -> Iterator[Line]:
         yield [Span("back-off      ", Style.DIM), Span(_backoff(found["backoff"]))]
     if found.get("next_attempt_s") is not None:
         yield [Span("next attempt  ", Style.DIM), Span(f"in {duration(found['next_attempt_s'])}", Style.BUSY)]
+    yield from _spawned(found.get("spawn"))
+
+
+def _spawned(spawn: Mapping[str, Any] | None) -> Iterator[Line]:
+    """What it has started by itself, past its supervisor."""
+    if not spawn or not spawn["seen"]:
+        return
+    done = f"{spawn['refused']} of them refused" if spawn["refused"] else "reported, not refused"
+    yield [Span("by itself     ", Style.DIM), Span(f"{count(spawn['seen'], 'process', 'processes')}, {done}", Style.BUSY)]
+    if spawn["last"]:
+        last = spawn["last"]
+        yield [Span(harmless(f"              {last['call']}({last['program']}) at {last['place']}"))]
+        yield [Span(harmless(f"              {last['instead']}"))]
 
 
 def supervisor_of(found: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import faulthandler
 import gc
+import importlib
 import io
 import os
 import signal
@@ -36,6 +37,8 @@ from otpd.supervisor.spec import SPEAKING
 _SET_UP_FAILED = 127
 _REASON_LIMIT = 500
 _TRACEBACK_LIMIT = 16_000
+#: By name, because it is of the other room: what a script imports is watched over, too.
+_GUARD = "otpd.agents.guard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ def live(channel: socket.socket, root_pid: int, cookie: Cookie) -> int:
     except LaunchError as error:
         _say(channel, ["failed", _one_line(str(error))])
         return _SET_UP_FAILED
+    if job.kind in SPEAKING and job.spawn != "allow":
+        importlib.import_module(_GUARD).stand(job.spawn, channel.fileno())
     _say(channel, ["spawned"])
     status = _run(job, source, channel)
     return _end_quickly(status) if job.kind in SPEAKING else status

@@ -6,7 +6,7 @@ from somebody whom it need not trust: no file is opened (the source of a script 
 the owner. Those are found wrong when the child starts.
 
 A child is started as its owner would have started a process: what the table does not say about environment, directory,
-user, umask and limits it has from its owner, and more than its owner may it never gets. Paths are relative to the
+user, umask, limits and spawn it has from its owner, and more than its owner may it never gets. Paths are relative to the
 directory of the owner's script (for a command: to its `cwd`).
 """
 
@@ -24,7 +24,7 @@ from otpd.supervisor.locate import Places
 from otpd.supervisor.nodebuild import worker_spec
 from otpd.supervisor.problems import Invalid, dotted, quote, show
 from otpd.supervisor.sections import check_entry
-from otpd.supervisor.spec import ChildSpec, Launch, Limits
+from otpd.supervisor.spec import SPAWN_POLICIES, ChildSpec, Launch, Limits, SpawnPolicy
 
 T = TypeVar("T")
 MayHang = Callable[[Iterable[str]], bool]
@@ -123,7 +123,9 @@ class _Launches(Launches):
         env = {**owner.env, **entry.values.get("env", {})}
         found = super().launch(replace(entry, values={**entry.values, "env": env}))
         umask = owner.umask if found.umask is None else found.umask
-        return replace(found, user=found.user or owner.user, umask=umask, limits=_lesser(found.limits, owner.limits))
+        spawn = _stricter(entry.values.get("spawn", owner.spawn), owner.spawn) if found.kind == "agent" else found.spawn
+        limits = _lesser(found.limits, owner.limits)
+        return replace(found, user=found.user or owner.user, umask=umask, limits=limits, spawn=spawn)
 
     def look_up(self, entry: Entry, key: str, resolve: Callable[[Any], T]) -> T | None:
         if key not in entry.values:
@@ -158,6 +160,10 @@ class _Launches(Launches):
         if owner is None and os.geteuid() != 0:
             raise Invalid(what=f"only root can start a worker as another user; you are uid {os.geteuid()}, drop this key")
         return value
+
+
+def _stricter(own: SpawnPolicy, owner: SpawnPolicy) -> SpawnPolicy:
+    return max(own, owner, key=SPAWN_POLICIES.index)
 
 
 def _lesser(own: Limits, owner: Limits) -> Limits:

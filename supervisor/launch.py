@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 from otpd.ipc.frames import pack
 from otpd.supervisor import linux
-from otpd.supervisor.spec import Kind, Launch, Limits
+from otpd.supervisor.spec import Kind, Launch, Limits, SpawnPolicy
 
 #: The cookie: in the environment of every process of a node.
 NODE: Final = "OTPD_NODE"
@@ -92,6 +92,7 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     stop_signal: int = signal.SIGTERM
     watchdog: float | None = None
+    spawn: SpawnPolicy = "allow"
     cgroup: str | None = None  # directory of its own cgroup
     notify: str | None = None  # path of the node's sd_notify socket
     credentials: Credentials | None = None  # of those that speak
@@ -125,6 +126,7 @@ def job_of(
         limits=launch.limits,
         stop_signal=int(launch.stop_signal),
         watchdog=launch.watchdog,
+        spawn=launch.spawn,
         cgroup=cgroup,
         notify=notify,
         credentials=credentials,
@@ -170,7 +172,7 @@ def _credentials_from_wire(data: dict[str, Any] | None) -> Credentials | None:
 
 def job_document(job: Job) -> int:
     """A file descriptor (close-on-exec, in memory) from which an agent reads what it is; msgpack."""
-    document = {key: getattr(job, key) for key in ("name", "generation", "args", "watchdog", "stop_signal")}
+    document = {key: getattr(job, key) for key in ("name", "generation", "args", "watchdog", "stop_signal", "spawn")}
     if job.credentials is not None:
         document |= _credentials_to_wire(job.credentials)
     fd = os.memfd_create("otpd-job", os.MFD_CLOEXEC)

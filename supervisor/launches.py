@@ -56,6 +56,7 @@ class Launches:
             restart_memory=values.get("restart_when"),
             group=entry.name if len(entry.children) > 1 else None,
             inbox=Inbox(**values.get("inbox", {})),
+            spawn=values.get("spawn", "warn") if is_agent else "allow",
             detach=values.get("detach", False),
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from otpd.supervisor.control import OperationError
 from otpd.supervisor.services import is_own
-from otpd.supervisor.spec import Backoff, Launch
+from otpd.supervisor.spec import SPEAKING, Backoff, Launch
 from otpd.supervisor.tree import SupervisorView, WorkerView
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def why(root: Root, path: str) -> dict[str, Any]:
         "restarts_in_window": parent.restarts_in_window,
         "backoff": _backoff(backoff),
         "next_attempt_s": _seconds_to(root, view),
+        "spawn": _spawn(root, view),
         "deaths": [death.to_dict() for death in root.journal.deaths(view.name)],
     }
 
@@ -235,7 +236,15 @@ def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
         "what": str(view.reason) if view.reason and view.state != "running" else None,
         "group": launch.group,
         "runtime": view.path in root.runtime or root.tree.is_own(view.path),
+        **({"spawn": root.spawns.counts(view.name, launch)} if launch.kind in SPEAKING else {}),
     }
+
+
+def _spawn(root: Root, view: View) -> dict[str, Any] | None:
+    launch = view.spec.start
+    if not isinstance(launch, Launch) or launch.kind not in SPEAKING:
+        return None
+    return root.spawns.details(view.name, launch)
 
 
 def _seconds_to(root: Root, view: View) -> float | None:

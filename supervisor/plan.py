@@ -17,7 +17,7 @@ from otpd.supervisor.specdata import plain
 
 #: Fields of a Launch that a running process has in it.
 RESTART_FIELDS: Final = frozenset(
-    {"kind", "script", "command", "args", "argv", "env", "cwd", "user", "umask", "limits", "watchdog"}
+    {"kind", "script", "command", "args", "argv", "env", "cwd", "user", "umask", "limits", "watchdog", "spawn"}
 )
 
 

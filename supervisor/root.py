@@ -59,6 +59,7 @@ from otpd.supervisor.operations import Operations
 from otpd.supervisor.ownchildren import OwnChildren
 from otpd.supervisor.paths import NodePaths, PathError, make_runtime, remove_traces
 from otpd.supervisor.serviceevents import ServiceEvents
+from otpd.supervisor.spawns import Spawns
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
 from otpd.supervisor.workers import Workers
@@ -159,6 +160,7 @@ class Root:
         self.service_events = ServiceEvents(self)
         self.names = Names(self)
         self.own_children = OwnChildren(self)
+        self.spawns = Spawns(self)
         self.workers = Workers(self)
         self.operations = Operations(self)
         self.server = ControlServer(self.loop, self.paths.control, self.operations.dispatch)
@@ -251,6 +253,7 @@ class Root:
         death = self.journal.last_death(name)
         self.own_children.removed(path, death.left if death is not None and not death.detached else [])
         self.journal.forget(name)
+        self.spawns.forget(name)
         self.workers.forget(path)
 
     @staticmethod

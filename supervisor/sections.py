@@ -8,7 +8,7 @@ from typing import Any, Final
 from otpd.supervisor import checks
 from otpd.supervisor.checks import Check
 from otpd.supervisor.problems import Invalid, Invalids, nearest, show
-from otpd.supervisor.spec import AutoShutdown, Restart, Strategy
+from otpd.supervisor.spec import SPAWN_POLICIES, AutoShutdown, Restart, Strategy
 
 _LOG: Final[Mapping[str, Check]] = {
     "max_size": checks.size(4096, "4KiB"),
@@ -73,7 +73,13 @@ SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "max_seconds": checks.integer(1),
         "auto_shutdown": checks.word(*AutoShutdown),
     },
-    "agents": {**_WORKER, "command": checks.command, "args": checks.arguments, "inbox": checks.table(_INBOX)},
+    "agents": {
+        **_WORKER,
+        "command": checks.command,
+        "args": checks.arguments,
+        "inbox": checks.table(_INBOX),
+        "spawn": checks.word(*SPAWN_POLICIES),
+    },
     "programs": {**_WORKER, "command": checks.command, "args": checks.strings, "ready": checks.ready},
 }
 #: The options of the node's services; `enabled = false` leaves one out.

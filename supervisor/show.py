@@ -107,5 +107,7 @@ def _launch(launch: Launch) -> Iterator[str]:
         yield f"user {launch.user}"
     if launch.restart_memory:
         yield f"restart above {format_size(launch.restart_memory)}"
+    if launch.kind == "agent":
+        yield f"spawn {launch.spawn}"
     if launch.watchdog:
         yield f"watchdog {format_duration(launch.watchdog)}"

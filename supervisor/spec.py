@@ -110,6 +110,10 @@ class Inbox:
     policy: Literal["reject", "drop_oldest", "drop_newest"] = "reject"
 
 
+#: What becomes of an agent's own processes: nothing is said, they are reported, they are refused.
+SpawnPolicy: TypeAlias = Literal["allow", "warn", "deny"]
+#: From the laxest to the strictest.
+SPAWN_POLICIES: Final[tuple[SpawnPolicy, ...]] = ("allow", "warn", "deny")
 Kind: TypeAlias = Literal["agent", "program", "service", "pool"]
 #: Kinds that have a channel to root as long as they live, and an address.
 SPEAKING: Final = ("agent", "service")
@@ -136,6 +140,7 @@ class Launch:
     restart_memory: int | None = None  # restart_when.memory: bytes of the whole process tree
     group: str | None = None  # instances = n: the name they share
     inbox: Inbox = field(default_factory=Inbox)
+    spawn: SpawnPolicy = "allow"  # an agent has "warn" unless its table says something else
     detach: bool = False  # helpers that it leaves behind are left alone and reported
 
 

@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
 from otpd.supervisor.spec import (
+    SPAWN_POLICIES,
     AutoShutdown,
     Backoff,
     ChildSpec,
@@ -263,6 +264,7 @@ _LEAVES: Final[Mapping[str, _Parse]] = {
     "dict[str, Any]": _arguments,
     "dict[str, dict[str, Any]]": _options,
     "Kind": _words("agent", "program", "service", "pool"),
+    "SpawnPolicy": _words(*SPAWN_POLICIES),
     "Ready": _ready,
     "Limits": _one(Limits),
     "Inbox": _one(Inbox),

@@ -186,6 +186,7 @@ class Workers:
             self._root.link.heard(value)
         self._root.own_children.heard(live, value)
         self._root.service_events.heard(live, value)
+        self._root.spawns.heard(live, value)
 
     def _last_words(self, live: Live) -> None:
         """It is dead: what it has said until then counts."""

@@ -52,6 +52,7 @@ PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 _CAPABILITY_VERSION_3: Final = 0x2008_0522
 _SECCOMP_SET_MODE_FILTER: Final = 1
+_SECCOMP_FILTER_FLAG_TSYNC: Final = 1
 _LANDLOCK_VERSION: Final = 1
 _LANDLOCK_PATH_BENEATH: Final = 1
 
@@ -181,11 +182,14 @@ def no_new_privileges() -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def seccomp_filter(program: bytes) -> None:
-    """Install a classic BPF program (an array of struct sock_filter) for this process and all it becomes."""
+def seccomp_filter(program: bytes, *, all_threads: bool = False) -> None:
+    """Install a classic BPF program (an array of struct sock_filter) for this thread, or all, and all that comes of it."""
     code = ctypes.create_string_buffer(program, len(program))
     head = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-    _call("seccomp", "seccomp", _SECCOMP_SET_MODE_FILTER, 0, head)
+    flags = _SECCOMP_FILTER_FLAG_TSYNC if all_threads else 0
+    thread = _call("seccomp", "seccomp", _SECCOMP_SET_MODE_FILTER, flags, head)
+    if thread:
+        raise OSError(errno.EBUSY, f"thread {thread} has a filter of its own", "seccomp")
 
 
 def landlock_abi() -> int:

@@ -94,6 +94,15 @@ def test_a_child_never_gets_more_than_its_owner_may(here: Path) -> None:
     assert got.limits == Limits(files=64, processes=9, cpu=10)
 
 
+@pytest.mark.parametrize(
+    ("own", "owner", "got"),
+    [("", "warn", "warn"), ("", "deny", "deny"), ("deny", "warn", "deny"), ("allow", "warn", "warn")],
+)
+def test_of_two_words_about_processes_of_its_own_the_stricter_holds(here: Path, own: str, owner: str, got: str) -> None:
+    table = {"name": "x", "script": "feed.py"} | ({"spawn": own} if own else {})
+    assert launch(here, table, spawn=owner).spawn == got
+
+
 def test_a_child_runs_as_the_user_of_its_owner_and_as_no_other(here: Path) -> None:
     assert launch(here, {"name": "x", "script": "feed.py"}, user="nobody").user == "nobody"
     assert launch(here, {"name": "x", "script": "feed.py", "user": "nobody"}, user="nobody").user == "nobody"

@@ -68,7 +68,7 @@ def test_a_minimal_file_gets_every_default(fleet: Path) -> None:
             children=(
                 ChildSpec(
                     id="a",
-                    start=Launch(kind="agent", script=str(fleet / "a.py"), ready="init", cwd=str(fleet)),
+                    start=Launch(kind="agent", script=str(fleet / "a.py"), ready="init", cwd=str(fleet), spawn="warn"),
                     restart=Restart.PERMANENT,
                     shutdown=5.0,
                     type=ChildType.WORKER,
@@ -151,6 +151,20 @@ inbox = { messages = 5, bytes = "2KiB", policy = "drop_oldest" }
     ]
 
 
+def test_what_becomes_of_an_agents_own_processes_is_warned_about_unless_it_says_otherwise(fleet: Path) -> None:
+    text = """
+[agents.plain]
+script = "a.py"
+[agents.strict]
+script = "a.py"
+spawn = "deny"
+[programs.p]
+script = "a.py"
+"""
+    starts = [child.start for child in read(fleet, text).top.children]
+    assert [start.spawn for start in starts if isinstance(start, Launch)] == ["warn", "deny", "allow"]
+
+
 def test_order_of_start_is_order_of_first_appearance_across_sections(fleet: Path) -> None:
     text = """
 [programs.one]
@@ -192,7 +206,7 @@ significant = true
 backoff = {}
 """
     outer = read(fleet, text).top.children[0]
-    start = Launch(kind="agent", script=str(fleet / "a.py"), ready="init", cwd=str(fleet))
+    start = Launch(kind="agent", script=str(fleet / "a.py"), ready="init", cwd=str(fleet), spawn="warn")
     assert outer == ChildSpec(
         id="outer",
         type=ChildType.SUPERVISOR,

@@ -330,6 +330,14 @@ PARENT = "expected the name of a supervisor in this file, got "
             'did you mean "drop_newest"?',
         ),
         (
+            AGENT + "spawn = 'denied'\n",
+            '3:1: agents.feed.spawn: expected "allow", "warn" or "deny", got the string "denied"; did you mean "deny"?',
+        ),
+        (
+            '[programs.p]\ncommand = ["true"]\nspawn = "deny"\n',
+            "3:1: programs.p.spawn: not a key of [programs.NAME], it belongs to [agents.NAME]",
+        ),
+        (
             '[programs.p]\ncommand = ["true"]\ninbox = {}\n',
             "3:1: programs.p.inbox: not a key of [programs.NAME], it belongs to [agents.NAME]",
         ),

@@ -71,6 +71,7 @@ def test_the_same_tree_in_other_words_is_an_empty_plan(read: Callable[[str], Nod
         ('script = "a.py"\numask = "022"', "umask"),
         ('script = "a.py"\nlimits = { files = 99 }', "limits"),
         ('script = "a.py"\nwatchdog = "5s"', "watchdog"),
+        ('script = "a.py"\nspawn = "deny"', "spawn"),
     ],
 )
 def test_what_the_process_has_in_it_restarts_that_child_alone(

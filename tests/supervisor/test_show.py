@@ -26,6 +26,7 @@ shutdown = "1m"
 script = "a.py"
 instances = 2
 watchdog = "30s"
+spawn = "deny"
 restart_when = { memory = "1GiB" }
 [programs.c]
 script = "a.py"
@@ -43,13 +44,14 @@ def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
     (tmp_path / "a.py").touch()
     (tmp_path / "otpd.toml").write_text(TEXT)
     node = load(tmp_path / "otpd.toml")
-    b = "agent DIR/a.py, permanent, stop SIGTERM then 5s, group b, restart above 1GiB, watchdog 30s, back-off 100ms to 30s"
+    b = "agent DIR/a.py, permanent, stop SIGTERM then 5s, group b, restart above 1GiB, spawn deny, watchdog 30s"
+    b += ", back-off 100ms to 30s"
     assert [line.replace(str(tmp_path), "DIR") for line in lines(node)] == [
         "shop  config DIR/otpd.toml, state DIR/.otpd",
         "services.store  max_state = 2097152",
         "top  one_for_one, no restart limit, isolates",
         "|- s  rest_for_one, 3 restarts in 5s, auto_shutdown any_significant, permanent, back-off 100ms to 30s",
-        "|  |- a  agent DIR/a.py, transient, significant, stop SIGTERM and wait",
+        "|  |- a  agent DIR/a.py, transient, significant, stop SIGTERM and wait, spawn warn",
         "|  `- t  one_for_one, 3 restarts in 5s, permanent, stop then 1m",
         f"|- b-1  {b}",
         f"|- b-2  {b}",

@@ -1,0 +1,163 @@
+"""Watches over the process of an agent: that it makes no processes of its own, by whatever way Python has.
+
+An audit hook, which sees what a library does as well as what the script does. It reports (`warn`) or refuses (`deny`,
+then with `noexec` as a second layer for what does not go through Python); `spawning` knows what an event means. Each place
+is spoken of once, on stderr and to root; all attempts are counted, and root is told the counts a few times a second at
+most. A process that was forked in spite of it is no agent: it is refused alike, but nothing is reported of it.
+
+A hook can't be taken away again and outlives every module, so the guard of a process is found by an event of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import os
+import socket
+import subprocess  # noqa: F401  it must have its own reference to fork_exec before `_listen_to_fork_exec`
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Final
+
+from otpd.agents.errors import SpawnRefused
+from otpd.agents.spawning import EVENTS, FORK_EXEC, Attempt, Code, Tally, attempt
+from otpd.ipc.frames import pack
+
+_FIND: Final = "otpd.guard"
+#: Seconds between two words to root about the counts.
+PAUSE: Final = 0.25
+#: Frames that are looked at for the line that is to blame.
+_DEPTH: Final = 100
+
+
+def stand(policy: str, channel: int) -> Guard | None:
+    """Guard this process from now on, by `policy` of otpd.toml; None where all is allowed. Once is enough.
+
+    `channel`: the descriptor of the channel to root, which stays the caller's.
+    """
+    found: list[Guard] = []
+    sys.audit(_FIND, found)
+    if found or policy == "allow":
+        return found[0] if found else None
+    return Guard(policy == "deny", channel)
+
+
+class Guard:
+    """Of this process, to its end."""
+
+    def __init__(self, deny: bool, channel: int) -> None:
+        self._deny, self._channel, self._pid = deny, channel, os.getpid()
+        self._lock = threading.RLock()  # a signal handler may come while its own thread is in here
+        self._tally = Tally()
+        self._told, self._due, self._promised = 0, 0.0, False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        _listen_to_fork_exec()
+        sys.addaudithook(self._hook())
+        atexit.register(self.tell_counts)
+        self._say("guard", *_layers(deny))
+
+    def _hook(self) -> Callable[[str, tuple[Any, ...]], None]:
+        """It is called for every import, every open file, every id(): one look into a set, and gone."""
+        events, happened = EVENTS | {_FIND}, self._happened
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            if event in events:
+                happened(event, args)
+
+        return hook
+
+    def _happened(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == _FIND:
+            args[0].append(self)
+            return
+        found = attempt(event, args, _stack(sys._getframe(2)))
+        if found is None:
+            return
+        if os.getpid() == self._pid:
+            with self._lock:
+                self._report(found)
+        if self._deny:
+            raise SpawnRefused(f"{found}: refused, because otpd.toml says spawn = \"deny\"; {found.instead}")
+
+    def _report(self, found: Attempt) -> None:
+        self._tally.count(self._deny)
+        if self._tally.is_new(found):
+            what = "refused" if self._deny else "agents make no processes of their own"
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # it may have closed stderr
+                print(f"otpd: {found}: {what}; {found.instead}", file=sys.stderr, flush=True)
+            told = {"call": found.call, "program": found.program, "place": found.place, "instead": found.instead}
+            self._told = self._tally.seen
+            self._say("spawn", told, self._tally.seen, self._tally.refused)
+        if time.monotonic() >= self._due:
+            self.tell_counts()
+        elif not self._promised:
+            self._promise()
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on root is told of the last attempts even if none follows."""
+        self._loop = loop
+        self.tell_counts()
+
+    def _promise(self) -> None:
+        """Whichever thread this is."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed: the process is about to end, and will tell
+                self._loop.call_soon_threadsafe(self._loop.call_later, PAUSE, self.tell_counts)
+                self._promised = True
+
+    def tell_counts(self) -> None:
+        """What root has not heard yet of how many there were."""
+        with self._lock:
+            self._due, self._promised = time.monotonic() + PAUSE, False
+            if self._told != self._tally.seen:
+                self._told = self._tally.seen
+                self._say("spawns", self._tally.seen, self._tally.refused)
+
+    def _say(self, *packet: Any) -> None:
+        """Never waits; a root that is gone or stands still misses it."""
+        if os.getpid() != self._pid:
+            return
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._channel)) as channel:
+            channel.send(pack(list(packet)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def _layers(deny: bool) -> tuple[list[str], str]:
+    """What is in force, and why not more."""
+    if not deny:
+        return ["audit"], ""
+    from otpd.agents import noexec
+
+    try:
+        noexec.install()
+    except (OSError, noexec.Unsupported) as error:
+        return ["audit"], f"no seccomp: {error}"
+    return ["audit", "seccomp"], ""
+
+
+def _stack(frame: FrameType | None) -> Iterator[Code]:
+    """Innermost first."""
+    for _ in range(_DEPTH):
+        if frame is None:
+            return
+        code = frame.f_code
+        yield Code(str(frame.f_globals.get("__name__", "")), code.co_qualname, code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+
+
+def _listen_to_fork_exec() -> None:
+    """multiprocessing's `spawn` and `forkserver` start processes with a function of C that raises no audit event."""
+    import _posixsubprocess
+
+    start = _posixsubprocess.fork_exec
+
+    @functools.wraps(start)
+    def fork_exec(args: Any, *rest: Any) -> Any:
+        sys.audit(FORK_EXEC, args[0] if args else None)
+        return start(args, *rest)
+
+    _posixsubprocess.fork_exec = fork_exec
