@@ -90,6 +90,7 @@ SERVICES: Final[Mapping[str, Mapping[str, Check]]] = {
         "ballast": checks.size(0, "0B"),
     },
 }
+_OF_EACH_SERVICE: Final[Mapping[str, Check]] = {"spawn": checks.word(*SPAWN_POLICIES)}
 #: What other supervisors of processes call these keys.
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "cmd": "command", "exec": "command", "environment": "env", "environ": "env", "environment_file": "env_file",
@@ -127,7 +128,7 @@ def check_services(value: Any) -> tuple[dict[str, dict[str, Any]], list[Invalid]
         if name not in SERVICES:
             wrong.append(_unknown_service(name).under(name))
             continue
-        found[name], errors = checks.each_field(table, SERVICES[name])
+        found[name], errors = checks.each_field(table, {**SERVICES[name], **_OF_EACH_SERVICE})
         wrong += [error.under(name) for error in errors]
     return found, wrong
 

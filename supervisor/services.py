@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch, NodeSpec, SupervisorSpec
+from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch, NodeSpec, SpawnPolicy, SupervisorSpec
 
 SERVICES: Final = "services"
 BROKER: Final = "broker"
@@ -31,8 +31,9 @@ OWN_NAMES: Final = frozenset(
 #: Seconds of silence after which the broker counts as frozen (K3): every message waits for it.
 WATCHDOG: Final = 2.0
 _BACKOFF: Final = Backoff(initial=0.1, max=5.0)
-#: The key of [services.NAME] that leaves an optional one out.
+#: The keys of [services.NAME] that are no arguments: what leaves an optional one out, and what its own processes are.
 ENABLED: Final = "enabled"
+SPAWN: Final = "spawn"
 
 
 def _nothing(_node: NodeSpec) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def state_dir(node: NodeSpec) -> dict[str, Any]:
 class Service:
     """One row. `args` says what of the node reaches its init(), beside the options of its table. Times are seconds.
 
+    `spawn`: services make no processes either, but for those whose work it is.
     `watchdog` is longer than a disk or a machine under load may keep its loop from turning; then it is restarted.
     """
 
@@ -58,11 +60,12 @@ class Service:
     watchdog: float = 10.0
     start_timeout: float = 5.0
     shutdown: float = 5.0
+    spawn: SpawnPolicy = "warn"
 
 
 #: In the order of their start. Observers come last, so that what they observe is there.
 ROWS: Final[tuple[Service, ...]] = (
-    Service(name=BROKER, module="otpd.ipc.broker", optional=False, watchdog=WATCHDOG, shutdown=2.0),
+    Service(name=BROKER, module="otpd.ipc.broker", optional=False, watchdog=WATCHDOG, shutdown=2.0, spawn="allow"),
     # Its start may read the whole database (quick_check, up to 256 MiB), its stop writes the whole log back.
     Service(name=STORE, module="otpd.agents.services.store.service", args=state_dir, start_timeout=15.0, shutdown=10.0),
 )
@@ -87,7 +90,8 @@ def is_own(path: str) -> bool:
 
 
 def _child(row: Service, node: NodeSpec) -> ChildSpec:
-    options = {key: value for key, value in node.services.get(row.name, {}).items() if key != ENABLED}
+    table = node.services.get(row.name, {})
+    options = {key: value for key, value in table.items() if key not in (ENABLED, SPAWN)}
     start = Launch(
         kind="service",
         script=script_of(row.module),
@@ -95,6 +99,7 @@ def _child(row: Service, node: NodeSpec) -> ChildSpec:
         ready="init",
         start_timeout=row.start_timeout,
         watchdog=row.watchdog,
+        spawn=table.get(SPAWN, row.spawn),
     )
     return ChildSpec(id=row.name, start=start, shutdown=row.shutdown, backoff=_BACKOFF)
 

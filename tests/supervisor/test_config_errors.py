@@ -110,7 +110,7 @@ PARENT = "expected the name of a supervisor in this file, got "
         ),
         (
             OK + "[services]\nstore = 3\n",
-            f"4:1: services.store: expected a table with {one_of(SERVICES['store'], 'and')}, got the integer 3",
+            f"4:1: services.store: expected a table with {one_of([*SERVICES['store'], 'spawn'], 'and')}, got the integer 3",
         ),
         (OK + '[node]\nnmae = "x"\n', '4:1: node.nmae: unknown key; did you mean "name"?'),
         (OK + "[node.log]\nkep = 1\n", '4:1: node.log.kep: unknown key; did you mean "keep"?'),

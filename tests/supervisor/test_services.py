@@ -53,6 +53,14 @@ def test_a_service_is_told_of_the_node_what_concerns_it_and_the_options_of_its_t
     assert store.args == {"state_dir": "/state", "max_state": 4096}
 
 
+def test_a_service_has_its_own_word_about_processes_of_its_own() -> None:
+    found = {name: child.start for name, child in own(replace(NODE, services={"store": {"spawn": "deny"}})).items()}
+    assert isinstance(found["store"], Launch) and isinstance(found[BROKER], Launch)
+    assert (found["store"].spawn, found["store"].args, found[BROKER].spawn) == ("deny", {"state_dir": "/state"}, "allow")
+    default = own()["store"].start
+    assert isinstance(default, Launch) and default.spawn == "warn"
+
+
 def test_all_but_the_broker_may_be_left_out() -> None:
     off = {row.name: {"enabled": False} for row in ROWS if row.optional}
     assert list(own(replace(NODE, services=off))) == [BROKER]
