@@ -17,9 +17,10 @@ from otpd.agents import *
 class Actor(Agent):
     """Does what it is told."""
 
-    async def init(self, slow_start: float = 0.0, trap: bool = False):
+    async def init(self, gate: str = "", trap: bool = False):
         self.heard, self.trap_exits = [], trap
-        await asyncio.sleep(slow_start)
+        while os.path.exists(os.path.join(os.path.dirname(__file__), gate)) and gate:
+            await asyncio.sleep(0.005)
 
     @call
     async def who(self) -> list:

@@ -181,12 +181,13 @@ def test_what_a_dead_incarnation_had_not_handled_is_lost_and_comes_to_nobody_aga
 
 def test_messages_to_a_name_that_restarts_wait_for_its_next_incarnation() -> None:
     """C3, C6, DESIGN 9.3: buffered, delivered after init() and in order; calls too."""
-    slow = 'args = { slow_start = 0.6 }\nbackoff = { initial = "10ms" }'
+    slow = 'args = { gate = "closed" }\nstart_timeout = "60s"\nbackoff = { initial = "10ms" }'
     with fleet(actors("a", "slow", slow=slow)) as it:
-        pid = it.pid("slow")
-        it.node.kill(pid)
+        it.node.write("closed", "")
+        it.kill("slow")
         eventually(lambda: it.node.worker("slow")["state"] != "running")
         it.call("a", "tell", to="slow", count=50)
+        (it.node.home / "closed").unlink()
         assert it.call("a", "ask", to="slow", method="add", args={"a": 1}) == 2
         assert it.heard("slow") == list(range(50))
         assert it.generation("slow") == 2
@@ -194,13 +195,15 @@ def test_messages_to_a_name_that_restarts_wait_for_its_next_incarnation() -> Non
 
 def test_the_restart_buffer_is_bounded_and_says_so() -> None:
     """DESIGN 9.3: 100 messages, then reject."""
-    with fleet(actors("a", "slow", slow='args = { slow_start = 2.0 }\nstart_timeout = "20s"')) as it:
+    with fleet(actors("a", "slow", slow='args = { gate = "closed" }\nstart_timeout = "60s"')) as it:
+        it.node.write("closed", "")
         it.kill("slow")
         eventually(lambda: it.node.worker("slow")["state"] != "running")
         it.call("a", "tell", to="slow", count=100, confirm=True)
         with pytest.raises(Overloaded) as caught:
             it.client.cast("slow", "note", confirm=True, what="too much")
         assert caught.value.executed == "no"
+        (it.node.home / "closed").unlink()
 
         def accepted() -> bool:
             with contextlib.suppress(Overloaded):  # until it has connected
