@@ -17,7 +17,8 @@ from otpd.supervisor.paths import NodePaths
 
 #: All that a new root remembers: nothing is missed when heart has started root again.
 _EVERYTHING = 1000
-_KNOWN = ("at", "event", "name", "path", "generation")
+#: What an event line does not show: what it has shown already, its number, and what is too long for a line.
+_KNOWN = ("at", "event", "name", "path", "generation", "life", "seq", "lines", "traceback", "resources", "kind")
 _BAD = ("gave_up", "failed", "killed", "report.", "lost", "not_ended")
 
 
@@ -59,6 +60,8 @@ def line(event: dict[str, Any]) -> Line:
     """Time, what, whom, details."""
     kind = str(event["event"]).removeprefix("otpd.")
     milliseconds = int(event["at"] * 1000) % 1000
+    if kind == "child.last_lines":
+        event = {**event, "last": event["lines"][-1]}
     bad = any(word in kind for word in _BAD) or (kind.endswith(".exited") and not event.get("asked"))
     details = " ".join(f"{key}={_value(value)}" for key, value in event.items() if key not in _KNOWN and value is not None)
     return [

@@ -41,6 +41,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "why": Entry("why", "why", "The last deaths of a child and what comes next."),
     "logs": Entry("logs", "logs", "What the children printed."),
     "events": Entry("events", "events", "What happened in the tree."),
+    "errors": Entry("errors", "errors", "What died or went wrong, over all restarts."),
     "call": Entry("messages", "call", "Call a method of an agent and print its answer."),
     "cast": Entry("messages", "cast", "Send a message to an agent, one way."),
     "publish": Entry("messages", "publish", "Publish an event on a topic."),

@@ -1,4 +1,4 @@
-"""`otpd why NAME`: the last deaths of a child, as root remembers them."""
+"""`otpd why NAME`: the last deaths of a child, as root remembers them, and what the error store knows of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from otpd.cli.output import say_json, say_lines
 @click.pass_obj
 def why(context: Context, name: str, json_: bool) -> None:
     """Show why NAME is as it is: its last deaths, who asked, the restart budget, its last lines, the next attempt."""
+    from otpd.cli.errors import history
+
     with context.control() as control:
         found = control.ask("why", name=name)
+    found["errors"] = history(context, found["name"])
     if json_:
         say_json(found)
         return

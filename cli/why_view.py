@@ -12,7 +12,7 @@ from otpd.cli.words import ago, count, duration, ending, signal_name, when
 
 def render(found: Mapping[str, Any], now: float) -> list[Line]:
     """`found` is root's answer; `now` the wall clock."""
-    return [line for part in (_head(found), _deaths(found, now)) for line in part]
+    return [line for part in (_head(found), _history(found, now), _deaths(found, now)) for line in part]
 
 
 def _head(found: Mapping[str, Any]) -> Iterator[Line]:
@@ -42,6 +42,18 @@ def _spawned(spawn: Mapping[str, Any] | None) -> Iterator[Line]:
         last = spawn["last"]
         yield [Span(harmless(f"              {last['call']}({last['program']}) at {last['place']}"))]
         yield [Span(harmless(f"              {last['instead']}"))]
+
+
+def _history(found: Mapping[str, Any], now: float) -> Iterator[Line]:
+    """Of the error store, which remembers longer than root."""
+    for group in found.get("errors") or []:
+        times = f"{group['count']}x " if group["count"] > 1 else ""
+        first = f", first {ago(group['first_seen'], now)}" if group["count"] > 1 else ""
+        yield [
+            Span(f"{group['kind']:<13} ", Style.DIM),
+            Span(f"{times}{harmless(group['summary'])}, last {ago(group['last_seen'], now)}{first}"),
+            Span(f"  otpd errors show {group['fingerprint']}", Style.DIM),
+        ]
 
 
 def supervisor_of(found: Mapping[str, Any]) -> str:

@@ -134,8 +134,7 @@ class Operations:
         connection.answer(picture.why(self._root, path))
 
     def _events(self, connection: Connection, request: dict[str, Any]) -> None:
-        for event in self._root.journal.last(int(_number(request, "n", 100.0, 1e6))):
-            connection.part({"event": event})
+        connection.parts([{"event": event} for event in self._root.journal.last(int(_number(request, "n", 100.0, 1e6)))])
         if not request.get("follow"):
             connection.end({"ok": True})
             return

@@ -56,6 +56,18 @@ def answer(**more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_errors_of_earlier_lives_are_told_before_the_deaths_of_this_one() -> None:
+    seen = {"first_seen": AT - 3600, "last_seen": AT - 60, "fingerprint": "ab"}
+    group = {"kind": "crash", "summary": "killed", "count": 3, **seen}
+    single = {**group, "kind": "breaker", "summary": "broker.breaker.opened", "count": 1}
+    lines = [plain(line) for line in render({**answer(), "errors": [group, single]}, AT)]
+    assert lines[4:7] == [
+        "crash         3x killed, last 1m00s ago, first 1h00m ago  otpd errors show ab",
+        "breaker       broker.breaker.opened, last 1m00s ago  otpd errors show ab",
+        "",
+    ]
+
+
 @pytest.fixture(autouse=True)
 def utc(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
@@ -127,9 +139,9 @@ def test_a_child_that_never_ended() -> None:
     assert words(found).splitlines()[-1] == "it has not ended since the node was started"
 
 
-def test_json_is_what_root_answered(node: FakeNode) -> None:
+def test_json_is_what_root_answered_and_what_the_error_store_knows(node: FakeNode) -> None:
     node.answers["why"] = answer()
-    assert node.json("why", "calc") == answer()
+    assert node.json("why", "calc") == {**answer(), "errors": []}
     assert node.asked("why") == [{"name": "calc"}]
 
 

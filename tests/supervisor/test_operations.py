@@ -29,6 +29,10 @@ class Client:
             if self.on_close is not None:
                 self.on_close()
 
+    def parts(self, values: list[dict[str, Any]]) -> None:
+        for value in values:
+            self.part(value)
+
     def answer(self, result: Any) -> None:
         self.said.append(result)
 
