@@ -89,6 +89,11 @@ SERVICES: Final[Mapping[str, Mapping[str, Check]]] = {
         "max_state": checks.size(1024, "1KiB", 8 * 2**20, "8MiB"),
         "ballast": checks.size(0, "0B"),
     },
+    "errors": {
+        "enabled": checks.boolean,
+        "max_records": checks.integer(1, 1_000_000),
+        "max_age": checks.duration(1, "1s"),
+    },
 }
 _OF_EACH_SERVICE: Final[Mapping[str, Check]] = {"spawn": checks.word(*SPAWN_POLICIES)}
 #: What other supervisors of processes call these keys.

@@ -24,9 +24,10 @@ from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch
 SERVICES: Final = "services"
 BROKER: Final = "broker"
 STORE: Final = "store"
+ERRORS: Final = "errors"
 #: Names in the tree that are the node's own, now or when it gets the service of that name.
 OWN_NAMES: Final = frozenset(
-    {SERVICES, BROKER, STORE, "scheduler", "errors", "health", "telemetry", "tasks", "commands"}
+    {SERVICES, BROKER, STORE, "scheduler", ERRORS, "health", "telemetry", "tasks", "commands"}
 )
 #: Seconds of silence after which the broker counts as frozen (K3): every message waits for it.
 WATCHDOG: Final = 2.0
@@ -68,6 +69,8 @@ ROWS: Final[tuple[Service, ...]] = (
     Service(name=BROKER, module="otpd.ipc.broker", optional=False, watchdog=WATCHDOG, shutdown=2.0, spawn="allow"),
     # Its start may read the whole database (quick_check, up to 256 MiB), its stop writes the whole log back.
     Service(name=STORE, module="otpd.agents.services.store.service", args=state_dir, start_timeout=15.0, shutdown=10.0),
+    # Its start reads its database and catches up with the journal.
+    Service(name=ERRORS, module="otpd.agents.services.errors.service", args=state_dir, start_timeout=15.0),
 )
 
 

@@ -71,7 +71,5 @@ class Feed:
 
 
 def _event(answer: Any) -> Event | None:
-    match answer:
-        case {"event": {"event": str()} as event}:
-            return event
-    return None
+    event = answer.get("event") if isinstance(answer, dict) else None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None

@@ -42,6 +42,10 @@ class Log:
         return self.event("child.death", reason=reason, asked_by=asked_by, **data)
 
 
+def take(database: Database, events: list[Event]) -> int:
+    return absorb(database, Machine(), events)
+
+
 def kind_of(event: Event) -> str | None:
     found = Machine().take(event)
     return found.kind if isinstance(found, Record) else None
@@ -153,7 +157,7 @@ def test_a_death_is_kept_whole_with_the_lines_that_come_after_it(database: Datab
     used = {"cpu_user_s": 0.5, "max_memory": 10_000_000}
     death = log.death("error(ValueError: bad)", traceback=TRACE.format(line=20, text="x"), resources=used, signal=None)
     lines = log.event("child.last_lines", lines=["polling", "bye"], stacks=False)
-    assert absorb(database, Reader(Cursor()), Machine(), [death, lines]) == 2
+    assert take(database, [death, lines]) == 2
     (found,) = database.records()
     assert (found["name"], found["detail"]["reason"], found["lines"]) == (
         "feed", "error(ValueError: bad)", ["polling", "bye"],
@@ -168,7 +172,7 @@ def test_errors_of_one_kind_are_one_group_with_its_first_and_last_time(database:
     log = Log()
     letters = log.event("broker.dead_letters", "feed", noproc=5)
     events = [letters, log.death("error(1)"), log.death("error(2)"), log.death("normal")]
-    absorb(database, Reader(Cursor()), Machine(), events)
+    take(database, events)
     groups = {row["kind"]: (row["count"], row["first_seen"], row["last_seen"]) for row in database.groups()}
     assert groups == {"crash": (2, 1002.0, 1003.0), "dead_letter": (5, 1001.0, 1001.0)}
     assert [row["kind"] for row in database.groups(kinds=["end"])] == ["end"]
@@ -182,7 +186,7 @@ def test_what_is_read_twice_counts_once_also_over_a_restart(tmp_path: Path) -> N
     for taken in (events[:2], events, events):
         database = Database.open(str(tmp_path / FILE))
         cursor, alive = database.progress()
-        absorb(database, Reader(cursor), Machine(alive), taken)
+        absorb(database, Machine(alive), Reader(cursor).new(taken))
         assert database.progress()[0] == (1, taken[-1]["seq"])
         database.close()
     database = Database.open(str(tmp_path / FILE))
@@ -204,7 +208,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(database: Database) -> None:
 def test_the_store_is_bounded_by_count_age_and_per_group_and_counts_go_on(database: Database) -> None:
     log = Log()
     events = [log.death(f"error({word})") for word in ("a", "b", "c") for _ in range(10)]
-    absorb(database, Reader(Cursor()), Machine(), events)
+    take(database, events)
     assert database.prune(Limits(records=100, per_group=4, groups=100, age=1e6), now=1030.0) == 18
     assert [row["count"] for row in database.groups()] == [10, 10, 10]
     assert database.prune(Limits(records=5, per_group=4, groups=100, age=1e6), now=1030.0) == 7
@@ -246,7 +250,7 @@ def test_who_looks_sees_also_what_the_service_has_not_read_and_changes_nothing(t
     journal.write_text(json.dumps(events[1]) + "\nhalf a li\n" + json.dumps(events[2]) + "\n{")
     assert seen() == ["error(c)", "error(b)", "error(a)"]
     database = Database.open(str(tmp_path / FILE))
-    absorb(database, Reader(Cursor()), Machine(), events[:2])
+    take(database, events[:2])
     before = database.progress()
     assert seen() == ["error(c)", "error(b)", "error(a)"]
     assert database.progress() == before

@@ -21,6 +21,7 @@ from otpd.agents.services.journal import Cursor
 
 FILE: Final = "errors.db"
 VERSION: Final = 1
+_ASIDE: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE progress (life INTEGER NOT NULL, seq INTEGER NOT NULL, alive INTEGER NOT NULL);
 INSERT INTO progress VALUES (0, 0, 0);
@@ -225,8 +226,9 @@ class Database:
 
 
 def set_aside(path: str) -> Path:
-    """Move a file that can't be used out of the way, with what belongs to it; gives its new name."""
-    number = next(n for n in range(1, 10_000) if not os.path.exists(f"{path}.unusable-{n}"))
+    """Move a file that can't be used out of the way, with what belongs to it; gives its new name. The first two and the
+    last are kept."""
+    number = next((n for n in range(1, _ASIDE) if not os.path.exists(f"{path}.unusable-{n}")), _ASIDE)
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             os.replace(path + suffix, f"{path}.unusable-{number}{suffix}")

@@ -13,7 +13,7 @@
 | skipped | scheduler.skipped | a run of a schedule that did not take place |
 | alert | health.unhealthy, health.problem, alert.raised | a condition of a child or of the machine |
 | strike | broker.strike | a peer broke the protocol |
-| storage | log.full, log.events_lost, SERVICE.quarantined, SERVICE.stalled | files that can't be written or trusted |
+| storage | log.full, log.events_lost, SERVICE.quarantined, .stalled, .missed | files that can't be written or trusted |
 | suppressed | SERVICE.suppressed | so many events of it were left out |
 """
 
@@ -55,6 +55,7 @@ _OF_SERVICES: Final[Mapping[str, str]] = {
     "dead_letter": "dead_letter",
     "quarantined": "storage",
     "stalled": "storage",
+    "missed": "storage",
     "suppressed": "suppressed",
 }
 

@@ -6,10 +6,11 @@ Needs nobody: not the service, not root, not a node that runs; and changes nothi
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from otpd.agents.services.errors.database import FILE, Database
 from otpd.agents.services.errors.records import Machine
-from otpd.agents.services.journal import Event, Reader, unread
+from otpd.agents.services.journal import Event, Reader, place, unread
 
 
 def look(state_dir: str) -> Database:
@@ -21,12 +22,13 @@ def look(state_dir: str) -> Database:
         return database
     copy = database.copy()
     database.close()
-    absorb(copy, Reader(cursor), Machine(alive), events)
+    absorb(copy, Machine(alive), Reader(cursor).new(events))
     return copy
 
 
-def absorb(database: Database, reader: Reader, machine: Machine, events: list[Event]) -> int:
-    """Take what is new of `events` into the database; how many records and last lines that were."""
-    items = [found for event in reader.new(events) if (found := machine.take(event)) is not None]
-    database.apply(items, reader.cursor, machine.alive)
+def absorb(database: Database, machine: Machine, events: Sequence[Event]) -> int:
+    """Take new events, in order, into the database together with the place of the last; how many records and last lines."""
+    items = [found for event in events if (found := machine.take(event)) is not None]
+    last = next((at for event in reversed(events) if (at := place(event)) is not None), database.progress()[0])
+    database.apply(items, last, machine.alive)
     return len(items)

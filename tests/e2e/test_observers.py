@@ -1,0 +1,109 @@
+"""The observers in a real node: nothing that happened is missing, whoever was killed meanwhile, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+from collections import Counter
+from contextlib import closing, suppress
+from typing import Any
+
+from tests.e2e.node import Node, node
+from tests.helpers import eventually
+
+BAD = """
+import asyncio
+from otpd.agents import Agent, call, run
+
+class Bad(Agent):
+    @call
+    async def fail(self, text: str) -> None:
+        print("about to fail", flush=True)
+        raise ValueError(text)
+
+if __name__ == "__main__":
+    run(Bad)
+"""
+LOOP = '[programs.%s]\ncommand = ["false"]\nbackoff = { initial = "30ms", factor = 1, max = "30ms" }\n'
+CRASHERS = ("x", "y", "z")
+
+
+def journal(n: Node) -> list[dict[str, Any]]:
+    """All events on disk, oldest first."""
+    parts = sorted((n.home / ".otpd").glob("events.jsonl*"), reverse=True)
+    return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+
+
+def deaths(n: Node) -> Counter[str]:
+    """By name, as root has written them down."""
+    return Counter(event["name"] for event in journal(n) if event["event"] == "otpd.child.death")
+
+
+def stored(n: Node) -> Counter[str]:
+    """By name, in errors.db itself, without what a reader could add to it."""
+    with closing(sqlite3.connect(n.home / ".otpd" / "errors.db")) as db:
+        kinds = "('crash', 'unclean_stop', 'end')"
+        with suppress(sqlite3.OperationalError):  # it is just being made
+            return Counter(dict(db.execute(f"SELECT name, sum(count) FROM groups WHERE kind IN {kinds} GROUP BY name")))
+    return Counter()
+
+
+def test_a_death_is_in_the_error_store_with_all_that_is_known_of_it() -> None:
+    with node('[agents.bad]\nscript = "bad.py"\n', {"bad.py": BAD}, services=("errors",)) as n:
+        n.otpd("call", "bad", "fail", "text=no price for 12", check=1)
+        n.reborn("bad", 1)
+        n.otpd("call", "bad", "fail", "text=no price for 13", check=1)
+        (group,) = eventually(lambda: [each for each in n.json("errors", "bad") if each["count"] == 2])
+        assert (group["kind"], group["summary"]) == ("crash", "error(ValueError: no price for 13)")
+        shown = eventually(lambda: (found := n.json("errors", "show", str(group["latest"])))["lines"] and found)
+        detail = shown["detail"]
+        assert (shown["path"], shown["generation"], detail["status"], detail["asked_by"]) == ("bad", 2, 1, None)
+        assert (detail["exception"], detail["where"]) == ("ValueError", f"{n.home}/bad.py:9 in fail")
+        assert detail["traceback"].endswith("ValueError: no price for 13\n")
+        assert shown["lines"][0] == "about to fail"
+        assert detail["resources"]["max_memory"] > 2**20
+        assert detail["resources"]["cpu_user_s"] > 0
+        assert f"2x {group['summary']}" in n.otpd("why", "bad").stdout
+        assert [each["count"] for each in n.json("call", "errors", "groups", 'names=["bad"]')] == [2]
+
+
+def test_no_death_is_missed_or_counted_twice_though_store_and_root_are_killed_and_nobody_notices() -> None:
+    config = "".join(LOOP % name for name in CRASHERS) + '[agents.calm]\nscript = "idle.py"\n'
+    with node(config, services=("errors",), start=False) as n:
+        n.start(check=1)
+        calm = n.worker("calm")
+        for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
+            before = n.worker("errors")
+            n.kill(before["pid"], number)
+            seen = sum(deaths(n).values())
+            eventually(lambda seen=seen: sum(deaths(n).values()) > seen + 10)
+            if number == signal.SIGSTOP:
+                n.kill(before["pid"], signal.SIGCONT)
+            else:
+                n.reborn("errors", before["generation"], deadline=30)
+        assert [n.worker("calm")[key] for key in ("pid", "generation")] == [calm["pid"], calm["generation"]]
+        n.otpd("child", "stop", *CRASHERS)
+        eventually(lambda: stored(n) == deaths(n), what="each death is stored once")
+        _, root = n.guardians()
+        n.kill(root)
+        eventually(lambda: n.answers() and n.guardians()[1] != root)
+        died = eventually(lambda: n.json("errors", "--kind", "root_died"))
+        assert [(each["count"], each["summary"]) for each in died] == [
+            (1, "root ended without an order (life 1); every child ended with it")
+        ]
+        eventually(lambda: stored(n) == deaths(n), what="each death of both lives is stored once")
+
+
+def test_a_store_that_is_damaged_is_set_aside_and_made_anew_from_the_journal() -> None:
+    with node('[programs.x]\ncommand = ["false"]\nrestart = "temporary"\n', services=("errors",)) as n:
+        eventually(lambda: stored(n)["x"] == 1)
+        n.otpd("child", "stop", "errors")
+        for path in (n.home / ".otpd").glob("errors.db*"):
+            path.unlink()
+        (n.home / ".otpd" / "errors.db").write_bytes(b"\0" * 8192)
+        assert "errors.db" in n.otpd("errors", check=1).stderr
+        n.otpd("child", "start", "errors")
+        eventually(lambda: (n.home / ".otpd" / "errors.db.unusable-1").exists())
+        eventually(lambda: [each["name"] for each in n.json("errors", "--kind", "storage")] == ["errors"])
+        eventually(lambda: stored(n)["x"] == 1, what="made anew")
