@@ -82,7 +82,7 @@ def test_an_end_is_a_crash_unless_it_was_clean_or_asked_for(reason: str, asked_b
     [
         ("supervisor.gave_up", {"child": "feed", "max_restarts": 3}, "gave_up"),
         ("broker.dead_letters", {"noproc": 3}, "dead_letter"),
-        ("store.dead_letters", {"attempts": 1}, "dead_letter"),
+        ("store.letter.dead", {"attempts": 5}, "dead_letter"),
         ("broker.breaker.opened", {"failures": 5}, "breaker"),
         ("broker.breaker.closed", {"failures": 0}, None),
         ("scheduler.skipped", {"schedule": "poll", "why": "overlap"}, "skipped"),
@@ -120,6 +120,9 @@ def test_the_weight_of_dead_letters_is_their_number() -> None:
     found = Machine().take(Log().event("broker.dead_letters", "orders", noproc=3, expired=4))
     assert isinstance(found, Record)
     assert (found.weight, found.summary) == (7, "broker.dead_letters: noproc=3 expired=4")
+    single = Machine().take(Log().event("store.letter.dead", "orders", attempts=5, reason="crashed"))
+    assert isinstance(single, Record)
+    assert single.weight == 1
 
 
 # --- which are the same ---

@@ -8,7 +8,7 @@
 | gave_up | supervisor.gave_up | one restart more than its budget |
 | root_died | node.starting | the root before had not ended in order; all its children ended with it |
 | helper | helper.exited, helper.failed | zygote, logger or sampler |
-| dead_letter | SERVICE.dead_letters | messages that reached nobody |
+| dead_letter | SERVICE.dead_letters, .letter.dead, .letter.dropped | messages that reached nobody |
 | breaker | broker.breaker.opened | calls to it fail at once for a while |
 | skipped | scheduler.skipped | a run of a schedule that did not take place |
 | alert | health.unhealthy, health.problem, alert.raised | a condition of a child or of the machine |
@@ -34,6 +34,8 @@ KINDS: Final = (
 #: Kinds that nobody has to look at.
 HARMLESS: Final = frozenset({"end"})
 _SUMMARY: Final = 300
+#: Events that stand for several; their numbers say how many.
+_SUMS: Final = (".dead_letters", ".suppressed")
 _KNOWN: Final = frozenset({"at", "event", "name", "path", "generation", "life", "seq"})
 #: Events that are records as they are, by their last words after "otpd." and the service's name.
 _PLAIN: Final[Mapping[str, str]] = {
@@ -52,7 +54,8 @@ _PLAIN: Final[Mapping[str, str]] = {
 #: The same for events that any service may note.
 _OF_SERVICES: Final[Mapping[str, str]] = {
     "dead_letters": "dead_letter",
-    "dead_letter": "dead_letter",
+    "letter.dead": "dead_letter",
+    "letter.dropped": "dead_letter",
     "quarantined": "storage",
     "stalled": "storage",
     "missed": "storage",
@@ -142,7 +145,7 @@ def _plain(kind: str, what: str, event: Event) -> Record:
     counts = [value for value in said.values() if isinstance(value, int) and not isinstance(value, bool)]
     words = " ".join(f"{key}={value}" for key, value in said.items())
     basis = " ".join(f"{key}={value}" if isinstance(value, str) else key for key, value in said.items())
-    weight = max(1, sum(counts)) if kind in ("dead_letter", "suppressed") else 1
+    weight = max(1, sum(counts)) if what.endswith(_SUMS) else 1
     return _record(kind, event, f"{what}{': ' if words else ''}{words}", f"{what} {basis}", weight=weight)
 
 
