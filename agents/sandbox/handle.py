@@ -1,4 +1,7 @@
-"""A worker process as its pool holds it: the process, the channel, what it is doing."""
+"""A worker process as its pool holds it: the process, the channel, what it is doing.
+
+Where the process comes from is its pool's choice (`Spawn`): a child of this process, or one that somebody else starts.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Hashable
-from typing import Any, Final
+from collections.abc import Callable, Hashable
+from typing import Any, Final, Protocol, TypeAlias
 
 from otpd.agents.sandbox.nesting import memory
 from otpd.agents.sandbox.profile import Settings
@@ -18,20 +21,88 @@ from otpd.ipc.frames import channel_pair, pack, send_packet
 _LARGE: Final = 100_000
 #: `python -m otpd.agents.sandbox.worker` without the SDK, which the package around it imports and a worker has no use for:
 #: a third of the time that a worker takes to start, and half of its memory.
-_START: Final = """
+START: Final = """
 import importlib.util, runpy, sys
 around = importlib.util.find_spec("otpd.agents")
 sys.modules[around.name] = importlib.util.module_from_spec(around)
 runpy.run_module("otpd.agents.sandbox.worker", run_name="__main__")
 """
-#: What a worker needs of our environment to find its own modules. Nothing else reaches it, so that nothing can leak.
-_ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+
+
+class Process(Protocol):
+    """A worker's process, also while it is still being started."""
+
+    @property
+    def pid(self) -> int:
+        """0 while it has none."""
+
+    @property
+    def ended(self) -> int:
+        """A descriptor that is readable once it has ended, or never will be."""
+
+    def fate(self) -> str:
+        """In words, how it ended."""
+
+    def kill(self) -> None:
+        """SIGKILL: all that it runs goes with it."""
+
+    def close(self, patience: float) -> None:
+        """Wait `patience` seconds for it to end by itself, then end it, and `ended` with it."""
+
+
+#: Starts a worker that gets this end of its channel, and closes it here.
+Spawn: TypeAlias = Callable[[socket.socket], Process]
+
+
+class ChildProcess:
+    """One that this process starts itself."""
+
+    def __init__(self, theirs: socket.socket) -> None:
+        command = [sys.executable, "-P", "-c", START, "--channel", str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env=clean_environment(), cwd="/", stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+        finally:
+            theirs.close()
+        self._ended = os.pidfd_open(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def ended(self) -> int:
+        return self._ended
+
+    def fate(self) -> str:
+        return f"status {self._process.returncode}"
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._ended, signal.SIGKILL)
+
+    def close(self, patience: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+        self.kill()
+        self._process.wait()
+        os.close(self._ended)
+
+
+def clean_environment() -> dict[str, str]:
+    """What a worker needs of ours to find its own modules. Nothing else reaches it, so that nothing can leak."""
+    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
 
 
 class Handle:
-    """`ended` is a pidfd that becomes readable with the process's end. `close` kills what is left, and waits."""
+    """One worker. `close` kills what is left, and waits."""
 
-    def __init__(self, number: int, key: Hashable, settings: Settings, backend: str, begin: dict[str, Any]) -> None:
+    def __init__(
+        self, number: int, key: Hashable, settings: Settings, backend: str, begin: dict[str, Any], spawn: Spawn
+    ) -> None:
         self.number = number
         self.key = key
         self.settings = settings
@@ -39,23 +110,20 @@ class Handle:
         self.reported = False  # it has said that it can't be built
         self.run: int | None = None
         self.deadline = float("inf")  # when we stop trusting it to keep its own
+        self.is_paused = False  # nobody takes what its run says: the channel is not read
         self.channel, theirs = channel_pair()
         self.channel.setblocking(False)
-        command = [sys.executable, "-P", "-c", _START, "--channel", str(theirs.fileno())]
-        env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        try:
-            self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env=env, cwd="/", stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        finally:
-            theirs.close()
-        self.ended = os.pidfd_open(self.process.pid)
+        self.process = spawn(theirs)
         with contextlib.suppress(OSError):
             send_packet(self.channel, ["begin", begin])
 
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def ended(self) -> int:
+        return self.process.ended
 
     def send_run(self, run: int, options: dict[str, Any], order: list[Any], stdin: int) -> None:
         """OSError: it is gone."""
@@ -76,14 +144,9 @@ class Handle:
 
     def kill(self) -> None:
         """SIGKILL: all that it runs goes with it."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.ended, signal.SIGKILL)
+        self.process.kill()
 
     def close(self, patience: float = 0.0) -> None:
         """Wait `patience` seconds for it to end by itself, then end it."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(patience)
-        self.kill()
-        self.process.wait()
+        self.process.close(patience)
         self.channel.close()
-        os.close(self.ended)

@@ -34,7 +34,7 @@ from otpd.agents.sandbox.errors import (
     SandboxUnavailable,
     SetupFailed,
 )
-from otpd.agents.sandbox.handle import Handle
+from otpd.agents.sandbox.handle import ChildProcess, Handle, Spawn
 from otpd.agents.sandbox.nesting import interpreter
 from otpd.agents.sandbox.orders import Text
 from otpd.agents.sandbox.plans import Order
@@ -55,16 +55,21 @@ _START: Final = 30.0
 
 
 class Pool:
-    """See the module. `launcher`: None for the compiled nest if there is one, "" for the one in Python."""
+    """See the module. `launcher`: None for the compiled nest if there is one, "" for the one in Python.
 
-    def __init__(self, pool_settings: PoolSettings | None = None, *, launcher: str | None = None) -> None:
+    `spawn` starts the processes of workers.
+    """
+
+    def __init__(
+        self, pool_settings: PoolSettings | None = None, *, launcher: str | None = None, spawn: Spawn = ChildProcess
+    ) -> None:
         self.settings = pool_settings or PoolSettings()
         self.counters = Counters()
         given = self.settings
         self._dispatch = Dispatch(
             given.workers, given.max_queue, given.max_per_caller, given.queue_timeout, given.recycle_after
         )  # fmt: skip
-        self._launcher = launcher
+        self._launcher, self._spawn = launcher, spawn
         self._backends = list(backends.ORDER if given.backend == "auto" else (given.backend,))
         self._tried: list[str] = []  # why backends did not work
         self._proved: set[str] = set()  # backends that have worked
@@ -173,6 +178,7 @@ class Pool:
                 return
             for handle in self._handles.values():
                 if handle.run == run.number:
+                    self._resume(handle)
                     handle.say("cancel", run.number, reason)
                     handle.deadline = min(handle.deadline, time.monotonic() + run.profile.grace + _TRUST)
             self._wake_leader()
@@ -274,7 +280,7 @@ class Pool:
             case ["started", number] if number in self._runs:
                 self._begun(self._runs[number])
             case ["output", number, stream, chunk] if number in self._runs:
-                self._runs[number].said.append((stream, chunk))
+                self._output(handle, self._runs[number], stream, chunk)
             case ["piece", number, stream, chunk] if number in self._runs:
                 self._runs[number].pieces.setdefault(stream, []).append(chunk)
             case ["result", number, table] if number in self._runs:
@@ -283,6 +289,38 @@ class Pool:
     def _begun(self, run: Run) -> None:
         run.started = True
         run.drop_stdin()
+
+    # --- output that nobody takes ---
+
+    def _output(self, handle: Handle, run: Run, stream: str, chunk: bytes) -> None:
+        """The worker holds what is not read here, and then stops reading the command's pipes."""
+        run.hear(stream, chunk)
+        if run.is_full and not (handle.is_paused or run.cancelled or run.is_over_time):
+            handle.is_paused = True
+            self._epoll.unregister(handle.channel.fileno())
+
+    def take(self, run: Run, most: int) -> list[tuple[str, bytes]]:
+        """See `Run.take`."""
+        with self._lock:
+            found = run.give(most)
+            if not run.is_full:
+                for handle in self._handles.values():
+                    if handle.run == run.number:
+                        self._resume(handle)
+            return found
+
+    def _resume(self, handle: Handle) -> None:
+        if handle.is_paused:
+            handle.is_paused = False
+            self._epoll.register(handle.channel.fileno(), select.EPOLLIN)
+            self._wake_leader()
+
+    def _over_time(self, handle: Handle) -> None:
+        """Its run has had its time, and what it still holds is little: heard now, whoever takes it."""
+        assert handle.run is not None
+        self._runs[handle.run].is_over_time = True
+        handle.deadline = time.monotonic() + _TRUST
+        self._resume(handle)
 
     def _result(self, handle: Handle, run: Run, table: dict[str, Any]) -> None:
         for stream, pieces in run.pieces.items():
@@ -316,7 +354,7 @@ class Pool:
         self._failures += 1
         if self._failures >= _ATTEMPTS:
             self._failures = 0
-            text = f"a worker ended while it was starting (status {handle.process.returncode}), {_ATTEMPTS} times in a row."
+            text = f"a worker ended while it was starting ({handle.process.fate()}), {_ATTEMPTS} times in a row."
             self._refuse(
                 self._dispatch.refuse(handle.key), SetupFailed(text, fix="look at what it printed to stderr").to_dict()
             )
@@ -354,7 +392,9 @@ class Pool:
     def _late(self, now: float) -> None:
         self._apply(self._dispatch.tick(now))
         for handle in list(self._handles.values()):
-            if now >= handle.deadline:
+            if now >= handle.deadline and handle.is_paused:
+                self._over_time(handle)
+            elif now >= handle.deadline:
                 handle.kill()
                 if handle.run is None and self._dispatch.state(handle.number) is dispatch.State.STARTING:
                     text = f"a worker was not ready within {_START:g} s."
@@ -387,7 +427,7 @@ class Pool:
             "backend": backend, "settings": chosen.to_dict(), "slot_uids": list(self.settings.slot_uids),
             "launcher": self._launcher,
         }  # fmt: skip
-        handle = Handle(number, key, chosen, backend, begin)
+        handle = Handle(number, key, chosen, backend, begin, self._spawn)
         handle.deadline = time.monotonic() + _START
         self._handles[number] = handle
         self.counters.workers_started += 1

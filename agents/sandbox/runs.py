@@ -13,6 +13,9 @@ from otpd.agents.sandbox.plans import Order
 from otpd.agents.sandbox.profile import Profile
 from otpd.agents.sandbox.result import Result
 
+#: Bytes that a run may have said and nobody has taken, before it has to wait; and how many are taken at a time.
+UNREAD: Final = 256 * 1024
+READ_SIZE: Final = 256 * 1024
 #: For `stdin`: the caller writes to `Run.stdin`, a descriptor, and closes it.
 PIPE: Final = object()
 
@@ -23,6 +26,8 @@ class Owner(Protocol):
     def wait(self, condition: Callable[[], bool], timeout: float | None) -> None: ...
 
     def cancel(self, run: Run, reason: str) -> None: ...
+
+    def take(self, run: Run, most: int) -> list[tuple[str, bytes]]: ...
 
 
 class Run:
@@ -41,9 +46,11 @@ class Run:
         self.sent = 0.0
         self.started = False
         self.attempts = 0
-        self.said: deque[tuple[str, bytes]] = deque()
+        self.unread = 0  # bytes
+        self._said: deque[tuple[str, bytes]] = deque()
         self.pieces: dict[str, list[bytes]] = {}
         self.cancelled = ""
+        self.is_over_time = False
         self.outcome: Result | None = None
 
     def done(self) -> bool:
@@ -60,13 +67,19 @@ class Run:
         self._pool.cancel(self, reason)
 
     def events(self) -> Iterator[tuple[str, bytes]]:
-        """("stdout" or "stderr", bytes) as they come, within the output limit; ends with the run. Needs `stream=True`."""
+        """("stdout" or "stderr", bytes) as they come, within the output limit; ends with the run. Needs `stream=True`.
+
+        Who does not take them stops the command's pipe, not its clock.
+        """
         while True:
-            self._pool.wait(lambda: bool(self.said) or self.done(), None)
-            while self.said:
-                yield self.said.popleft()
-            if self.done():
+            self._pool.wait(lambda: bool(self.unread) or self.done(), None)
+            yield from self.take()
+            if self.done() and not self.unread:
                 return
+
+    def take(self, most: int = READ_SIZE) -> list[tuple[str, bytes]]:
+        """What it has said and nobody has taken yet, about `most` bytes. A command that says more than is taken waits."""
+        return self._pool.take(self, most)
 
     def close_stdin(self) -> None:
         """The command's standard input ends."""
@@ -75,6 +88,23 @@ class Run:
             self.stdin = -1
 
     # --- for the pool ---
+
+    def hear(self, stream: str, chunk: bytes) -> None:
+        self._said.append((stream, chunk))
+        self.unread += len(chunk)
+
+    def give(self, most: int) -> list[tuple[str, bytes]]:
+        found, size = [], 0
+        while self._said and size < most:
+            found.append(self._said.popleft())
+            size += len(found[-1][1])
+        self.unread -= size
+        return found
+
+    @property
+    def is_full(self) -> bool:
+        """So much is unread that it must not say more."""
+        return self.unread >= UNREAD
 
     def give_stdin(self, stdin: bytes | object | None) -> None:
         """The end that the command reads, and with PIPE the one that the caller writes to. OSError."""

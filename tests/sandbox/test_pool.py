@@ -384,3 +384,22 @@ def test_counters_are_true(own_settings: PoolSettings, launcher: str | None) -> 
         pool.run(["sleep", "60"], timeout=0.2)
         assert pool.counters.done == {"exited": 1, "not_found": 1, "killed": 1}
         assert pool.counters.killed_by == {"timeout": 1}
+
+
+def test_a_command_whose_output_nobody_takes_waits_and_loses_nothing(
+    own_settings: PoolSettings, launcher: str | None
+) -> None:
+    """The pool holds a bounded part of it meanwhile; the end of its time is its end all the same."""
+    size = 8 << 20
+    roomy = Profile(name="roomy", limits=Limits(output=2 * size))
+    with Pool(own_settings, launcher=launcher) as pool:
+        run = pool.start(["head", "-c", str(size), "/dev/zero"], profile=roomy, stream=True)
+        pool.wait(lambda: run.is_full, 30)
+        for _ in range(20):
+            pool.step(0.01)
+        assert (run.done(), run.unread < size // 4) == (False, True)
+        assert sum(len(chunk) for _, chunk in run.events()) == size
+        assert run.result().check().stdout_bytes == size
+        ignored = pool.start(["cat", "/dev/zero"], profile=roomy, timeout=1.0, stream=True)
+        assert (ignored.result().status, ignored.result().killed_by) == ("killed", "timeout")
+        assert pool.run(["true"]).ok
