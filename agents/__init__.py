@@ -12,6 +12,7 @@
 from otpd.agents.agent import Agent, Ignore
 from otpd.agents.arguments import ArgumentError
 from otpd.agents.client import Client, connect
+from otpd.agents.commands import Command
 from otpd.agents.decorators import call, cast, on
 from otpd.agents.errors import (
     AlreadyRegistered,
@@ -37,11 +38,12 @@ from otpd.agents.errors import (
 )
 from otpd.agents.life import run
 from otpd.agents.replies import Reply
+from otpd.agents.sandbox.result import Result
 from otpd.agents.values import Child, Entry, Event, Whereabouts
 
 __all__ = [
     "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
-    "CircuitOpen", "Client", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess", "NodeNotRunning",
-    "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply", "SpawnRefused", "Stale", "TooLarge",
-    "Whereabouts", "call", "cast", "connect", "on", "run",
+    "CircuitOpen", "Client", "Command", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess",
+    "NodeNotRunning", "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply", "Result",
+    "SpawnRefused", "Stale", "TooLarge", "Whereabouts", "call", "cast", "connect", "on", "run",
 ]  # fmt: skip

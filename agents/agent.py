@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from otpd.agents import methods
 from otpd.agents.blocking import Blocking
+from otpd.agents.commands import Commands
 from otpd.agents.current import CURRENT, Current
 from otpd.agents.errors import OtpdError
 from otpd.agents.names import checked
@@ -202,7 +203,7 @@ class Agent(Verbs):
 
 #: A handler must not take the place of a verb.
 RESERVED: Final = frozenset(
-    name for base in (Agent, Verbs) for name in (*vars(base), *base.__annotations__) if not name.startswith("_")
+    name for base in (Agent, Verbs, Commands) for name in (*vars(base), *base.__annotations__) if not name.startswith("_")
 )
 
 

@@ -11,11 +11,14 @@ import contextlib
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
+from otpd.agents.commands import Command, Options, Word
 from otpd.agents.locks import Lock
 from otpd.agents.proxies import Proxy
+from otpd.agents.sandbox.result import Result
 from otpd.agents.values import Entry, Whereabouts
 from otpd.agents.verbs import TIMEOUT, Verbs
 from otpd.ipc.endpoint import Address
@@ -77,6 +80,28 @@ class Blocking(Generic[V]):
         """An address for call and cast: whoever holds `key`."""
         return self._verbs.via(key)
 
+    # --- commands ---
+
+    @overload
+    def exec(self, argv: Sequence[Word], *, stream: Literal[False] = ..., **options: Unpack[Options]) -> Result: ...
+
+    @overload
+    def exec(
+        self, argv: Sequence[Word], *, stream: Literal[True], **options: Unpack[Options]
+    ) -> BlockingCommand: ...
+
+    def exec(
+        self, argv: Sequence[Word], *, stream: bool = False, **options: Unpack[Options]
+    ) -> Result | BlockingCommand:
+        """Run a command in the node's sandbox; see `Commands.exec`."""
+        if stream:
+            return BlockingCommand(self._do(self._verbs.exec, argv, stream=True, **options), self._do)
+        return self._do(self._verbs.exec, argv, **options)  # type: ignore[no-any-return]
+
+    def exec_python(self, code: str, args: Sequence[Word] = (), **options: Unpack[Options]) -> Result:
+        """Run Python source in a warm interpreter of the sandbox; see `Commands.exec_python`."""
+        return self._do(self._verbs.exec_python, code, args, **options)  # type: ignore[no-any-return]
+
     # --- names, groups, registry ---
 
     def whereis(self, name: str) -> Whereabouts | None:
@@ -120,3 +145,42 @@ class Blocking(Generic[V]):
             return await found if inspect.isawaitable(found) else found
         finally:
             self.waiting -= 1
+
+
+class BlockingCommand:
+    """A command that was begun with `stream=True`, for a thread: `for stream, chunk in command`, then `result()`."""
+
+    def __init__(self, command: Command, do: Callable[..., Any]) -> None:
+        self.id = command.id
+        self._command, self._do = command, do
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[str, bytes]:
+        piece: tuple[str, bytes] | None = self._do(self._command.read)
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def result(self) -> Result:
+        """Wait for the end; see `Command.result`."""
+        return self._do(self._command.result)  # type: ignore[no-any-return]
+
+    def write(self, data: bytes | str) -> None:
+        """More standard input; see `Command.write`."""
+        self._do(self._command.write, data)
+
+    def close_stdin(self) -> None:
+        """Its standard input ends."""
+        self._do(self._command.close_stdin)
+
+    def cancel(self) -> None:
+        """End it; its result says so."""
+        self._do(self._command.cancel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.cancel()

@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
+from otpd.agents.commands import nobody_to_summon
 from otpd.agents.current import inherited_deadline
 from otpd.agents.data import Encoder
 from otpd.agents.errors import BrokerLost, CallTimeout, NotData, OtpdError, Stale, TooLarge, failure
@@ -56,6 +57,7 @@ class Conversation:
         self.encoder, self.names = Encoder(), Names()
         self.complain: Callable[..., None] = _nothing  # a counted warning
         self.flush: Callable[[], None] = _nothing  # set by the line
+        self.summon: Callable[[str], Awaitable[None]] = nobody_to_summon  # has root start a service; set by the life
         self.silenced: Callable[[Callable[[Any], bool]], None] = _nothing  # set by the mailbox
         self.hears: dict[type, Callable[[Any], None]] = {
             Replied: self._replied, CallFailed: self._call_failed, Answered: self._answered, CastAccepted: self._accepted,
@@ -97,9 +99,10 @@ class Conversation:
 
     # --- calls ---
 
-    async def call(self, to: Address, method: str, args: Args, timeout: float | None) -> Any:
+    async def call(self, to: Address, method: str, args: Args, timeout: float | None, inherit: bool = True) -> Any:
+        """`inherit`: it ends at the latest with the call that is being handled."""
         self.here()
-        deadline = self.deadline(timeout, "call of", to.name, method)
+        deadline = self.deadline(timeout, "call of", to.name, method) if inherit or timeout is not None else 0
         body = self._message("call of", to, method, args)
         if not self.endpoint.room:
             await self._room(deadline, "call of", to.name, method)

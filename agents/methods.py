@@ -30,7 +30,7 @@ from otpd.agents.decorators import Mark, marks
 from otpd.ipc.topics import TopicError, Trie, words_of_pattern
 
 #: Where nothing is marked.
-_OURS: Final = ("otpd.agents.agent", "otpd.agents.verbs")
+_OURS: Final = ("otpd.agents.agent", "otpd.agents.verbs", "otpd.agents.commands")
 
 
 class Method:

@@ -295,9 +295,11 @@ class _Recording(Conversation):
 
     record: Running[Any]
 
-    async def call(self, to: Address, method: str, args: Mapping[str, Any], timeout: float | None) -> Any:
+    async def call(
+        self, to: Address, method: str, args: Mapping[str, Any], timeout: float | None, inherit: bool = True
+    ) -> Any:
         self.record.calls.append((to.name, method, dict(args)))
-        return await super().call(to, method, args, timeout)
+        return await super().call(to, method, args, timeout, inherit)
 
     def put_cast(
         self, to: Address, method: str, args: Mapping[str, Any], body: bytes, confirm: Waiting | None = None

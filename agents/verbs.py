@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Final
 
+from otpd.agents.commands import Commands
 from otpd.agents.conversation import Conversation
 from otpd.agents.errors import NoProcess, OtpdError
 from otpd.agents.locks import Lock
@@ -27,7 +28,7 @@ POLICIES: Final = ("any", "all", "round_robin", "least_loaded", "hash")
 _DONE: Final = Done()
 
 
-class Verbs:
+class Verbs(Commands):
     _otpd: Conversation
 
     # --- messages ---

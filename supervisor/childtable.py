@@ -39,6 +39,7 @@ _SENSELESS: Final[Mapping[str, str]] = {
     "instances": "one call starts one child; start it again under another name",
     "significant": "an agent has no auto_shutdown; leave this key out, and monitor the child",
     "backoff": "own children restart at once, 3 times in 5 s, as below a supervisor that you write; leave this key out",
+    "commands": "only agents of otpd.toml have such a list; leave this key out",
     "env_file": "root opens no files for a running agent; read it yourself and give the variables as env",
 }
 

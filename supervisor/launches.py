@@ -57,6 +57,7 @@ class Launches:
             group=entry.name if len(entry.children) > 1 else None,
             inbox=Inbox(**values.get("inbox", {})),
             spawn=values.get("spawn", "warn") if is_agent else "allow",
+            commands=tuple(values["commands"]) if "commands" in values else None,
             detach=values.get("detach", False),
         )
 

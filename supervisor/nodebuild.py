@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from otpd.supervisor import checks, places
+from otpd.supervisor import checks, commandtable, places
 from otpd.supervisor.entries import Entry, Report
 from otpd.supervisor.launches import Launches
 from otpd.supervisor.locate import Places
@@ -31,7 +31,7 @@ from otpd.supervisor.spec import (
 )
 
 _MAX_DEPTH: Final = 32
-_TABLES: Final = ("node", *SECTIONS, "services")
+_TABLES: Final = ("node", *SECTIONS, "services", "commands")
 _NOTHING: Final = "nothing to run: expected [agents.NAME] or [programs.NAME]; `otpd init` writes an example"
 
 
@@ -46,6 +46,7 @@ def build(data: Mapping[str, Any], file: str, found: Places) -> NodeSpec:
     services, wrong = check_services(data.get("services", {}))
     for error in wrong:
         report.add(("services",), error)
+    commands = _commands(data, base, report)
     entries = _entries(data, report)
     _check_names(entries, report)
     supervisors = {entry.name: entry for entry in entries if entry.is_supervisor}
@@ -58,7 +59,7 @@ def build(data: Mapping[str, Any], file: str, found: Places) -> NodeSpec:
         report.add((), Invalid(what=_NOTHING if data else f"the file is empty; {_NOTHING}"))
     report.raise_all()
     top = SupervisorSpec(max_restarts=None, isolate=True, children=_children(None, entries, launches))
-    return NodeSpec(config=os.path.abspath(file), top=top, services=services, **node)
+    return NodeSpec(config=os.path.abspath(file), top=top, services=services, commands=commands, **node)
 
 
 def _unknown_section(key: str) -> Invalid:
@@ -79,6 +80,15 @@ def _node(value: Any, base: str, report: Report) -> dict[str, Any]:
     log = found.get("log", {})
     policy = LogPolicy(**{"max_bytes" if key == "max_size" else key: item for key, item in log.items()})
     return {"name": found.get("name", _default_name(base)), "state_dir": state_dir, "log": policy}
+
+
+def _commands(data: Mapping[str, Any], base: str, report: Report) -> dict[str, Any] | None:
+    if "commands" not in data:
+        return None
+    table, wrong = commandtable.check(data["commands"], base)
+    for error in wrong:
+        report.add(("commands",), error)
+    return table
 
 
 def _default_name(base: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otpd.supervisor import checks
+from otpd.supervisor import checks, commandtable
 from otpd.supervisor.checks import Check
 from otpd.supervisor.problems import Invalid, Invalids, nearest, show
 from otpd.supervisor.spec import SPAWN_POLICIES, AutoShutdown, Restart, Strategy
@@ -79,6 +79,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "args": checks.arguments,
         "inbox": checks.table(_INBOX),
         "spawn": checks.word(*SPAWN_POLICIES),
+        "commands": commandtable.patterns,
     },
     "programs": {**_WORKER, "command": checks.command, "args": checks.strings, "ready": checks.ready},
 }

@@ -24,10 +24,11 @@ from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch
 SERVICES: Final = "services"
 BROKER: Final = "broker"
 STORE: Final = "store"
+COMMANDS: Final = "commands"
 ERRORS: Final = "errors"
 #: Names in the tree that are the node's own, now or when it gets the service of that name.
 OWN_NAMES: Final = frozenset(
-    {SERVICES, BROKER, STORE, "scheduler", ERRORS, "health", "telemetry", "tasks", "commands"}
+    {SERVICES, BROKER, STORE, "scheduler", ERRORS, "health", "telemetry", "tasks", COMMANDS}
 )
 #: Seconds of silence after which the broker counts as frozen (K3): every message waits for it.
 WATCHDOG: Final = 2.0
@@ -46,6 +47,25 @@ def state_dir(node: NodeSpec) -> dict[str, Any]:
     return {"state_dir": node.state_dir}
 
 
+def _always(_node: NodeSpec) -> bool:
+    return True
+
+
+def _commands(node: NodeSpec) -> dict[str, Any]:
+    """The table as it was written, what its paths are relative to, and who may order only some commands."""
+    allowed = {name: list(launch.commands) for name, launch in launches(node.top) if launch.commands is not None}
+    return {"table": node.commands or {}, "base": os.path.dirname(node.config), "allowed": allowed}
+
+
+def launches(spec: SupervisorSpec) -> Iterator[tuple[str, Launch]]:
+    """Every worker below a supervisor, with its name."""
+    for child in spec.children:
+        if isinstance(child.start, SupervisorSpec):
+            yield from launches(child.start)
+        elif isinstance(child.start, Launch):
+            yield child.id, child.start
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """One row. `args` says what of the node reaches its init(), beside the options of its table. Times are seconds.
@@ -58,6 +78,7 @@ class Service:
     module: str
     args: Callable[[NodeSpec], dict[str, Any]] = _nothing
     optional: bool = True
+    there: Callable[[NodeSpec], bool] = _always  # else it comes when somebody needs it
     watchdog: float = 10.0
     start_timeout: float = 5.0
     shutdown: float = 5.0
@@ -69,6 +90,14 @@ ROWS: Final[tuple[Service, ...]] = (
     Service(name=BROKER, module="otpd.ipc.broker", optional=False, watchdog=WATCHDOG, shutdown=2.0, spawn="allow"),
     # Its start may read the whole database (quick_check, up to 256 MiB), its stop writes the whole log back.
     Service(name=STORE, module="otpd.agents.services.store.service", args=state_dir, start_timeout=15.0, shutdown=10.0),
+    # It comes when somebody has a command to run, or [commands] says something.
+    Service(
+        name=COMMANDS,
+        module="otpd.agents.services.commands.service",
+        args=_commands,
+        optional=False,
+        there=lambda node: node.commands is not None,
+    ),
     # Its start reads its database and catches up with the journal.
     Service(name=ERRORS, module="otpd.agents.services.errors.service", args=state_dir, start_timeout=15.0),
 )
@@ -76,7 +105,8 @@ ROWS: Final[tuple[Service, ...]] = (
 
 def rows_of(node: NodeSpec, rows: tuple[Service, ...] = ROWS) -> Iterator[Service]:
     """Those that the node has."""
-    return (row for row in rows if not row.optional or node.services.get(row.name, {}).get(ENABLED, True))
+    enabled = (row for row in rows if not row.optional or node.services.get(row.name, {}).get(ENABLED, True))
+    return (row for row in enabled if row.there(node))
 
 
 def with_services(node: NodeSpec, rows: tuple[Service, ...] = ROWS) -> SupervisorSpec:

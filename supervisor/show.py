@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from otpd.supervisor.services import ENABLED
@@ -25,7 +25,7 @@ from otpd.supervisor.units import format_duration, format_size
 def lines(node: NodeSpec) -> list[str]:
     """The tree as plain text, one line per child, in start order."""
     head = f"{node.name}  config {node.config}, state {node.state_dir}"
-    return [head, *_services(node), f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
+    return [head, *_services(node), *_commands(node), f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
 
 
 def to_dict(node: NodeSpec) -> dict[str, Any]:
@@ -38,8 +38,22 @@ def _services(node: NodeSpec) -> Iterator[str]:
     for name, options in node.services.items():
         if not options.get(ENABLED, True):
             yield f"services.{name}  left out"
-        elif words := [f"{key} = {json.dumps(value)}" for key, value in options.items() if key != ENABLED]:
+        elif words := _assigned({key: value for key, value in options.items() if key != ENABLED}):
             yield f"services.{name}  {', '.join(words)}"
+
+
+def _commands(node: NodeSpec) -> Iterator[str]:
+    if node.commands is None:
+        return
+    options = {key: value for key, value in node.commands.items() if key != "profiles"}
+    names = ", ".join({"default": None} | dict.fromkeys(node.commands.get("profiles", {})))
+    yield "  ".join(["commands", ", ".join([*_assigned(options), f"profiles {names}"])])
+    for name, profile in node.commands.get("profiles", {}).items():
+        yield f"commands.profiles.{name}  {', '.join(_assigned(profile)) or 'as the default'}"
+
+
+def _assigned(options: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in options.items()]
 
 
 def _children(supervisor: SupervisorSpec, indent: str) -> Iterator[str]:
@@ -109,5 +123,7 @@ def _launch(launch: Launch) -> Iterator[str]:
         yield f"restart above {format_size(launch.restart_memory)}"
     if launch.kind == "agent":
         yield f"spawn {launch.spawn}"
+    if launch.commands is not None:
+        yield f"commands {', '.join(map(repr, launch.commands)) or 'none'}"
     if launch.watchdog:
         yield f"watchdog {format_duration(launch.watchdog)}"

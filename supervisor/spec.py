@@ -141,6 +141,7 @@ class Launch:
     group: str | None = None  # instances = n: the name they share
     inbox: Inbox = field(default_factory=Inbox)
     spawn: SpawnPolicy = "allow"  # an agent has "warn" unless its table says something else
+    commands: tuple[str, ...] | None = None  # patterns of what an agent may have run for it; None: anything
     detach: bool = False  # helpers that it leaves behind are left alone and reported
 
 
@@ -190,4 +191,5 @@ class NodeSpec:
     config: str  # absolute path of the file that it came from, for people
     top: SupervisorSpec
     log: LogPolicy = field(default_factory=LogPolicy)
+    commands: dict[str, Any] | None = None  # the table [commands] as it was written; None: there is none
     services: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> options of [services.NAME] that are given

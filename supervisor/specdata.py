@@ -263,6 +263,7 @@ _LEAVES: Final[Mapping[str, _Parse]] = {
     "dict[str, str]": _environment,
     "dict[str, Any]": _arguments,
     "dict[str, dict[str, Any]]": _options,
+    "dict[str, Any] | None": lambda value: None if value is None else _arguments(value),
     "Kind": _words("agent", "program", "service", "pool"),
     "SpawnPolicy": _words(*SPAWN_POLICIES),
     "Ready": _ready,

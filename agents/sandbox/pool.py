@@ -48,6 +48,8 @@ from otpd.ipc.frames import close_all, pack, receive_packet
 _TRUST: Final = 3.0
 #: How often a run is given to another worker when one dies before it has begun.
 _ATTEMPTS: Final = 3
+#: Seconds that a run may be given.
+_LONGEST: Final = 366 * 86400.0
 #: Seconds in which a worker must have ended when it is told to.
 _STOP: Final = 2.0
 #: Seconds in which a worker must have built its sandbox.
@@ -157,8 +159,8 @@ class Pool:
             profile = self.settings.profiles[profile]
         if timeout is None:
             return profile
-        if not timeout > 0:
-            raise ProfileError("timeout", f"expected seconds, more than 0, got {timeout!r}")
+        if not 0 < timeout <= _LONGEST:
+            raise ProfileError("timeout", f"expected seconds, more than 0 and at most a year, got {timeout!r}")
         return dataclasses.replace(profile, limits=dataclasses.replace(profile.limits, wall=float(timeout)))
 
     def _refused(self, number: int, profile: Profile, status: str, error: SandboxError) -> Run:

@@ -34,32 +34,35 @@ def read(table: Mapping[str, Any], base: str) -> PoolSettings:
 
     `base` is resolved; below it nothing is, because a command may have put a link there.
     """
-    given = _known_keys("commands", table, {**_POOL, "profiles": _table})
-    profiles = read_profiles(given.pop("profiles", {}), os.path.realpath(base))
+    given = _known_keys("commands", table, {**_POOL, "profiles": _table, "limits": _table})
+    start = Profile(limits=Limits(**_known_keys("commands.limits", given.pop("limits", {}), _LIMITS)))
+    profiles = read_profiles(given.pop("profiles", {}), os.path.realpath(base), start)
     return PoolSettings(**given, profiles=profiles)
 
 
-def read_profiles(tables: Mapping[str, Any], base: str) -> dict[str, Profile]:
-    """Every profile, and "default" if there is none of that name."""
-    found: dict[str, Profile] = {}
+def read_profiles(tables: Mapping[str, Any], base: str, start: Profile) -> dict[str, Profile]:
+    """Every profile, and "default" if there is none of that name. `start`: what those begin with that extend no other."""
+    found: dict[str, Profile] = {"default": start}
     for name in tables:
-        _read_one(name, tables, base, found, ())
-    return {"default": Profile()} | found
+        _read_one(name, tables, base, found, (), start)
+    return found
 
 
-def _read_one(name: str, tables: Mapping[str, Any], base: str, found: dict[str, Profile], below: tuple[str, ...]) -> Profile:
+def _read_one(
+    name: str, tables: Mapping[str, Any], base: str, found: dict[str, Profile], below: tuple[str, ...], first: Profile
+) -> Profile:
     key = f"commands.profiles.{name}"
-    if name in found:
+    if name in found and found[name] is not first:
         return found[name]
     if name in below:
         raise ProfileError(f"{key}.extends", f"expected no circle, got {' -> '.join((*below, name))}")
     table = dict(_table(key, tables[name]))
     parent = table.pop("extends", None)
-    start = Profile()
+    start = first
     if parent is not None:
         if parent not in tables:
             raise ProfileError(f"{key}.extends", f"expected the name of a profile{nearest(str(parent), tables)}")
-        start = _read_one(parent, tables, base, found, (*below, name))
+        start = _read_one(parent, tables, base, found, (*below, name), first)
     found[name] = profile(key, table, base, dataclasses.replace(start, name=name))
     return found[name]
 

@@ -23,6 +23,7 @@ import psutil
 
 from otpd.ipc.control import Control, ControlError, NotRunning
 from otpd.supervisor import logstore, services
+from otpd.supervisor.spec import NodeSpec, SupervisorSpec
 from tests.helpers import eventually
 
 OTPD = [sys.executable, "-m", "otpd.cli.main"]
@@ -62,7 +63,7 @@ if __name__ == "__main__":
 
 _OPTIONAL = [row for row in services.ROWS if row.optional]
 #: All of the node's services, as a node has them whose configuration says nothing of them.
-ALL_SERVICES = tuple(row.name for row in services.ROWS)
+ALL_SERVICES = tuple(row.name for row in services.rows_of(NodeSpec(name="", state_dir="", config="", top=SupervisorSpec())))
 
 
 def without(*names: str) -> str:

@@ -97,3 +97,13 @@ def test_what_is_wrong_is_said_with_its_key(table: dict[str, Any], said: str) ->
     with pytest.raises(ProfileError) as error:
         read(table, "/")
     assert said in str(error.value)
+
+
+def test_limits_of_the_pool_are_those_of_every_profile_that_says_nothing_else() -> None:
+    table = {"limits": {"wall": "3s", "pids": 7}, "profiles": {"a": {"limits": {"pids": 9}}, "b": {"extends": "a"}}}
+    found = read(table, "/").profiles
+    assert {name: (each.limits.wall, each.limits.pids) for name, each in found.items()} == {
+        "default": (3.0, 7),
+        "a": (3.0, 9),
+        "b": (3.0, 9),
+    }

@@ -93,7 +93,7 @@ PARENT = "expected the name of a supervisor in this file, got "
         (OK + "[agent.x]\n", '3:2: agent: unknown table; did you mean "agents"?'),
         (
             OK + "[zzz]\n",
-            "3:2: zzz: unknown table; known here: node, supervisors, agents, programs, services",
+            "3:2: zzz: unknown table; known here: node, supervisors, agents, programs, services, commands",
         ),
         (OK + "[service.store]\n", '3:2: service: unknown table; did you mean "services"?'),
         (OK + "[services.stor]\n", '3:11: services.stor: unknown service; did you mean "store"?'),
@@ -597,3 +597,25 @@ def test_of_very_many_mistakes_the_first_fifty_are_shown(fleet: Path) -> None:
         load("otpd.toml")
     lines = str(caught.value).split("\n")
     assert (len(caught.value.problems), len(lines), lines[-1]) == (60, 51, "... and 10 more errors")
+
+
+def test_a_mistake_in_the_tables_of_commands_has_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("")
+    text = """\
+[commands]
+worker = 2
+[commands.profiles.build]
+rw = ["work"]
+limits = { memory = "64MB" }
+[agents.a]
+script = "a.py"
+commands = ["git 'log"]
+"""
+    (tmp_path / "otpd.toml").write_text(text)
+    with pytest.raises(ConfigErrors) as raised:
+        load(tmp_path / "otpd.toml")
+    assert [(problem.line, problem.key, problem.nearest) for problem in raised.value.problems] == [
+        (2, "commands.worker", "workers"),
+        (5, "commands.profiles.build.limits.memory", "64MiB"),
+        (8, "agents.a.commands[0]", ""),
+    ]

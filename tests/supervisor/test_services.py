@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from otpd.supervisor import services
 from otpd.supervisor.sections import SERVICES as OPTIONS
-from otpd.supervisor.services import BROKER, OWN_NAMES, ROWS, SERVICES, WATCHDOG, is_own, script_of, with_services
+from otpd.supervisor.services import BROKER, COMMANDS, OWN_NAMES, ROWS, SERVICES, WATCHDOG, is_own, script_of, with_services
 from otpd.supervisor.spec import ChildSpec, Launch, NodeSpec, Restart, SupervisorSpec
 from otpd.supervisor.validate import check_supervisor
 
@@ -34,7 +34,7 @@ def test_services_come_before_everything_that_the_user_wrote() -> None:
 
 
 def test_each_is_a_permanent_service_that_is_never_given_up_and_starts_in_the_order_of_the_rows() -> None:
-    found = own()
+    found = own(replace(NODE, commands={}))
     assert list(found) == [row.name for row in ROWS]
     assert list(found)[:2] == ["broker", "store"]
     for child in found.values():
@@ -79,3 +79,15 @@ def test_to_know_where_a_service_is_loads_nothing_of_it() -> None:
     code += "print(script_of('otpd.agents.services.store.service'), 'otpd.agents' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [script_of("otpd.agents.services.store.service"), "False"]
+
+
+def test_commands_are_run_where_the_file_speaks_of_them() -> None:
+    agent = ChildSpec(id="a", start=Launch(kind="agent", script="/srv/a.py", commands=("git *",)))
+    node = NodeSpec(name="n", state_dir="/s", config="/srv/otpd.toml", top=SupervisorSpec(children=(agent,)), commands={})
+    assert COMMANDS not in own()
+    start = own(replace(node, commands={"workers": 3}))[COMMANDS].start
+    assert isinstance(start, Launch)
+    assert (start.kind, start.args) == (
+        "service",
+        {"table": {"workers": 3}, "base": "/srv", "allowed": {"a": ["git *"]}},
+    )

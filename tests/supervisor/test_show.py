@@ -37,6 +37,10 @@ backoff = false
 user = "root"
 [services.store]
 max_state = "2MiB"
+[commands]
+workers = 4
+[commands.profiles.build]
+rw = ["w"]
 """
 
 
@@ -49,6 +53,8 @@ def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
     assert [line.replace(str(tmp_path), "DIR") for line in lines(node)] == [
         "shop  config DIR/otpd.toml, state DIR/.otpd",
         "services.store  max_state = 2097152",
+        "commands  workers = 4, profiles default, build",
+        'commands.profiles.build  rw = ["w"]',
         "top  one_for_one, no restart limit, isolates",
         "|- s  rest_for_one, 3 restarts in 5s, auto_shutdown any_significant, permanent, back-off 100ms to 30s",
         "|  |- a  agent DIR/a.py, transient, significant, stop SIGTERM and wait, spawn warn",

@@ -1,0 +1,84 @@
+"""Whose a command is, what is remembered of it, and what is cut into pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otpd.agents.sandbox import Result
+from otpd.agents.services.commands.book import KEPT, REMEMBERED, Book, Entry, Owner, cut, shown
+
+A1, A2, B1 = Owner("a", 1), Owner("a", 2), Owner("b", 1)
+
+
+def entry(book: Book[str], owner: Owner) -> Entry[str]:
+    return Entry(book.fresh_id(), owner, "true", "default", "run", 100.0)
+
+
+def record(**more: Any) -> dict[str, Any]:
+    return {**Result("r", "exited", exit_code=0).to_dict(), **more}
+
+
+def test_an_owner_is_to_be_watched_from_its_first_command_on_and_again_as_another_incarnation() -> None:
+    book: Book[str] = Book(1)
+    assert [book.begin(entry(book, owner)) for owner in (A1, A1, B1, A2, A2)] == [True, False, True, True, False]
+
+
+def test_a_command_is_found_by_its_owner_alone() -> None:
+    book: Book[str] = Book(7)
+    mine = entry(book, A1)
+    book.begin(mine)
+    assert (mine.id, book.find(mine.id, A1), book.find(mine.id, A2), book.find(mine.id, B1)) == ("c7-1", mine, None, None)
+    book.forget(mine)
+    assert book.find(mine.id, A1) is None
+
+
+def test_the_end_of_an_owner_is_that_of_its_commands_and_of_nobody_elses() -> None:
+    book: Book[str] = Book(1)
+    old, new, other = entry(book, A1), entry(book, A2), entry(book, B1)
+    for each in (old, new, other):
+        book.begin(each)
+    assert book.end_of("a", 1) == [old]
+    assert not book.begin(entry(book, A2))  # the newer one is still watched
+    assert book.end_of("nobody", 0) == []
+    assert book.end_of("b", 0) == [other]  # there was none when it was asked for
+    assert book.begin(entry(book, B1))
+
+
+def test_a_result_that_nobody_reads_is_kept_for_a_while() -> None:
+    book: Book[str] = Book(1)
+    mine = entry(book, A1)
+    book.begin(mine)
+    assert book.late(1e9) == []
+    book.over(mine, record(), 50.0)
+    assert (book.late(50.0 + KEPT - 1), book.late(50.0 + KEPT)) == ([], [mine])
+
+
+def test_the_last_commands_are_remembered_with_what_became_of_them() -> None:
+    book: Book[str] = Book(1)
+    for number in range(REMEMBERED + 5):
+        each = entry(book, A1)
+        book.begin(each)
+        book.over(each, record(exit_code=number), 0.0)
+        book.forget(each)
+    last = book.last(2)
+    assert [(row["id"], row["argv"], row["caller"], row["status"], row["exit_code"]) for row in last] == [
+        (f"c1-{REMEMBERED + 4}", "true", "a", "exited", REMEMBERED + 3),
+        (f"c1-{REMEMBERED + 5}", "true", "a", "exited", REMEMBERED + 4),
+    ]
+    assert (len(book.last(10**6)), book.last(0)) == (REMEMBERED, [])
+
+
+def test_a_command_is_shown_in_one_line_as_one_would_type_it() -> None:
+    assert shown(["sh", "-c", "echo a b"], None) == "sh -c 'echo a b'"
+    assert shown([b"a b", "x\ny"], None) == "'a b' 'x\\ny'"
+    assert shown(["-c"], "print(1)\n") == "exec_python 'print(1)\\n'"
+    assert shown("no list", None) == "'no list'"
+    assert len(shown(["x" * 1000], None)) == 303
+
+
+def test_output_that_is_too_large_for_an_answer_is_cut_into_pieces() -> None:
+    small, none = cut({"stdout": b"ab", "stderr": b"cd", "id": "x"}, inline=4, piece=3)
+    assert (small, list(none)) == ({"stdout": b"ab", "stderr": b"cd", "id": "x"}, [])
+    large, pieces = cut({"stdout": b"abcde", "stderr": b"f", "id": "x"}, inline=4, piece=3)
+    assert large == {"stdout": b"", "stderr": b"", "id": "x"}
+    assert list(pieces) == [("stdout", b"abc"), ("stdout", b"de"), ("stderr", b"f")]

@@ -1,0 +1,202 @@
+"""Commands of agents and clients through a node: results, streams, limits, rights, and what an agent inherits."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from otpd.agents import Client, Overloaded, Refused, connect
+from tests.e2e.node import Node, gone, node
+from tests.helpers import eventually
+from tests.sandbox.conftest import why_not_native
+
+CONFIG = """
+[commands]
+workers = 2
+max_queue = 1
+slot_uids = "230000-230063"
+limits = { wall = "60s" }
+
+[commands.profiles.work]
+rw = ["work"]
+limits = { output = "8MiB" }
+
+[commands.profiles.git]
+commands = ["git *"]
+
+[agents.builder]
+script = "builder.py"
+commands = ["echo", "python3 -c *", "sleep"]
+"""
+BUILDER = """
+    from otpd.agents import Agent, CallTimeout, call, run
+
+    class Builder(Agent):
+        @call
+        async def run(self, argv: list[str]) -> list:
+            result = await self.exec(argv)
+            return [result.status, result.text, result.hint]
+
+        @call
+        def blocking(self, argv: list[str]) -> str:
+            return self.sync.exec(argv).text
+
+        @call
+        async def late(self) -> str:
+            try:
+                await self.exec(["sleep", "60"])
+            except CallTimeout as error:
+                return str(error)
+
+        @call
+        async def begin(self) -> str:
+            self.sleeping = await self.exec(["sleep", "50"], stream=True)
+            return self.sleeping.id
+
+    if __name__ == "__main__":
+        run(Builder)
+"""
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[Node]:
+    if why_not_native():
+        pytest.skip(f"no native sandbox here, which is announced by the capability table: {why_not_native()}")
+    with node(CONFIG, {"builder.py": BUILDER, "work/seed": "seed"}) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(one: Node) -> Iterator[Client]:
+    with connect(one.control) as made:
+        yield made
+
+
+def running(client: Client) -> list[str]:
+    return [row["argv"] for row in client.call("commands", "look", timeout=30)["running"] if row["state"] == "running"]
+
+
+def quiet(client: Client) -> None:
+    eventually(lambda: not client.call("commands", "look", timeout=30)["running"], 30, "nothing runs or waits")
+
+
+def test_what_becomes_of_a_command_is_in_its_result(client: Client) -> None:
+    ended = client.exec(["sh", "-c", "cat; id -un >&2; exit 3"], stdin="hello", env={"A": "1"})
+    assert (ended.status, ended.exit_code, ended.stdout, ended.stderr) == ("exited", 3, b"hello", b"sandbox\n")
+    assert (ended.killed_by, ended.stdout_truncated, ended.limits["wall"]["value"]) == (None, False, 60.0)
+    assert {"pidns", "seccomp:1"} <= set(ended.isolation["layers"])
+    late = client.exec(["sleep", "60"], timeout=0.3)
+    assert (late.status, late.killed_by) == ("killed", "timeout")
+    read = "import sys; print(sys.argv, open('in.txt').read())"
+    assert client.exec_python(read, ["x"], files={"in.txt": "data"}).text == "['-c', 'x'] data\n"
+    assert client.exec(["no-such-command"]).status == "not_found"
+    told = client.exec("ls -l")  # type: ignore[arg-type]
+    assert (told.status, told.hint) == ("refused", "pass ['ls', '-l']; for a shell, [\"sh\", \"-c\", ...]")
+    with pytest.raises(Refused, match="there is no profile 'wrok'; did you mean 'work'") as raised:
+        client.exec(["true"], profile="wrok")
+    assert raised.value.code == "profile"
+
+
+def test_a_profile_of_the_file_is_in_force(one: Node, client: Client) -> None:
+    ended = client.exec(["sh", "-c", "cat seed; echo made > made"], profile="work", cwd=one.home / "work")
+    assert (ended.stdout, (one.home / "work" / "made").read_text()) == (b"seed", "made\n")
+    assert client.exec(["ls"], profile="git").status == "refused"
+
+
+def test_output_larger_than_a_message_comes_whole_and_in_pieces(client: Client) -> None:
+    size = 5 << 20
+    whole = client.exec(["head", "-c", str(size), "/dev/zero"], profile="work")
+    assert (whole.stdout == bytes(size), whole.stdout_truncated) == (True, False)
+    with client.exec(["head", "-c", str(size), "/dev/zero"], profile="work", stream=True) as run:
+        pieces = [chunk for _, chunk in run]
+        assert (b"".join(pieces) == bytes(size), max(map(len, pieces)) <= 256 << 10) == (True, True)
+        assert (run.result().exit_code, run.result().stdout_bytes) == (0, size)
+    quiet(client)
+
+
+def test_a_command_is_spoken_to_while_it_runs(client: Client) -> None:
+    run = client.exec(["cat"], stdin=True, stream=True)
+    for word in (b"one", b"two"):
+        run.write(word)
+        assert next(run) == ("stdout", word)
+    large = os.urandom(1 << 20)
+    with client.exec(["wc", "-c"], stdin=True, stream=True) as counting:
+        counting.write(large)
+        counting.close_stdin()
+        assert b"".join(chunk for _, chunk in counting) == b"1048576\n"
+    run.close_stdin()
+    assert (run.result().status, run.result().exit_code) == ("exited", 0)
+    sleeping = client.exec(["sleep", "50"], stream=True)
+    sleeping.cancel()
+    assert (sleeping.result().status, sleeping.result().killed_by) == ("killed", "cancelled")
+
+
+def test_a_full_queue_refuses_at_once(client: Client) -> None:
+    held = [client.exec(["sleep", "50"], stream=True) for _ in range(3)]
+    with pytest.raises(Overloaded, match="the pool's queue is full"):
+        client.exec(["true"])
+    with pytest.raises(Overloaded):
+        client.exec(["true"], stream=True)
+    for run in held:
+        run.cancel()
+    assert client.exec(["true"]).ok
+    quiet(client)
+
+
+def test_an_agent_may_order_what_its_list_allows(client: Client) -> None:
+    assert client.call("builder", "run", argv=["echo", "hi"], timeout=30)[:2] == ["exited", "hi\n"]
+    refused = client.call("builder", "run", argv=["ls"], timeout=30)
+    assert refused[0] == "refused" and "add a pattern" in refused[2]
+    assert client.call("builder", "blocking", argv=["python3", "-c", "print(1)"], timeout=30) == "1\n"
+
+
+def test_a_command_ends_with_the_deadline_of_the_call_that_it_serves(client: Client) -> None:
+    began = time.monotonic()
+    with pytest.raises(Exception, match="deadline"):
+        client.call("builder", "late", timeout=0.5)
+    assert time.monotonic() - began < 30
+    quiet(client)
+    assert client.call("commands", "look", timeout=30)["last"][-1]["killed_by"] == "cancelled"
+    assert client.call("builder", "run", argv=["echo", "on"], timeout=30)[1] == "on\n"
+
+
+def test_what_an_owner_has_ordered_ends_with_it(one: Node, client: Client) -> None:
+    client.call("builder", "begin", timeout=30)
+    with connect(one.control) as leaving:
+        leaving.exec(["sleep", "49"], stream=True)
+        eventually(lambda: sorted(running(client)) == ["sleep 49", "sleep 50"], 30)
+    one.kill(one.pid("builder"))
+    quiet(client)
+    assert [row["killed_by"] for row in client.call("commands", "look", timeout=30)["last"][-2:]] == ["owner", "owner"]
+
+
+def test_every_command_is_an_event(one: Node, client: Client) -> None:
+    heard = client.events("otpd.emit.command", timeout=30)
+    client.exec(["sh", "-c", "exit 7"])
+    told = next(heard).measurements
+    assert (told["argv"], told["caller"], told["exit_code"]) == ("sh -c 'exit 7'", client.name, 7)
+
+    def noted() -> bool:
+        rows = [event for event in one.all_events() if event["event"] == "otpd.commands.ended"]
+        return any(row["name"] == client.name and row.get("exit_code") == 7 and row["wall_s"] > 0 for row in rows)
+
+    eventually(noted, 30, "it is in the event log")
+
+
+def test_workers_are_children_of_the_service_in_the_tree(one: Node, client: Client) -> None:
+    client.exec(["true"])
+    rows = {name: row for name, row in one.workers().items() if name.startswith("commands-")}
+    assert {row["path"] for row in rows.values()} <= {f"services/commands/commands-{n}" for n in (1, 2)}
+    victim = next(iter(rows.values()))
+    environment = Path(f"/proc/{victim['pid']}/environ").read_bytes().split(b"\0")
+    assert {each.partition(b"=")[0] for each in environment if each} <= {
+        b"PATH", b"PYTHONPATH", b"PYTHONHOME", b"LD_LIBRARY_PATH", b"OTPD_NODE", b"OTPD_CHILD", b"OTPD_GENERATION",
+        b"SPT_NOENV",
+    }  # fmt: skip
+    one.kill(victim["pid"])
+    assert client.exec(["true"]).ok
+    eventually(lambda: gone(victim["pid"]), 30)
