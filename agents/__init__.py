@@ -34,6 +34,7 @@ from otpd.agents.errors import (
     RemoteError,
     SpawnRefused,
     Stale,
+    StoreFull,
     TooLarge,
 )
 from otpd.agents.life import run
@@ -45,5 +46,5 @@ __all__ = [
     "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
     "CircuitOpen", "Client", "Command", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess",
     "NodeNotRunning", "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply", "Result",
-    "SpawnRefused", "Stale", "TooLarge", "Whereabouts", "call", "cast", "connect", "on", "run",
+    "SpawnRefused", "Stale", "StoreFull", "TooLarge", "Whereabouts", "call", "cast", "connect", "on", "run",
 ]  # fmt: skip

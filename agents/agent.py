@@ -14,17 +14,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from otpd.agents import methods
 from otpd.agents.blocking import Blocking
 from otpd.agents.commands import Commands
 from otpd.agents.current import CURRENT, Current
+from otpd.agents.deliveries import DELIVERY, Delivery
 from otpd.agents.errors import OtpdError
 from otpd.agents.names import checked
 from otpd.agents.replies import Reply
+from otpd.agents.transactions import Transaction
 from otpd.agents.values import Child, Ref
 from otpd.agents.verbs import Verbs
 from otpd.agents.waiting import Done
@@ -143,6 +146,19 @@ class Agent(Verbs):
         self._host.stop(reason)
         return _DONE
 
+    # --- durable messages ---
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """The durable message that is being handled: its `seq`, `attempt` (from 1), `sender`, `id` and `sent_at`."""
+        return DELIVERY.get()
+
+    def transaction(self) -> Transaction:
+        """`async with self.transaction():` what is saved and sent durably in the block, and the acknowledgement of the
+        durable message that is being handled, take place together or not at all. Raises as `cast` and `save` do; Stale when
+        the message was given to another incarnation."""
+        return Transaction(self._otpd)
+
     # --- links ---
 
     @property
@@ -224,6 +240,17 @@ class Sync(Blocking[Agent]):
 
     def trap_exits(self, on: bool = True) -> None:
         self._do(setattr, self._verbs, "trap_exits", on)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """`with self.sync.transaction():`, as that of the agent."""
+        transaction = self._verbs.transaction()
+        transaction.enter()
+        try:
+            yield
+        finally:
+            transaction.leave()
+        self._do(transaction.commit)
 
     def join(self, group: str) -> None:
         self._do(self._verbs.join, group)

@@ -60,13 +60,15 @@ class Blocking(Generic[V]):
         """The result of `method` of the agent `to`, or one error, within `timeout` seconds (None: however long it takes)."""
         return self._do(self._verbs.call, to, method, timeout, **args)
 
-    def cast(self, to: str | Address, method: str, /, confirm: bool = False, **args: Any) -> None:
-        """Send without an answer; with `confirm` it returns when the broker has accepted it, or raises."""
-        self._do(self._verbs.cast, to, method, confirm, **args)
+    def cast(self, to: str | Address, method: str, /, confirm: bool = False, durable: bool = False, **args: Any) -> None:
+        """Send without an answer; with `confirm` it returns when the broker has accepted it, with `durable` (and `id`,
+        `key`) when the store has it on disk, or raises."""
+        self._do(self._verbs.cast, to, method, confirm, durable, **args)
 
-    def publish(self, topic: str, /, **data: Any) -> None:
-        """An event for everybody who has subscribed to a pattern that `topic` meets."""
-        self._do(self._verbs.publish, topic, **data)
+    def publish(self, topic: str, /, durable: bool = False, **data: Any) -> None:
+        """An event for everybody who has subscribed to a pattern that `topic` meets; with `durable` it is on disk for those
+        who have subscribed durably when this returns."""
+        self._do(self._verbs.publish, topic, durable, **data)
 
     def agent(self, name: str | Address, timeout: float | None = TIMEOUT) -> Proxy:
         """`self.sync.agent("inventory").reserve(sku="A")`."""

@@ -20,6 +20,7 @@ from otpd.agents.current import inherited_deadline
 from otpd.agents.data import Encoder
 from otpd.agents.errors import BrokerLost, CallTimeout, NotData, OtpdError, Stale, TooLarge, failure
 from otpd.agents.names import Names, checked
+from otpd.agents.submissions import Submissions
 from otpd.agents.waiting import Done, Waiting, what
 from otpd.ipc import errors as wire_errors
 from otpd.ipc.endpoint import Address, Endpoint
@@ -74,6 +75,7 @@ class Conversation:
         self._sent: dict[int, tuple[int, str]] = {}
         self._roomless: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self.submissions = Submissions(self)  # to the store
 
     # --- what all verbs begin with ---
 

@@ -27,6 +27,8 @@ class Current:
     gone: Callable[[], None] | None = None  # called when it is deferred and nobody waits for it any more
 
 
+#: Who has sent the cast that is being handled; "" while there is none.
+CASTER: contextvars.ContextVar[str] = contextvars.ContextVar("otpd_caster", default="")
 CURRENT: contextvars.ContextVar[Current | None] = contextvars.ContextVar("otpd_current", default=None)
 
 

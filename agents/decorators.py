@@ -8,7 +8,7 @@ They mark the method and leave it as it is, so that it can be called as any othe
 ...     @on("orders.*.cancelled")
 ...     async def cancelled(self, event): ...
 >>> marks(Inventory.reserve), marks(Inventory.cancelled)
-((Mark(kind='call', pattern=''),), (Mark(kind='on', pattern='orders.*.cancelled'),))
+((Mark(kind='call', pattern='', durable=False),), (Mark(kind='on', pattern='orders.*.cancelled', durable=False),))
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _MARKS: Final = "__otpd_marks__"
 class Mark:
     kind: Literal["call", "cast", "on"]
     pattern: str = ""
+    durable: bool = False
 
 
 def call(method: F) -> F:
@@ -37,11 +38,15 @@ def cast(method: F) -> F:
     return _marked(method, Mark("cast"))
 
 
-def on(pattern: str) -> Callable[[F], F]:
-    """This method gets each event whose topic meets `pattern`: words joined by dots, `*` one word, `**` the rest."""
+def on(pattern: str, durable: bool = False) -> Callable[[F], F]:
+    """This method gets each event whose topic meets `pattern`: words joined by dots, `*` one word, `**` the rest.
+
+    With `durable` it gets those, and only those, that are published with durable=True: from its first start on also what is
+    published while this agent is down, at least once each.
+    """
     if not isinstance(pattern, str):
         raise TypeError(f'@on expects a pattern, got {pattern!r}; write for example: @on("orders.*.cancelled")')
-    return lambda method: _marked(method, Mark("on", pattern))
+    return lambda method: _marked(method, Mark("on", pattern, durable))
 
 
 def marks(method: Any) -> tuple[Mark, ...]:

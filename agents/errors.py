@@ -55,6 +55,10 @@ class Exited(OtpdError):
         self.reason = reason
 
 
+class StoreFull(OtpdError):
+    """The store can keep no more: its bounds, or the disk, are reached. Nothing was kept."""
+
+
 class BrokerLost(OtpdError):
     """The broker died during the call. Maybe executed; the agents live on."""
 
@@ -163,6 +167,9 @@ _CODES: Final[dict[str, tuple[type[OtpdError], str, str]]] = {
     "stale": (Stale, "a newer incarnation has taken over", "end this process"),
     "down": (Exited, "the target died during the call", "it may have been done; see why it died with: otpd why"),
     "broker_lost": (BrokerLost, "the broker died meanwhile", "it may have been done; it comes back by itself, try again"),
+    "store_full": (
+        StoreFull, "the store can keep no more", "see what waits for whom with: otpd letters waiting; and the disk: df",
+    ),
     "already_registered": (AlreadyRegistered, "somebody else holds the key", "look who with: self.lookup(key)"),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ What becomes of a message:
 | call | reply | answer that teaches (BadArguments, NoMethod) | answer (Reject) | reply RemoteError, then the agent crashes |
 | cast | - | logged and counted | logged and counted | the agent crashes |
 | event, death, rejection | - | - | logged and counted | the agent crashes |
+| durable cast or event | acknowledged | dead letter | dead letter | again later, or a dead letter: `durable_inbox` |
 
 A call that its handler defers is answered by its `Reply`; what the handler returns then says nothing.
 
@@ -29,8 +30,10 @@ from typing import Any, Final, Protocol
 from otpd.agents import raised
 from otpd.agents.complaints import Complaints
 from otpd.agents.conversation import Conversation
-from otpd.agents.current import CURRENT, Current
+from otpd.agents.current import CASTER, CURRENT, Current
 from otpd.agents.data import UNDECODABLE, decode
+from otpd.agents.deliveries import Delivery
+from otpd.agents.durable_inbox import DurableInbox
 from otpd.agents.errors import Reject, TooLarge
 from otpd.agents.methods import Method, Methods
 from otpd.agents.replies import Reply
@@ -91,6 +94,7 @@ class Mailbox:
         self._closed = False
         self._handled = self._handled_bytes = self._waiting_rejections = 0
         self.received = 0
+        self._durable = DurableInbox(conversation, methods, complain, self._run_durable, self._put)
         conversation.hears.update(
             {
                 Delivered: self._delivered, EventReceived: self._put, CallCancelled: self._cancelled, Gap: self._put,
@@ -102,7 +106,7 @@ class Mailbox:
         conversation.silenced = self._silence
         self._how: dict[type, Callable[[Any], Awaitable[None]]] = {
             Delivered: self._cast, Current: self._call, EventReceived: self._event, Rejected: self._handle_rejected,
-            Gap: self._gap,
+            Gap: self._gap, Delivery: self._handle_durable,
             Down: lambda it: self._callback(agent.handle_down, it.name, it.generation, it.reason),
             Up: lambda it: self._callback(agent.handle_up, it.name, it.generation),
             Exit: lambda it: self._callback(agent.handle_exit, it.name, it.generation, it.reason),
@@ -114,6 +118,8 @@ class Mailbox:
             ref, answer = self._conversation.subscribe(pattern)
             self._patterns[ref] = pattern
             answer.add_done_callback(self._subscribed)
+        if self._methods.durable_events:
+            self._durable.subscribe()
 
     def _subscribed(self, answer: asyncio.Future[Any]) -> None:
         error = None if answer.cancelled() else answer.exception()
@@ -133,7 +139,10 @@ class Mailbox:
 
     def _delivered(self, message: Delivered) -> None:
         if message.call is None:
-            self._put(message)
+            if self._durable.is_meant(message):
+                self._durable.arrived(message)
+            else:
+                self._put(message)
         elif message.body.startswith(_DESCRIBE_BEGINS):
             self._reply(message.call, Status.OK, self.describe(), DESCRIBE)
             self._endpoint.handled(1, len(message.body))
@@ -156,6 +165,8 @@ class Mailbox:
             self._give_up(current)
 
     def _rejected(self, name: str, method: str, reason: str) -> None:
+        if self._durable.is_word(name, method):
+            return
         if self._waiting_rejections >= _REJECTIONS:
             text = "more rejected casts than handle_rejected takes (the last: %s.%s, %s)"
             self._complain("casts rejected", text, name, method, reason)
@@ -238,11 +249,22 @@ class Mailbox:
             which = f".{handler.name}, " if handler is not None else ""
             self._complain("casts dropped", "cast from %s dropped: %s%s%s", message.source, self._agent.name, which, wrong)
         else:
+            CASTER.set(message.source)
             try:
                 await self._run(handler, args)
             except Reject as error:
                 self._complain("casts dropped", "cast from %s: %s rejects it: %s", message.source, handler.name, error)
         self._done(len(message.body))
+
+    async def _handle_durable(self, delivery: Delivery) -> None:
+        await self._durable.handle(delivery)
+        self._done(delivery.size)
+
+    def _run_durable(self, handler: Method, given: dict[str, Any] | Event) -> Awaitable[Any]:
+        if isinstance(given, dict):
+            return self._run(handler, given)
+        job = functools.partial(handler.function, self._agent, given)
+        return job() if handler.is_async else self._in_thread(job)
 
     async def _call(self, current: Current) -> None:
         CURRENT.set(current)

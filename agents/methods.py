@@ -59,15 +59,14 @@ class Methods:
         self.calls: dict[str, Method] = {}
         self.casts: dict[str, Method] = {}
         self.events: list[Method] = []
+        self.durable_events: list[Method] = []
         for name, function, mark in _marked(agent_class):
             self._add(name, function, mark)
-        self._topics: Trie[int] = Trie()
-        for index, method in enumerate(self.events):
-            self._topics.add(method.pattern, index)
+        self._topics, self._durable_topics = _trie(self.events), _trie(self.durable_events)
 
     def _add(self, name: str, function: Callable[..., Any], mark: Mark) -> None:
         if mark.kind == "on":
-            self.events.append(Method(name, function, mark.pattern))
+            (self.durable_events if mark.durable else self.events).append(Method(name, function, mark.pattern))
         else:
             table = self.calls if mark.kind == "call" else self.casts
             table[name] = Method(name, function)
@@ -75,6 +74,9 @@ class Methods:
     def of_topic(self, topic: str) -> list[Method]:
         """Those whose pattern the topic meets, in the order of the class."""
         return [self.events[index] for index in sorted(self._topics.find(topic))]
+
+    def of_durable_topic(self, topic: str) -> list[Method]:
+        return [self.durable_events[index] for index in sorted(self._durable_topics.find(topic))]
 
     def missing(self, kind: str, name: str) -> str:
         """Why there is no such method, with what there is."""
@@ -93,8 +95,18 @@ class Methods:
             "doc": inspect.cleandoc(self._class.__doc__ or ""),
             "calls": [each.describe() for each in self.calls.values()],
             "casts": [each.describe() for each in self.casts.values()],
-            "topics": [{**each.describe(), "pattern": each.pattern} for each in self.events],
+            "topics": [
+                *({**each.describe(), "pattern": each.pattern} for each in self.events),
+                *({**each.describe(), "pattern": each.pattern, "durable": True} for each in self.durable_events),
+            ],
         }
+
+
+def _trie(methods: list[Method]) -> Trie[int]:
+    found: Trie[int] = Trie()
+    for index, method in enumerate(methods):
+        found.add(method.pattern, index)
+    return found
 
 
 def check(agent_class: type, reserved: frozenset[str]) -> None:
@@ -109,7 +121,7 @@ def check(agent_class: type, reserved: frozenset[str]) -> None:
 #: What the verbs call and cast take for themselves.
 _TAKEN: Final[Mapping[str, frozenset[str]]] = {
     "call": frozenset({"timeout"}),
-    "cast": frozenset({"confirm"}),
+    "cast": frozenset({"confirm", "durable"}),
     "on": frozenset(),
 }
 

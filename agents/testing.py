@@ -48,6 +48,7 @@ from otpd.agents.errors import ChildError, Reject, RemoteError
 from otpd.agents.host import Host
 from otpd.agents.testing_clock import Clock
 from otpd.agents.testing_node import Node
+from otpd.agents.testing_store import STORE, RecordingSubmissions, Store
 from otpd.agents.verbs import TIMEOUT, Verbs
 from otpd.agents.waiting import Waiting
 from otpd.ipc.endpoint import Address
@@ -81,6 +82,7 @@ class Running(Generic[A]):
         self.notes: list[tuple[str, str, dict[str, Any]]] = []
         self._clock = Clock(self._turn, self._due, self._threads)
         self._node = Node(self._clock.now, self._terminate)
+        self._store = Store(self, self)
         self._host: Host | None = None
         self._crash_is_seen = False
 
@@ -114,6 +116,7 @@ class Running(Generic[A]):
         endpoint, generation = self._node.endpoint(self.name)
         conversation = _Recording(endpoint, self._clock.now)
         conversation.record, conversation.flush = self, self._flush
+        conversation.submissions = RecordingSubmissions(conversation, self._store, self._cast_durably)
         log = logging.getLogger(f"otpd.agent.{self.name}")
         host = self._host = Host(self._class, generation, conversation, self, log)
         self._node.join(conversation, "starting")
@@ -145,6 +148,7 @@ class Running(Generic[A]):
     async def __aexit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._hosted().stop("shutdown")
         await asyncio.wait((self._life,))
+        await self._store.end()
         self._put_back(asyncio.get_running_loop())
         crash = self._life.exception()
         if crash is not None and not self._crash_is_seen and error is None:
@@ -221,6 +225,8 @@ class Running(Generic[A]):
             await asyncio.wait((idle, self._life), return_when=asyncio.FIRST_COMPLETED)
             idle.cancel()
             moved = self._turn()
+            await self._store.settle()
+            moved = self._turn() or moved
 
     def _peer(self, name: str) -> Peer:
         if name not in self.peers:
@@ -257,8 +263,21 @@ class Running(Generic[A]):
     def _conversation(self, name: str, kind: str = "agent") -> Conversation:
         endpoint, _ = self._node.endpoint(name)
         conversation = Conversation(endpoint, self._clock.now)
+        conversation.submissions = RecordingSubmissions(conversation, self._store, _nothing)
         self._node.join(conversation, kind=kind)
         return conversation
+
+    def join_store(self) -> tuple[Conversation, int]:
+        endpoint, generation = self._node.endpoint(STORE.name)
+        conversation = Conversation(endpoint, self._clock.now)
+        self._node.join(conversation, "starting", kind="service")
+        return conversation, generation
+
+    def store_ready(self) -> None:
+        self._node.ready(STORE.name)
+
+    def _cast_durably(self, to: str, method: str, args: dict[str, Any]) -> None:
+        self.casts.append((to, method, args))
 
     def _turn(self) -> bool:
         return self._node.turn()
@@ -283,6 +302,10 @@ class Running(Generic[A]):
 _GRACE = 0.05
 
 
+def _nothing(*_: Any) -> None:
+    pass
+
+
 class _Tester(Verbs):
     """The test, as a client of the node."""
 
@@ -298,13 +321,17 @@ class _Recording(Conversation):
     async def call(
         self, to: Address, method: str, args: Mapping[str, Any], timeout: float | None, inherit: bool = True
     ) -> Any:
-        self.record.calls.append((to.name, method, dict(args)))
+        if to == STORE:
+            self.record._store.begin()
+        else:
+            self.record.calls.append((to.name, method, dict(args)))
         return await super().call(to, method, args, timeout, inherit)
 
     def put_cast(
         self, to: Address, method: str, args: Mapping[str, Any], body: bytes, confirm: Waiting | None = None
     ) -> int:
-        self.record.casts.append((to.name, method, dict(args)))
+        if to != STORE:
+            self.record.casts.append((to.name, method, dict(args)))
         return super().put_cast(to, method, args, body, confirm)
 
     def put_event(self, topic: str, data: Mapping[str, Any]) -> None:

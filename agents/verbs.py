@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Final
 
+from otpd.agents import durable as durables
 from otpd.agents.commands import Commands
 from otpd.agents.conversation import Conversation
 from otpd.agents.errors import NoProcess, OtpdError
@@ -58,19 +59,34 @@ class Verbs(Commands):
                 raise each
         return dict(zip(names, results, strict=True))
 
-    def cast(self, to: str | Address, method: str, /, confirm: bool = False, **args: Any) -> Awaitable[None]:
+    def cast(
+        self, to: str | Address, method: str, /, confirm: bool = False, durable: bool = False, **args: Any
+    ) -> Awaitable[None]:
         """Send without an answer. Done when it is queued here; while too much is queued it waits for room.
 
         One that the broker does not accept later reaches `handle_rejected`. With `confirm` it waits for the broker's word
         and raises: NoProcess, Overloaded.
+
+        With `durable` it waits until the store has it on disk, and raises StoreFull, Overloaded, CallTimeout; from then on
+        it reaches `to` at least once, whatever dies. `id`: the same id of the same sender within 10 minutes is the same
+        message. `key`: those with the same key come one after the other; by default the sender is the key. In a
+        transaction it is on disk with that.
         """
         conversation = self._otpd
+        if durable:
+            return durables.cast(conversation, conversation.names.address(to), method, args)
         if confirm:
             return conversation.cast_confirmed(conversation.names.address(to), method, args, TIMEOUT)
         return conversation.cast(conversation.names.address(to), method, args)  # type: ignore[no-any-return]
 
-    def publish(self, topic: str, /, **data: Any) -> Awaitable[None]:
-        """An event for everybody who has subscribed to a pattern that `topic` meets: at most once each, in order."""
+    def publish(self, topic: str, /, durable: bool = False, **data: Any) -> Awaitable[None]:
+        """An event for everybody who has subscribed to a pattern that `topic` meets: at most once each, in order.
+
+        With `durable` (and `id`, `key`, as in `cast`) it is on disk, once for each durable subscriber, when this is done;
+        the others get it then.
+        """
+        if durable:
+            return durables.publish(self._otpd, topic, data)
         return self._otpd.publish(topic, data)  # type: ignore[no-any-return]
 
     def agent(self, name: str | Address, timeout: float | None = TIMEOUT) -> Proxy:

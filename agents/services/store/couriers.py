@@ -1,0 +1,378 @@
+"""The handlers of the store for durable messages: what is said to the queue, and what the queue wants done.
+
+`queue` decides. Here calls and casts become its events, its units become commits of the engine, and its deliveries casts to
+their targets. An answer is given when its commit is on disk, and the next message is handled meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+from otpd.agents.agent import Agent
+from otpd.agents.current import CASTER
+from otpd.agents.decorators import call, cast
+from otpd.agents.deliveries import DURABLE, encoded
+from otpd.agents.errors import Reject
+from otpd.agents.replies import Reply
+from otpd.agents.services.notes import note
+from otpd.agents.services.store import journal
+from otpd.agents.services.store.messages import (
+    Answer,
+    Bounds,
+    Deliver,
+    Effect,
+    Failure,
+    Kind,
+    Message,
+    Request,
+    Tell,
+    Unit,
+    Watch,
+)
+from otpd.agents.services.store.queue import MEMORY, Queue
+from otpd.ipc.endpoint import Address
+from otpd.ipc.happenings import Welcomed
+from otpd.ipc.topics import TopicError, words_of_pattern
+
+T = TypeVar("T")
+#: Bytes of bodies that are kept in memory until they are delivered, so that they need not be read again.
+_KEPT: Final = 16 * 2**20
+_GENERATION: Final = 32
+#: Seconds until a commit that a full disk has refused is tried again.
+_AGAIN: Final = 0.5
+_NOBODY: Final = "there is no dead letter {}; see which there are with: otpd letters"
+
+
+Write: TypeAlias = Callable[[sqlite3.Connection], Any]
+Then: TypeAlias = Callable[[Any, BaseException | None], None]
+
+
+class Engine(Protocol):
+    """What commits: the writes, and questions, of many at once, in order."""
+
+    def submit(self, write: Write, then: Then, *, grows: bool = True, size: int = 0) -> None: ...
+
+    def commit(self, write: Write, *, grows: bool = True, size: int = 0) -> asyncio.Future[Any]: ...
+
+
+class Bodies:
+    """Of messages that wait, within a bound; the others are read from disk."""
+
+    def __init__(self, bound: int = _KEPT) -> None:
+        self._bodies: dict[int, bytes] = {}
+        self._room = bound
+
+    def keep(self, seq: int, body: bytes) -> None:
+        if len(body) <= self._room:
+            self._bodies[seq] = body
+            self._room -= len(body)
+
+    def get(self, seq: int) -> bytes | None:
+        return self._bodies.get(seq)
+
+    def drop(self, seq: int) -> None:
+        self._room += len(self._bodies.pop(seq, b""))
+
+
+class Couriers(Agent):
+    """The half of the store that keeps messages; `begin_couriers` when the engine runs."""
+
+    _queue: Queue
+
+    async def begin_couriers(self, engine: Engine, bounds: Bounds, put_state: Callable[..., Any]) -> None:
+        """`put_state(connection, name, inc, expected version, packed)` within a commit: the new version, or an error with
+        the `code` of why not."""
+        self._engine, self._put_state = engine, put_state
+        self._life = self._otpd.endpoint.inc >> _GENERATION
+        self._bodies = Bodies()
+        self._units: deque[tuple[Unit, Write, asyncio.Future[Any]]] = deque()
+        self._written = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._monitors: dict[str, int] = {}
+        self._leaving: deque[Deliver] = deque()
+        recovered = await self._ask(journal.recover)
+        self._queue = Queue(recovered, bounds, self._otpd.clock(), time.time())
+        self._otpd.hears[Welcomed] = functools.partial(self._another_broker, self._otpd.hears[Welcomed])
+        self._committing = asyncio.ensure_future(self._commit())
+        self._work()
+
+    async def _ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        found: T = await self._engine.commit(query, grows=False)
+        return found
+
+    def _inc(self, generation: int) -> int:
+        """All processes of a node have the life of their root."""
+        return self._life << _GENERATION | generation
+
+    def _another_broker(self, hear: Callable[[Any], None], welcomed: Welcomed) -> None:
+        """What was on its way may be lost with the one before."""
+        hear(welcomed)
+        self._queue.remind_all(self._otpd.clock())
+        self._work()
+
+    # --- senders ---
+
+    @call
+    async def submit(
+        self, number: int, requests: list[Any], settles: list[int] | None = None, state: Any = None, whole: bool = False
+    ) -> Any:
+        """Durable messages [kind, target, name, body, key, id] of the caller, and with them, in a transaction, the message
+        that it settles and its state. `number` grows by one each time; the same one again is answered as before."""
+        assert self.current is not None
+        caller, inc = self.current.caller, self._inc(self.current.generation)
+        try:
+            wanted = [Request(Kind(kind), target, name, body, key, id) for kind, target, name, body, key, id in requests]
+        except (TypeError, ValueError):
+            raise Reject("submit: expected requests [kind, target, name, body, key, id]") from None
+        pair = None if settles is None else (settles[0], settles[1])
+        take = functools.partial(self._take, self.defer(), caller, inc, number, wanted, pair, whole, state)
+        named = [(caller, request.id) for request in wanted if request.id]
+        if named:
+            self._engine.submit(lambda connection: journal.finished(connection, named), take, grows=False)
+        else:
+            take({}, None)
+
+    def _take(
+        self, reply: Reply, caller: str, inc: int, number: int, requests: list[Request], settles: tuple[int, int] | None,
+        whole: bool, state: Any, finished: dict[tuple[str, str, str], int], error: BaseException | None,
+    ) -> None:  # fmt: skip
+        """`finished`: of their ids, which belong to messages that have ended."""
+        if error is not None:
+            self._answer(reply, Answer(reply, code=_code(error), text=str(error)))
+            return
+        self._queue.submit(reply, caller, inc, number, requests, settles, whole, state, finished)
+        self._work()
+
+    @call
+    async def subscribe(self, patterns: list[str]) -> Any:
+        """The durable subscriptions of the caller, in the place of those that it had."""
+        assert self.current is not None
+        try:
+            for pattern in patterns:
+                words_of_pattern(pattern)
+        except (TopicError, AttributeError) as error:
+            raise Reject(f"durable subscription: {error}") from None
+        self._queue.subscribe(self.defer(), self.current.caller, patterns)
+        self._work()
+
+    # --- receivers ---
+
+    @cast
+    async def acknowledged(self, seq: int, attempt: int, inc: int) -> None:
+        """The caster has handled it."""
+        self._queue.acknowledged(seq, attempt, (CASTER.get(), inc), self._otpd.clock())
+        self._work()
+
+    @cast
+    async def refused(
+        self, seq: int, attempt: int, inc: int, reason: str, error: str = "", traceback: str = "", final: bool = False
+    ) -> None:
+        """Its handler has failed; `final`: there is no use in trying again."""
+        failure = Failure(reason, error, traceback)
+        self._queue.refused(seq, attempt, (CASTER.get(), inc), failure, self._otpd.clock(), final)
+        self._work()
+
+    async def handle_up(self, name: str, generation: int) -> None:
+        self._queue.up(name, self._inc(generation), self._otpd.clock())
+        self._work()
+
+    async def handle_down(self, name: str, generation: int, reason: str) -> None:
+        self._queue.down(name, self._inc(generation) if generation else 0, reason, self._otpd.clock())
+        self._work()
+
+    async def handle_rejected(self, name: str, method: str, reason: str) -> None:
+        """Its inbox is full, or it is gone, which its monitor tells as well."""
+        if method == DURABLE:
+            self._queue.overloaded(name, self._otpd.clock())
+            self._work()
+
+    # --- dead letters ---
+
+    @call
+    async def letters(self, target: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+        """The newest dead letters, the newest last; those of one target, or all."""
+        return await self._ask(lambda connection: journal.letters(connection, target, limit))
+
+    @call
+    async def letter(self, seq: int) -> dict[str, Any]:
+        """One whole, with its body (msgpack)."""
+        shown, _, body = await self._letter(seq)
+        return {**shown, "body": body}
+
+    @call
+    async def replay(self, seq: int) -> Any:
+        """A dead letter becomes a message again; its new seq."""
+        _, message, body = await self._letter(seq)
+        self._queue.replay(self.defer(), message, body)
+        self._work()
+
+    @call
+    async def purge(self, seqs: list[int]) -> Any:
+        """They are no more; how many of them there were."""
+        self._queue.purge(self.defer(), seqs)
+        self._work()
+
+    @call
+    async def waiting(self) -> list[dict[str, Any]]:
+        """For each name that messages wait for: how many, how many are with it, since when the oldest waits."""
+        return self._queue.waiting()
+
+    async def _letter(self, seq: int) -> tuple[dict[str, Any], Message, bytes]:
+        found = await self._ask(lambda connection: journal.letter(connection, seq))
+        if found is None:
+            raise Reject(_NOBODY.format(seq))
+        return found
+
+    # --- what the queue wants ---
+
+    def _work(self) -> None:
+        """After each event: its effects, its commits, its next time."""
+        due = self._queue.tick(self._otpd.clock(), time.time())
+        while self._queue.effects:
+            self._effect(self._queue.effects.popleft())
+        for unit in self._queue.take():
+            self._submit(unit)
+        if self._queue.effects:
+            self._work()
+        else:
+            self._arm(due)
+
+    def _arm(self, due: int) -> None:
+        """One timer, at the earliest time that it was told; too early does no harm."""
+        when = due / 1e9
+        if self._timer is None or self._timer.cancelled() or self._timer.when() > when:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._otpd.loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._written.set()
+
+    def _effect(self, effect: Effect) -> None:
+        match effect:
+            case Deliver():
+                self._leaving.append(effect)
+                if len(self._leaving) == 1:
+                    self._leave()
+            case Answer(ref=Reply() as reply):
+                self._answer(reply, effect)
+            case Watch(target=name, on=True):
+                self._monitors[name] = self.monitor(name, follow=True)
+            case Watch(target=name):
+                self.demonitor(self._monitors.pop(name))
+            case Tell(event="letter.dead", data=data):
+                note(self, "letter.dead", data["target"], **data)
+            case Tell(data=data):
+                note(self, "letter.dropped", self.name, **data)
+
+    def _leave(self) -> None:
+        """In the order of dispatch, in which they are handled, too: one whose body must be read holds up those behind it."""
+        while self._leaving:
+            message = self._leaving[0].message
+            body = self._bodies.get(message.seq)
+            if body is None:
+                self._engine.submit(functools.partial(journal.body, message=message), self._read, grows=False)
+                return
+            self._deliver(self._leaving.popleft(), body)
+
+    def _read(self, body: bytes | None, error: BaseException | None) -> None:
+        if error is not None:
+            raise error
+        effect = self._leaving.popleft()
+        if body is None:
+            self._queue.corrupt(effect.message.seq, self._otpd.clock())
+        else:
+            self._deliver(effect, body)
+        self._leave()
+        self._work()
+
+    def _deliver(self, effect: Deliver, body: bytes) -> None:
+        message = effect.message
+        packed = encoded(
+            seq=message.seq, attempt=effect.attempt, inc=effect.inc, kind=int(message.kind), name=message.name, body=body,
+            sender=message.sender, id=message.id, at=message.at,
+        )  # fmt: skip
+        self._otpd.put_cast(Address(message.target), DURABLE, {}, packed)
+
+    def _answer(self, reply: Reply, answer: Answer) -> None:
+        if reply.waiting:
+            reply.answer({"code": answer.code, "text": answer.text} if answer.code else answer.value)
+
+    # --- commits ---
+
+    def _submit(self, unit: Unit) -> None:
+        rows = journal.rows(unit, time.time(), self._queue.minute)
+        for message, body in unit.inserts:
+            self._bodies.keep(message.seq, body)
+        state, receipt = unit.state, unit.receipt
+
+        def write(connection: sqlite3.Connection) -> Any:
+            more = None
+            if state is not None and receipt is not None:
+                more = self._put_state(connection, receipt.sender, receipt.inc, state[1], state[0])
+            journal.write(connection, rows, MEMORY, more)
+            return more
+
+        size = sum(len(body) for _, body in unit.inserts)
+        self._units.append((unit, write, self._engine.commit(write, grows=rows.grows, size=size)))
+        self._written.set()
+
+    async def _commit(self) -> None:
+        """One after the other, as they were submitted; between them what the timer was for."""
+        while True:
+            if not self._units:
+                self._written.clear()
+                await self._written.wait()
+                self._work()
+                continue
+            unit, write, future = self._units[0]
+            try:
+                more = await future
+            except Exception as error:
+                if unit.receipt is None and unit.ref is None:
+                    more = await self._insist(write, error)
+                    self._committed(unit, more)
+                else:
+                    self._failed(unit, error)
+            else:
+                self._committed(unit, more)
+            self._units.popleft()
+            self._work()
+
+    async def _insist(self, write: Write, error: BaseException) -> Any:
+        """What the queue itself has decided must be written: a disk that is full altogether is tried again."""
+        while _code(error):
+            await asyncio.sleep(_AGAIN)
+            try:
+                return await self._engine.commit(write, grows=False)
+            except Exception as again:
+                error = again
+        raise error
+
+    def _committed(self, unit: Unit, more: Any) -> None:
+        self._queue.committed(unit, self._otpd.clock(), more)
+        for message in (*unit.settled, *(burial.message for burial in unit.burials)):
+            self._bodies.drop(message.seq)
+
+    def _failed(self, unit: Unit, error: Exception) -> None:
+        code = _code(error)
+        if not code:
+            raise error
+        self._queue.failed(unit, code, str(error), self._otpd.clock())
+        for message, _ in unit.inserts:
+            self._bodies.drop(message.seq)
+
+
+def _code(error: BaseException) -> str:
+    """Of a refusal; "" for what is none."""
+    return str(getattr(error, "code", ""))
+
+
+__all__ = ["Couriers", "Engine", "Then"]

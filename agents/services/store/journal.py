@@ -1,0 +1,217 @@
+"""Durable messages on disk: the tables, how a unit of the queue is written, and how the queue is found again.
+
+`queue` decides, the engine commits; here is the SQL between them. A unit is turned into rows when it is taken from the queue
+(`Rows`), because the queue goes on while it waits for its commit. Each row carries a checksum of what must not change: one
+that does not fit is never delivered, it becomes a dead letter.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from otpd.agents.services.store.messages import Finished, Kind, Message, Receipt, Recovered, Unit
+
+#: For the engine: what makes these tables. Never changed; what comes later is a script of its own.
+TABLES: Final = """
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, key TEXT NOT NULL, sender TEXT NOT NULL, id TEXT NOT NULL,
+    kind INTEGER NOT NULL, name TEXT NOT NULL, at REAL NOT NULL, max_attempts INTEGER NOT NULL, origin INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, lease INTEGER NOT NULL, turn INTEGER NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL
+);
+CREATE TABLE letters (
+    seq INTEGER PRIMARY KEY, target TEXT NOT NULL, key TEXT NOT NULL, sender TEXT NOT NULL, id TEXT NOT NULL,
+    kind INTEGER NOT NULL, name TEXT NOT NULL, at REAL NOT NULL, max_attempts INTEGER NOT NULL, origin INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL,
+    died REAL NOT NULL, reason TEXT NOT NULL, error TEXT NOT NULL, traceback TEXT NOT NULL
+);
+CREATE TABLE finished (
+    sender TEXT NOT NULL, id TEXT NOT NULL, target TEXT NOT NULL, seq INTEGER NOT NULL, minute INTEGER NOT NULL,
+    PRIMARY KEY (sender, id, target)
+) WITHOUT ROWID;
+CREATE TABLE subscriptions (name TEXT NOT NULL, pattern TEXT NOT NULL, PRIMARY KEY (name, pattern)) WITHOUT ROWID;
+CREATE TABLE receipts (
+    sender TEXT PRIMARY KEY, inc INTEGER NOT NULL, number INTEGER NOT NULL, minute INTEGER NOT NULL, answer BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE minutes (one INTEGER PRIMARY KEY CHECK (one = 1), minute INTEGER NOT NULL);
+INSERT INTO minutes VALUES (1, 0);
+"""
+_FIXED: Final = "seq, target, key, sender, id, kind, name, at, max_attempts, origin"
+_INSERT: Final = f"INSERT INTO messages ({_FIXED}, attempts, lease, turn, body, crc) VALUES ({', '.join('?' * 15)})"
+_BURY: Final = f"""
+INSERT INTO letters ({_FIXED}, attempts, body, crc, died, reason, error, traceback)
+SELECT {_FIXED}, attempts, body, crc, ?, ?, ?, ? FROM messages WHERE seq = ?"""
+_BURY_NEW: Final = f"""
+INSERT INTO letters ({_FIXED}, attempts, body, crc, died, reason, error, traceback) VALUES ({', '.join('?' * 17)})"""
+_LETTER: Final = f"{_FIXED}, attempts, died, reason, error, traceback"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a unit writes, as it was when it was taken."""
+
+    inserts: Sequence[tuple[Any, ...]]
+    leases: Sequence[tuple[int, int, int, int]]  # attempts, lease, turn, seq
+    letters: Sequence[tuple[Any, ...]]
+    buried: Sequence[tuple[Any, ...]]
+    ended: Sequence[int]
+    finished: Sequence[tuple[str, str, str, int, int]]
+    opened: Sequence[int]
+    subscriptions: Sequence[tuple[str, tuple[str, ...]]]
+    receipt: Receipt | None
+    outcomes: Sequence[int | str]
+    minute: int
+
+    @property
+    def grows(self) -> bool:
+        """Whether a full disk may refuse it; what only ends or moves messages must be written (E8)."""
+        return self.receipt is not None or bool(self.inserts or self.subscriptions)
+
+
+def rows(unit: Unit, wall: float, minute: int) -> Rows:
+    """`wall`: now, for the day of a death; `minute`: of the queue, until when ids are remembered."""
+    ended = [*unit.settled, *(each.message for each in unit.burials if each.body is None)]
+    leases = [(m.attempts, m.lease, m.turn, m.seq) for m in (*unit.releases, *unit.charges)]
+    return Rows(
+        inserts=[(*_fixed(m), m.attempts, m.lease, m.turn, body, checksum(m, body)) for m, body in unit.inserts],
+        leases=leases,
+        letters=[
+            (*_fixed(b.message), b.message.attempts, b.body, checksum(b.message, b.body), wall, *_why(b.failure))
+            for b in unit.burials
+            if b.body is not None
+        ],
+        buried=[(wall, *_why(b.failure), b.message.seq) for b in unit.burials if b.body is None],
+        ended=[m.seq for m in ended],
+        finished=[(m.sender, m.id, m.target, m.seq, minute) for m in ended if m.id],
+        opened=list(unit.opened),
+        subscriptions=list(unit.subscriptions.items()),
+        receipt=unit.receipt,
+        outcomes=[each.seq if isinstance(each, Message) else each for each in unit.outcomes],
+        minute=unit.minute,
+    )
+
+
+def _fixed(m: Message) -> tuple[Any, ...]:
+    return (m.seq, m.target, m.key, m.sender, m.id, int(m.kind), m.name, m.at, m.max_attempts, m.origin)
+
+
+def _why(failure: Any) -> tuple[str, str, str]:
+    return failure.reason, failure.error, failure.traceback
+
+
+def checksum(message: Message, body: bytes) -> int:
+    """Of all that stays as it is while the message lives."""
+    return zlib.crc32(body, zlib.crc32(repr(_fixed(message)[:7]).encode()))
+
+
+def write(connection: sqlite3.Connection, it: Rows, memory: int, more: Any = None) -> None:
+    """Within the transaction of the engine. `more`: what the submission's answer says beside its outcomes."""
+    execute, many = connection.execute, connection.executemany
+    if it.inserts:
+        many(_INSERT, it.inserts)
+    if it.leases:
+        many("UPDATE messages SET attempts = ?, lease = ?, turn = ? WHERE seq = ?", it.leases)
+    if it.letters:
+        many(_BURY_NEW, it.letters)
+    if it.buried:
+        many(_BURY, it.buried)
+    if it.ended:
+        many("DELETE FROM messages WHERE seq = ?", [(seq,) for seq in it.ended])
+    if it.finished:
+        many("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?)", it.finished)
+    if it.opened:
+        many("DELETE FROM letters WHERE seq = ?", [(seq,) for seq in it.opened])
+    for name, patterns in it.subscriptions:
+        execute("DELETE FROM subscriptions WHERE name = ?", (name,))
+        many("INSERT OR IGNORE INTO subscriptions VALUES (?, ?)", [(name, pattern) for pattern in patterns])
+    if it.receipt is not None:
+        answer = msgpack.packb([list(it.outcomes), more])
+        who = (it.receipt.sender, it.receipt.inc, it.receipt.number, it.receipt.minute, answer)
+        execute("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?)", who)
+    if it.minute:
+        execute("UPDATE minutes SET minute = ?", (it.minute,))
+        execute("DELETE FROM finished WHERE minute < ?", (it.minute - memory,))
+        execute("DELETE FROM receipts WHERE minute < ?", (it.minute - memory,))
+
+
+# --- found again ---
+
+
+def recover(connection: sqlite3.Connection) -> Recovered:
+    """All that the queue has to know, without the bodies."""
+    fields = f"{_FIXED}, length(body), attempts, lease, turn"
+    messages = [_message(row) for row in connection.execute(f"SELECT {fields} FROM messages ORDER BY seq")]
+    subscriptions: dict[str, tuple[str, ...]] = {}
+    for name, pattern in connection.execute("SELECT name, pattern FROM subscriptions ORDER BY name, pattern"):
+        subscriptions[name] = (*subscriptions.get(name, ()), pattern)
+    receipts = [
+        Receipt(sender, inc, number, minute, msgpack.unpackb(answer))
+        for sender, inc, number, minute, answer in connection.execute("SELECT * FROM receipts")
+    ]
+    (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'messages'").fetchone()
+    (dead,) = connection.execute("SELECT coalesce(max(seq), 0) FROM letters").fetchone()
+    (minute,) = connection.execute("SELECT minute FROM minutes").fetchone()
+    return Recovered(
+        messages=messages,
+        letters=[seq for (seq,) in connection.execute("SELECT seq FROM letters ORDER BY died, seq")],
+        subscriptions=subscriptions,
+        receipts=receipts,
+        next_seq=max(last, dead) + 1,
+        next_turn=max((message.turn for message in messages), default=0) + 1,
+        minute=minute,
+    )
+
+
+def _message(row: Sequence[Any]) -> Message:
+    seq, target, key, sender, id, kind, name, at, max_attempts, origin, size, attempts, lease, turn = row
+    return Message(
+        seq=seq, target=target, key=key, sender=sender, id=id, kind=Kind(kind), name=name, at=at, size=size,
+        max_attempts=max_attempts, origin=origin, attempts=attempts, lease=lease, turn=turn,
+    )  # fmt: skip
+
+
+def body(connection: sqlite3.Connection, message: Message) -> bytes | None:
+    """Of one that is to be delivered; None when it is not what was written."""
+    row = connection.execute("SELECT body, crc FROM messages WHERE seq = ?", (message.seq,)).fetchone()
+    if row is None or checksum(message, row[0]) != row[1]:
+        return None
+    return bytes(row[0])
+
+
+def finished(connection: sqlite3.Connection, named: Sequence[tuple[str, str]]) -> Finished:
+    """Which of these (sender, id) belong to messages that have ended within memory: their targets and seqs."""
+    query = "SELECT sender, id, target, seq FROM finished WHERE sender = ? AND id = ?"
+    rows = (row for pair in dict.fromkeys(named) for row in connection.execute(query, pair))
+    return {(sender, id, target): seq for sender, id, target, seq in rows}
+
+
+# --- dead letters ---
+
+
+def letters(connection: sqlite3.Connection, target: str = "", limit: int = 10_000) -> list[dict[str, Any]]:
+    """The newest last; without their bodies."""
+    query = f"SELECT {_LETTER}, length(body) FROM letters WHERE ? IN ('', target) ORDER BY died DESC, seq DESC LIMIT ?"
+    return [_letter(row[:-1]) | {"bytes": row[-1]} for row in connection.execute(query, (target, limit))][::-1]
+
+
+def letter(connection: sqlite3.Connection, seq: int) -> tuple[dict[str, Any], Message, bytes] | None:
+    """One whole: for people, for the queue, and its body."""
+    row = connection.execute(f"SELECT {_LETTER}, body, length(body) FROM letters WHERE seq = ?", (seq,)).fetchone()
+    if row is None:
+        return None
+    fixed, content = row[:10], bytes(row[-2])
+    return _letter(row[:-2]) | {"bytes": len(content)}, _message((*fixed, len(content), 0, 0, 0)), content
+
+
+def _letter(row: Sequence[Any]) -> dict[str, Any]:
+    seq, target, key, sender, id, kind, name, at, max_attempts, origin, attempts, died, reason, error, traceback = row
+    return {
+        "seq": seq, "target": target, "kind": Kind(kind).name.lower(), "name": name, "sender": sender, "id": id, "key": key,
+        "attempts": attempts, "max_attempts": max_attempts, "reason": reason, "error": error, "traceback": traceback,
+        "sent_at": at, "died_at": died, "replay_of": origin or None,
+    }  # fmt: skip
