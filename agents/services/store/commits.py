@@ -1,0 +1,109 @@
+"""Which requests go into which commit: a group commit without a clock. Pure; `engine` carries it out.
+
+While one commit is being written everything that comes waits, and goes into the next one together. So one request alone
+waits for nobody, many share an fsync, and no request ever waits for a timer.
+
+>>> commits = Commits()
+>>> a, b, c = (Job(name) for name in "abc")
+>>> commits.submit(a), commits.begin(), commits.submit(b), commits.submit(c), commits.begin()
+(None, [Job(write='a')], None, None, [])
+>>> commits.committed(), commits.begin()
+([Job(write='a')], [Job(write='b'), Job(write='c')])
+
+What a full disk does (`Room`; a job that grows brings new data, the others make room or change nothing):
+| room | submit, grows | submit, other | committed | full | there is room |
+|---|---|---|---|---|---|
+| OPEN | waits | waits | answered | FULL; those that grow are refused, the others go first into the next | - |
+| FULL | refused | waits | answered | all of it is refused | OPEN |
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+#: Requests that go into one commit: what a commit of so many takes (20 ms) is what the next request may have to wait.
+MOST: Final = 1024
+#: Requests, and bytes that they bring, which wait for a commit. Beyond it the disk is slower than who writes.
+MAX_WAITING, MAX_BYTES = 20_000, 64 * 2**20
+
+
+class Room(enum.Enum):
+    OPEN = "open"
+    FULL = "full"
+
+
+class Refused(enum.Enum):
+    """Why a job was not even tried. Nothing of it has been done."""
+
+    FULL = "full"
+    OVERLOADED = "overloaded"
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request. `write` is called with the connection, within a commit; `size`: bytes that it brings."""
+
+    write: Any
+    then: Callable[[Any, BaseException | None], None] | None = field(default=None, repr=False)
+    grows: bool = field(default=True, repr=False)
+    size: int = field(default=0, repr=False)
+
+
+class Commits:
+    """`begin` gives the next commit when there is one to write; `committed` or `full` ends it."""
+
+    def __init__(self) -> None:
+        self.room = Room.OPEN
+        self._waiting: list[Job] = []
+        self._writing: list[Job] = []
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._writing)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing is being written."""
+        return not (self._waiting or self._writing)
+
+    def submit(self, job: Job) -> Refused | None:
+        """None: it is in; it is answered with its commit."""
+        if self.room is Room.FULL and job.grows:
+            return Refused.FULL
+        if len(self._waiting) >= MAX_WAITING or self._bytes + job.size > MAX_BYTES:
+            return Refused.OVERLOADED
+        self._waiting.append(job)
+        self._bytes += job.size
+        return None
+
+    def begin(self) -> list[Job]:
+        """What to write now; nothing while a commit is being written."""
+        if self._writing or not self._waiting:
+            return []
+        self._writing, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+        return self._writing
+
+    def committed(self) -> list[Job]:
+        """It is on disk: those that can be answered."""
+        return self._end()
+
+    def full(self) -> list[Job]:
+        """The disk took nothing of it: those that are refused. The others are tried again, before all that waits."""
+        tried, first = self._end(), self.room is Room.OPEN
+        again = [job for job in tried if first and not job.grows]
+        late = [job for job in self._waiting if job.grows]
+        self.room = Room.FULL
+        self._waiting = again + [job for job in self._waiting if not job.grows]
+        self._bytes = sum(job.size for job in self._waiting)
+        return [job for job in tried if job not in again] + late
+
+    def made_room(self) -> None:
+        self.room = Room.OPEN
+
+    def _end(self) -> list[Job]:
+        ended, self._writing = self._writing, []
+        self._bytes -= sum(job.size for job in ended)
+        return ended

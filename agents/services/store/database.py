@@ -1,0 +1,418 @@
+"""The database file of the store: how it is opened, what is proved before it is used, and what becomes of a damaged one.
+
+One process holds it, over one connection in exclusive mode: no second writer, no reader that keeps the log from being
+written back, and none of the two-connection bugs of SQLite's log. Settings: WAL and synchronous FULL, so that what a commit
+says is on disk.
+
+`open_database` decides by this table, and its Report says what it found:
+| found | what becomes of it |
+|---|---|
+| no file, and no mark of commits | a new one |
+| no file, but the mark says that there were commits | a new one, reported as loss |
+| of another program, of a newer otpd, held by somebody else, no right to write | Unusable: nothing is touched |
+| a page that SQLite can't read, or a failed quick_check | moved to quarantine; all that can be read goes into a new one |
+| fewer commits than the mark says | a copy goes to quarantine; used, reported as loss |
+| a row whose checksum is wrong | stays, reported; whoever asks for it gets an error |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from otpd.agents.services.store.watermark import HighWater
+
+#: "otpd", in the header of the file.
+APPLICATION_ID: Final = 0x6F747064
+#: A quick_check reads the whole file: 1.3 s for 1 GiB in the page cache; the start must not take longer than it may.
+CHECKED_AT_START: Final = 512 * 2**20
+#: And each row is read as well.
+ROWS_CHECKED_AT_START: Final = 64 * 2**20
+#: Before anything is read: with it the log needs no shared memory beside it.
+_ALONE: Final = "locking_mode = EXCLUSIVE"
+_SETTINGS: Final = (
+    "journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 4000",
+    "foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON", "temp_store = MEMORY", "mmap_size = 0",
+)  # fmt: skip
+#: The first of all migrations: the number of the last commit, and what is known of losses.
+_META: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO meta VALUES ('seq', 0);
+"""
+_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DENIED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+_HELD: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class Unusable(Exception):
+    """The database can't be used now, and nothing of it was touched; says why and what to do."""
+
+
+class _Damaged(Exception):
+    """SQLite can't read all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What must be known of a table to check and to save it: its key, and whether a row is as it was written."""
+
+    name: str
+    key: str
+    intact: Callable[[sqlite3.Row], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """`migrations[n]` is the SQL that leads from version n to n + 1; a script that was released is never changed."""
+
+    migrations: Sequence[str]
+    tables: Sequence[Table]
+
+    @property
+    def version(self) -> int:
+        return len(self.migrations) + 1
+
+    def scripts(self) -> list[str]:
+        return [_META, *self.migrations]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the start has found. `lost_commits`: first and last. `damaged_rows`: (table, key). Nothing of it is empty talk:
+    an untroubled start has no `problems`."""
+
+    path: str
+    sqlite: str = sqlite3.sqlite_version
+    version: int = 0
+    migrated_from: int | None = None
+    seq: int = 0
+    checked: bool = True
+    quarantine: str | None = None
+    why: str | None = None
+    saved_rows: Mapping[str, int] = field(default_factory=dict)
+    lost_commits: tuple[int, int] | None = None
+    damaged_rows: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> list[str]:
+        """Each in one sentence, for people."""
+        found = list(self.notes)
+        if self.saved_rows or (self.why and self.lost_commits is None):
+            rows = ", ".join(f"{count} of {table}" for table, count in self.saved_rows.items()) or "none"
+            text = f"the database was damaged ({self.why}); rows that could be read: {rows}"
+            found.append(f"{text}; it lies in {self.quarantine}")
+        if self.lost_commits is not None:
+            first, last = self.lost_commits
+            kept = f"; what was there lies in {self.quarantine}" if self.quarantine else ""
+            found.append(f"commits {first} to {last} were acknowledged and are lost ({self.why}){kept}")
+        found += [f"a row of {table} is damaged: {key}" for table, key in self.damaged_rows]
+        return found
+
+
+@dataclass(slots=True)
+class Database:
+    """`connection` is for one thread at a time. `seq`: the number of the last commit."""
+
+    connection: sqlite3.Connection
+    mark: HighWater
+    report: Report
+    seq: int
+    _lock: int
+
+    def close(self) -> None:
+        """Writes the whole log back; to be called once."""
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.connection.close()
+        with contextlib.suppress(OSError):
+            self.mark.sync()
+        self.mark.close()
+        os.close(self._lock)
+
+
+def open_database(path: Path, schema: Schema) -> Database:
+    """The database at `path`, proved as the table above says. Unusable when it can't be used."""
+    try:
+        lock = _lock(path.with_suffix(".lock"))
+    except OSError as error:
+        raise Unusable(_denied(path, error.strerror or str(error))) from None
+    try:
+        mark = HighWater(path.with_suffix(".hwm"))
+        return _Opening(path, schema, mark, lock).run()
+    except OSError as error:
+        os.close(lock)
+        raise Unusable(_denied(path, error.strerror or str(error))) from None
+    except sqlite3.Error as error:
+        os.close(lock)
+        raise Unusable(_unusable(path, error)) from error
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+class _Opening:
+    """One start. `_report` grows with what it finds."""
+
+    def __init__(self, path: Path, schema: Schema, mark: HighWater, lock: int) -> None:
+        self._path, self._schema, self._mark, self._lock = path, schema, mark, lock
+        notes = (mark.problem,) if mark.problem else ()
+        self._report = Report(path=str(path), notes=notes)
+
+    def run(self) -> Database:
+        there = self._path.exists() and self._path.stat().st_size > 0
+        if not there:
+            self._without_file()
+        try:
+            connection = self._open()
+        except _Damaged as error:
+            connection = self._save(str(error))
+        seq = self._compare(connection)
+        self._check_rows(connection)
+        report = replace(self._report, version=self._schema.version, seq=seq)
+        return Database(connection, self._mark, report, seq, self._lock)
+
+    def _without_file(self) -> None:
+        """A log without its database means nothing, and must not be taken for that of the next one."""
+        wal = _beside(self._path, "-wal")
+        if wal.exists() and wal.stat().st_size:
+            self._quarantine(shutil.move, "the database is gone, its log is there")
+        self._path.unlink(missing_ok=True)
+
+    # --- opening ---
+
+    def _open(self) -> sqlite3.Connection:
+        """Set up, checked and migrated. _Damaged when SQLite can't read it."""
+        connection = connect(self._path)
+        try:
+            connection.execute(f"PRAGMA {_ALONE}")
+            self._recognise(connection)
+            _set_up(connection)
+            self._quick_check(connection)
+            self._migrate(connection, self._schema.version)
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            if _code(error) in _DAMAGE:
+                raise _Damaged(str(error)) from None
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _recognise(self, connection: sqlite3.Connection) -> None:
+        (mark,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+        if mark != APPLICATION_ID and {"meta", *(table.name for table in self._schema.tables)} <= tables:
+            raise _Damaged("its header does not say that it is of otpd")
+        if mark != APPLICATION_ID and tables:
+            text = "is a database, but not one of otpd; move it away, or set node.state_dir to another directory"
+            raise Unusable(f"{self._path} {text}")
+        if version > self._schema.version:
+            raise Unusable(
+                f"{self._path} is of a newer otpd: its schema has version {version}, this otpd knows "
+                f"{self._schema.version}; start the newer otpd, or move the file away to begin without its content"
+            )
+
+    def _quick_check(self, connection: sqlite3.Connection) -> None:
+        if self._path.stat().st_size > CHECKED_AT_START:
+            self._report = replace(self._report, checked=False)
+            return
+        found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
+        if found != ["ok"]:
+            raise _Damaged("; ".join(line.replace("\n", " ") for line in found))
+
+    def _migrate(self, connection: sqlite3.Connection, wanted: int) -> None:
+        """One transaction for each step, with the version in it."""
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if 0 < version < wanted:
+            self._report = replace(self._report, migrated_from=version)
+        for number, script in enumerate(self._schema.scripts()[version:wanted], version + 1):
+            head = f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+            connection.executescript(f"{head}\n{script}\nCOMMIT;")
+
+    # --- what is missing ---
+
+    def _compare(self, connection: sqlite3.Connection) -> int:
+        """The number of the last commit, after what was lost is reported; numbers are never used again."""
+        seq = int(get_meta(connection, "seq") or 0)
+        if seq >= self._mark.seq:
+            return seq
+        why = self._report.why or ("the file is gone" if seq == 0 else "its log is damaged, or it is an older copy")
+        if self._report.quarantine is None and seq:
+            self._quarantine(_copy_aside, why)
+        self._report = replace(self._report, lost_commits=(seq + 1, self._mark.seq), why=why)
+        self._fence(connection, why)
+        set_meta(connection, "seq", self._mark.seq)
+        return self._mark.seq
+
+    def _fence(self, connection: sqlite3.Connection, why: str) -> None:
+        """Until somebody has looked: what has no row may have had one."""
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        set_meta(connection, "loss", f"{when}: {why}; see {self._report.quarantine or 'otpd logs store'}")
+
+    def _check_rows(self, connection: sqlite3.Connection) -> None:
+        if self._path.stat().st_size > ROWS_CHECKED_AT_START:
+            return
+        wrong = [(table.name, str(row[table.key])) for table in self._schema.tables for row in damaged(connection, table)]
+        if wrong:
+            self._report = replace(self._report, damaged_rows=tuple(wrong))
+            self._fence(connection, f"{len(wrong)} damaged rows")
+
+    # --- quarantine ---
+
+    def _quarantine(self, take: Callable[[str, str], Any], why: str) -> Path:
+        """The files as they are, in a directory of their own; never deleted by otpd."""
+        when = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
+        directory = self._path.parent / "quarantine" / f"{self._path.stem}-{when}"
+        directory.mkdir(parents=True, mode=0o700)
+        for each in (self._path, _beside(self._path, "-wal")):
+            if each.exists():
+                take(str(each), str(directory / each.name))
+        self._report = replace(self._report, quarantine=str(directory), why=why)
+        return directory
+
+    def _save(self, why: str) -> sqlite3.Connection:
+        """What can be read of the damaged one, in a new one."""
+        directory = self._quarantine(shutil.move, why)
+        old = connect(directory / self._path.name)
+        new = connect(self._path)
+        try:
+            version = _version_of(old, self._schema)
+            new.execute(f"PRAGMA {_ALONE}")
+            _set_up(new)
+            self._migrate(new, version)
+            saved = {table.name: _copy(old, new, table) for table in self._schema.tables if _has(new, table)}
+            seq = _readable(old, "SELECT value FROM meta WHERE key = 'seq'")
+            set_meta(new, "seq", seq[0][0] if seq else 0)
+            self._report = replace(self._report, saved_rows=saved)
+            self._fence(new, why)
+            self._migrate(new, self._schema.version)
+        except BaseException:
+            new.close()
+            raise
+        finally:
+            old.close()
+        self._report = replace(self._report, migrated_from=None)
+        return new
+
+
+# --- pieces ---
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Nothing is begun or committed by itself; rows can be read by column."""
+    connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.row_factory = None
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    for setting in _SETTINGS:
+        connection.execute(f"PRAGMA {setting}")
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"its file system takes no write-ahead log (journal_mode is {mode})")
+
+
+def get_meta(connection: sqlite3.Connection, key: str) -> Any:
+    found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if found is None else found[0]
+
+
+def set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+
+def damaged(connection: sqlite3.Connection, table: Table) -> list[sqlite3.Row]:
+    """The rows that are not as they were written."""
+    return [row for row in _readable(connection, f"SELECT * FROM {table.name}") if not table.intact(row)]
+
+
+def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: Table) -> int:
+    """How many rows. What lies behind an unreadable page from one end may be in front of it from the other."""
+    before = new.total_changes
+    for direction in ("ASC", "DESC"):
+        for row in _readable(old, f"SELECT * FROM {table.name} NOT INDEXED ORDER BY {table.key} {direction}"):
+            if table.intact(row):
+                new.execute(f"INSERT OR IGNORE INTO {table.name} VALUES ({', '.join('?' * len(row))})", tuple(row))
+    return new.total_changes - before
+
+
+def _readable(connection: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
+    """The rows up to the first that can't be read."""
+    found: list[sqlite3.Row] = []
+    connection.text_factory = _any_text
+    try:
+        cursor = connection.cursor()
+        cursor.row_factory = sqlite3.Row
+        for row in cursor.execute(query):
+            found.append(row)
+    except sqlite3.Error:
+        pass
+    finally:
+        connection.text_factory = str
+    return found
+
+
+def _any_text(data: bytes) -> str:
+    """A damaged name must not keep the others from being read."""
+    return data.decode(errors="backslashreplace")
+
+
+def _has(connection: sqlite3.Connection, table: Table) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table.name,)).fetchone() is not None
+
+
+def _version_of(connection: sqlite3.Connection, schema: Schema) -> int:
+    found = _readable(connection, "PRAGMA user_version")
+    version = found[0][0] if found else 0
+    return version if 0 < version <= schema.version else schema.version
+
+
+def _copy_aside(source: str, target: str) -> None:
+    """In another process: to close a file here gives up all locks that SQLite has on it here."""
+    subprocess.run(["cp", "--preserve", source, target], check=True)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Unusable(f"another store holds {path}; it must end first: two would lose each other's commits") from None
+    return fd
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def _denied(path: Path, why: str) -> str:
+    return (
+        f"{path} can't be written: {why}; state and durable messages need it. Is the file system mounted read-only, or "
+        f"full, or does {path.parent} belong to another user? See: otpd doctor"
+    )
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> str:
+    if _code(error) in _HELD:
+        return f"another process has {path} open ({error}); close it: only the store may write there"
+    if _code(error) in _DENIED or _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return _denied(path, str(error))
+    return f"{path} can't be used: {error}; see: otpd doctor"

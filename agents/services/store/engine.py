@@ -1,0 +1,270 @@
+"""The one thread that writes the database: takes the next commit from `commits`, writes it, and tells who asked.
+
+The loop of the store goes on meanwhile: its heart beats, and requests come in for the next commit. Whoever submits is
+answered after the fsync, on the loop. A `write` gets the connection and returns the answer; what it raises undoes what it
+alone has done (a savepoint), and is its answer.
+
+Guarantees: what was answered is on disk; a commit that failed was answered to nobody as done. What a disk does wrong, but
+being full, ends the engine (`broken`): the store starts again from what is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from otpd.agents.services.store.ballast import Ballast
+from otpd.agents.services.store.commits import Commits, Job, Refused, Room
+from otpd.agents.services.store.database import Database
+from otpd.agents.services.store.refusals import Refusal, StoreBusy, StoreFull
+
+Write: TypeAlias = Callable[[sqlite3.Connection], Any]
+Outcome: TypeAlias = tuple[Any, BaseException | None]
+#: Seconds without a request after which the log is written back into the database.
+IDLE: Final = 1.0
+#: Seconds between two looks at a full disk.
+LOOK: Final = 1.0
+#: What an error of SQLite's says of the disk and not of the request.
+_OF_THE_DISK: Final = frozenset(
+    {
+        sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL,
+    }
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since the start. `largest`: requests that shared one commit."""
+
+    commits: int = 0
+    requests: int = 0
+    largest: int = 0
+
+
+class Engine:
+    """To be used from the loop it is made on. `changed` is called when the disk is full, and when there is room again,
+    `broken` when it can't be written any more."""
+
+    def __init__(
+        self, database: Database, ballast: Ballast, changed: Callable[[Room], None], broken: Callable[[BaseException], None]
+    ) -> None:
+        self._database, self._ballast = database, ballast
+        self._changed, self._broken = changed, broken
+        self._loop = asyncio.get_running_loop()
+        self._commits = Commits()
+        self.counts = Counts()
+        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="otpd store writer", daemon=True)
+        self._thread.start()
+        self._soon = False
+        self._idle: asyncio.TimerHandle | None = None
+
+    @property
+    def room(self) -> Room:
+        return self._commits.room
+
+    @property
+    def waiting(self) -> int:
+        return len(self._commits)
+
+    @property
+    def seq(self) -> int:
+        return self._database.seq
+
+    # --- requests ---
+
+    def submit(
+        self, write: Write, then: Callable[[Any, BaseException | None], None], *, grows: bool = True, size: int = 0
+    ) -> None:
+        """`write` runs in the next commit, in the order of submission; `then(answer, error)` when that is on disk.
+
+        With `grows` it is refused while the disk is full (StoreFull); `size`: bytes that it brings.
+        """
+        refused = self._commits.submit(Job(write, then, grows, size))
+        if refused is not None:
+            error = StoreFull(_FULL) if refused is Refused.FULL else StoreBusy(_BUSY)
+            self._loop.call_soon(then, None, error)
+        elif not self._soon:
+            self._soon = True  # at the end of this turn of the loop: what it brings besides goes along
+            self._loop.call_soon(self._begin)
+
+    def commit(self, write: Write, *, grows: bool = True, size: int = 0) -> asyncio.Future[Any]:
+        """As `submit`, as a future."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def then(answer: Any, error: BaseException | None) -> None:
+            if not future.done():
+                future.set_result(answer) if error is None else future.set_exception(error)
+
+        self.submit(write, then, grows=grows, size=size)
+        return future
+
+    def read(self, question: Write) -> asyncio.Future[Any]:
+        """What the database says after everything that was submitted before."""
+        return self.commit(question, grows=False)
+
+    def alone(self, work: Write) -> asyncio.Future[Any]:
+        """Run between two commits, outside of a transaction: VACUUM, checkpoints."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def run() -> None:
+            outcome = _outcome(work, self._database.connection)
+            self._tell(_settle, future, outcome)
+
+        self._orders.put(run)
+        return future
+
+    async def close(self) -> None:
+        """After everything that was submitted; writes the log back."""
+        while not self._commits.idle:
+            await asyncio.sleep(0.001)
+        if self._idle is not None:
+            self._idle.cancel()
+        self._orders.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # --- the loop ---
+
+    def _begin(self) -> None:
+        self._soon = False
+        jobs = self._commits.begin()
+        if jobs:
+            self._orders.put(lambda: self._write(jobs))
+
+    def _written(self, outcomes: list[Outcome]) -> None:
+        self._answer(self._commits.committed(), outcomes)
+        self._begin()
+        self._rest()
+
+    def _answer(self, jobs: list[Job], outcomes: list[Outcome]) -> None:
+        counts = self.counts
+        counts.commits, counts.requests = counts.commits + 1, counts.requests + len(jobs)
+        counts.largest = max(counts.largest, len(jobs))
+        for job, (answer, error) in zip(jobs, outcomes, strict=True):
+            if job.then is not None:
+                job.then(answer, error)
+
+    def _is_full(self) -> None:
+        """The ballast is gone: those that make room can be written now."""
+        was = self._commits.room
+        for job in self._commits.full():
+            if job.then is not None:
+                job.then(None, StoreFull(_FULL))
+        if was is Room.OPEN:
+            self._changed(Room.FULL)
+            self._loop.call_later(LOOK, self._look)
+        self._begin()
+
+    def _look(self) -> None:
+        if not self._thread.is_alive():
+            return
+        if self._ballast.make():
+            self._commits.made_room()
+            self._changed(Room.OPEN)
+        else:
+            self._loop.call_later(LOOK, self._look)
+
+    def _rest(self) -> None:
+        """The log is written back when nobody asks for anything."""
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = self._loop.call_later(IDLE, self._checkpoint) if self._commits.idle else None
+
+    def _checkpoint(self) -> None:
+        self._idle = None
+
+        def work(connection: sqlite3.Connection) -> None:
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk; the log stays as it is
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._database.mark.sync()
+
+        self.alone(work)
+
+    # --- the thread ---
+
+    def _work(self) -> None:
+        while True:
+            order = self._orders.get()
+            if order is None:
+                return self._database.close()
+            order()
+
+    def _tell(self, do: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
+            self._loop.call_soon_threadsafe(do, *arguments)
+
+    def _write(self, jobs: list[Job]) -> None:
+        try:
+            outcomes = self._transaction(jobs)
+        except sqlite3.Error as error:
+            self._undo()
+            if _code(error) != sqlite3.SQLITE_FULL:
+                return self._tell(self._broken, error)
+            self._ballast.free()
+            return self._tell(self._is_full)
+        except OSError as error:
+            return self._tell(self._broken, error)
+        return self._tell(self._written, outcomes)
+
+    def _transaction(self, jobs: list[Job]) -> list[Outcome]:
+        connection, database = self._database.connection, self._database
+        connection.execute("BEGIN IMMEDIATE")
+        before = connection.total_changes
+        outcomes = [self._one(job.write, connection) for job in jobs]
+        if connection.total_changes == before:
+            connection.execute("ROLLBACK")  # nothing but questions: no fsync
+            return outcomes
+        seq = database.seq + 1
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'seq'", (seq,))
+        connection.execute("COMMIT")
+        database.seq = seq
+        database.mark.write(seq)
+        return outcomes
+
+    def _one(self, write: Write, connection: sqlite3.Connection) -> Outcome:
+        connection.execute("SAVEPOINT request")
+        try:
+            answer = write(connection)
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and _code(error) in _OF_THE_DISK:
+                raise
+            connection.execute("ROLLBACK TO request")
+            connection.execute("RELEASE request")
+            return None, error
+        connection.execute("RELEASE request")
+        return answer, None
+
+    def _undo(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._database.connection.in_transaction:
+                self._database.connection.execute("ROLLBACK")
+
+
+__all__ = ["Counts", "Engine", "Refusal", "StoreBusy", "StoreFull"]
+
+_FULL: Final = "the disk is full, nothing new is stored until there is room; free some on the file system of node.state_dir"
+_BUSY: Final = "more is stored than the disk takes; try again, or store less often"
+
+
+def _outcome(work: Write, connection: sqlite3.Connection) -> Outcome:
+    try:
+        return work(connection), None
+    except Exception as error:
+        return None, error
+
+
+def _settle(future: asyncio.Future[Any], outcome: Outcome) -> None:
+    answer, error = outcome
+    if not future.done():
+        future.set_result(answer) if error is None else future.set_exception(error)
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF

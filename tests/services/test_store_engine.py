@@ -1,0 +1,190 @@
+"""The thread that writes: shared commits, answers after the fsync, undone refusals, a full disk, a broken one."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otpd.agents.services.store import commits, engine
+from otpd.agents.services.store.ballast import Ballast
+from otpd.agents.services.store.commits import Room
+from otpd.agents.services.store.database import open_database
+from otpd.agents.services.store.engine import Engine, StoreBusy, StoreFull
+from otpd.agents.services.store.refusals import Refusal
+from tests.agents.scenes import scene
+from tests.services.test_store_database import SCHEMA
+
+
+@dataclass
+class Told:
+    rooms: list[Room] = field(default_factory=list)
+    broken: list[BaseException] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def running(directory: Path, ballast: int = 0) -> AsyncIterator[tuple[Engine, Told]]:
+    told = Told()
+    database = open_database(directory / "store.db", SCHEMA)
+    made = Ballast(directory / "store.ballast", ballast)
+    made.make()
+    made_engine = Engine(database, made, told.rooms.append, told.broken.append)
+    await made_engine.alone(lambda it: it.executescript("CREATE TABLE IF NOT EXISTS notes (text UNIQUE)"))
+    yield made_engine, told
+    await made_engine.close()
+
+
+def note(text: str) -> Callable[[sqlite3.Connection], int]:
+    return lambda it: it.execute("INSERT INTO notes VALUES (?)", (text,)).lastrowid or 0
+
+
+def notes(it: sqlite3.Connection) -> list[str]:
+    return [text for (text,) in it.execute("SELECT text FROM notes ORDER BY rowid")]
+
+
+@scene
+async def many(directory: Path) -> None:
+    async with running(directory) as (it, _):
+        answers = await asyncio.gather(*(it.commit(note(str(i))) for i in range(100)))
+        assert answers == list(range(1, 101))
+        assert it.counts.commits == 1, "what one turn of the loop brings goes into one commit"
+        later = [it.commit(note(f"{i} later")) for i in range(3)]
+        await asyncio.sleep(0)
+        later += [it.commit(note(f"{i} meanwhile")) for i in range(3)]
+        await asyncio.gather(*later)
+        assert (it.counts.commits, it.counts.largest, it.counts.requests, it.seq) == (3, 100, 106, 3)
+
+
+def test_what_comes_together_is_committed_together_in_its_order(tmp_path: Path) -> None:
+    many(tmp_path)
+
+
+@scene
+async def refusals(directory: Path) -> None:
+    async with running(directory) as (it, told):
+
+        def refused(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO notes VALUES ('undone')")
+            raise Refusal("no")
+
+        found = await asyncio.gather(
+            it.commit(note("a")), it.commit(refused), it.commit(note("a")), it.commit(note("b")), return_exceptions=True
+        )
+        assert [type(each) for each in found] == [int, Refusal, sqlite3.IntegrityError, int]
+        assert await it.read(notes) == ["a", "b"]
+        assert told.broken == []
+
+
+def test_a_request_that_is_refused_undoes_itself_and_nobody_else(tmp_path: Path) -> None:
+    refusals(tmp_path)
+
+
+@scene
+async def questions(directory: Path) -> None:
+    async with running(directory) as (it, _):
+        await it.commit(note("a"))
+        before = it.seq
+        assert await asyncio.gather(it.read(notes), it.read(notes)) == [["a"], ["a"]]
+        assert it.seq == before, "a commit of questions alone changes nothing"
+
+
+def test_a_question_is_answered_without_a_commit(tmp_path: Path) -> None:
+    questions(tmp_path)
+
+
+@scene
+async def full(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's own limit of pages stands in for a disk: SQLITE_FULL is the same error."""
+    monkeypatch.setattr(engine, "LOOK", 0.01)
+    monkeypatch.setattr(Ballast, "has_room", lambda _: room)
+    room = True
+    async with running(directory, ballast=8192) as (it, told):
+        await it.commit(note("before"))
+        room = False
+        pages = await it.alone(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
+        await it.alone(lambda c: c.execute(f"PRAGMA max_page_count = {pages}") and None)
+        large = [it.commit(note(f"{i}" * 9000)) for i in range(2)]
+        small = it.commit(lambda c: c.execute("DELETE FROM notes").rowcount, grows=False)
+        found = await asyncio.gather(*large, small, return_exceptions=True)
+        assert [type(each) for each in found] == [StoreFull, StoreFull, int]
+        assert not (directory / "store.ballast").exists(), "it was given up"
+        assert (told.rooms, it.room) == ([Room.FULL], Room.FULL)
+        with pytest.raises(StoreFull, match="the disk is full, nothing new is stored until there is room; free some"):
+            await it.commit(note("x"))
+        assert await it.read(notes) == []
+        await it.alone(lambda c: c.execute("PRAGMA max_page_count = 100000") and None)
+        room = True
+        while it.room is Room.FULL:
+            await asyncio.sleep(0.001)
+        assert told.rooms == [Room.FULL, Room.OPEN]
+        assert (directory / "store.ballast").stat().st_size == 8192
+        await it.commit(note("x" * 9000))
+        assert told.broken == []
+
+
+def test_a_full_disk_refuses_what_is_new_takes_what_makes_room_and_says_when_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full(tmp_path, monkeypatch)
+
+
+@scene
+async def broken(directory: Path) -> None:
+    async with running(directory) as (it, told):
+
+        def fails(_: sqlite3.Connection) -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+
+        answered: list[Any] = []
+        for write in (note("a"), fails):
+            it.submit(write, lambda *outcome: answered.append(outcome))
+        while not told.broken:
+            await asyncio.sleep(0.001)
+        assert (str(told.broken[0]), answered) == ("disk I/O error", [])
+        it._commits.committed()  # so that it can be closed here; the store ends instead
+    again = open_database(directory / "store.db", SCHEMA)
+    assert notes(again.connection) == [], "what was not answered is not there"
+    again.close()
+
+
+def test_a_disk_that_fails_is_told_and_answers_nobody(tmp_path: Path) -> None:
+    broken(tmp_path)
+
+
+@scene
+async def overloaded(directory: Path) -> None:
+    async with running(directory) as (it, _):
+        with pytest.raises(StoreBusy):
+            await it.commit(note("a"), size=commits.MAX_BYTES + 1)
+        await it.commit(note("a"), size=commits.MAX_BYTES)
+
+
+def test_more_than_the_disk_takes_is_refused(tmp_path: Path) -> None:
+    overloaded(tmp_path)
+
+
+@scene
+async def copied(directory: Path) -> None:
+    async with running(directory) as (it, _):
+        await it.commit(note("a"))
+        await it.alone(functools.partial(_vacuum_into, directory / "copy"))
+    copy = sqlite3.connect(directory / "copy")
+    assert notes(copy) == ["a"]
+    copy.close()
+
+
+def _vacuum_into(path: Path, connection: sqlite3.Connection) -> None:
+    connection.execute("VACUUM INTO ?", (str(path),))
+
+
+def test_what_must_be_alone_runs_between_two_commits(tmp_path: Path) -> None:
+    copied(tmp_path)
