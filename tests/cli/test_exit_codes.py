@@ -79,5 +79,5 @@ def test_an_interrupted_command_is_exit_130_and_says_nothing(node: FakeNode) -> 
     )
     eventually(lambda: node.asked("events"))
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "")

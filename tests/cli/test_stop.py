@@ -87,7 +87,7 @@ def test_it_says_what_it_waits_for_and_an_interrupt_kills(node: FakeNode, heart:
     eventually(lambda: sender)
     eventually(lambda: _told(sender[0], process))
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, node.asked("stop")) == (0, [{"now": False}, {"now": True}])
     assert "nothing is left" in out
     assert err.endswith("otpd: killing what is left\n")

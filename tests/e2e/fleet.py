@@ -123,7 +123,7 @@ class Fleet:
     def __init__(self, n: Node, client: Client) -> None:
         self.node, self.client = n, client
 
-    def call(self, to: str, method: str, /, timeout: float | None = 10, **args: Any) -> Any:
+    def call(self, to: str, method: str, /, timeout: float | None = 60, **args: Any) -> Any:
         return self.client.call(to, method, timeout, **args)
 
     def heard(self, name: str) -> list[Any]:

@@ -17,8 +17,8 @@ FILES = 60
 def progress(fleet: Node) -> dict[str, Any]:
     """Nothing while the broker is on its way back."""
     try:
-        with connect(fleet.control, timeout=5) as client:
-            found: dict[str, Any] = client.call("coordinator", "progress", timeout=5)
+        with connect(fleet.control, timeout=60) as client:
+            found: dict[str, Any] = client.call("coordinator", "progress", timeout=60)
             return found
     except OtpdError:
         return {}

