@@ -27,6 +27,7 @@ from otpd.agents.deliveries import DELIVERY, Delivery
 from otpd.agents.errors import OtpdError
 from otpd.agents.names import checked
 from otpd.agents.replies import Reply
+from otpd.agents.timed import Timed
 from otpd.agents.transactions import Transaction
 from otpd.agents.values import Child, Ref
 from otpd.agents.verbs import Verbs
@@ -49,6 +50,9 @@ class Home(Protocol):
     async def child(self, what: str, *arguments: Any) -> Any: ...
 
     def note(self, kind: str, name: str, data: dict[str, Any]) -> bool: ...
+
+    @property
+    def timed(self) -> Timed: ...
 
     @property
     def sync(self) -> Sync: ...
@@ -195,6 +199,26 @@ class Agent(Verbs):
         self._otpd.endpoint.leave(checked("leave", group))
         return _DONE
 
+    # --- timers ---
+
+    async def schedule(
+        self, *, method: str, after: Any = None, at: Any = None, key: str | None = None, grace: Any = None, **args: Any
+    ) -> str:
+        """Run `method` of this agent once, with `args`: `after` a duration (seconds, "5m"), or `at` a datetime with a zone.
+        Its id, for `cancel`; when it returns, the timer is on disk.
+
+        It follows the name: whoever has it then gets the run. With a `key` a timer of the same key is replaced, so that an
+        init() which says it again adds none. One that is due while nobody has the name runs when somebody has, but not if
+        it is later than `grace`. BadArguments, NoMethod; Reject when there are too many.
+        """
+        self._otpd.here()
+        return await self._host.timed.schedule(method, after, at, key, grace, args)
+
+    async def cancel(self, id: str) -> bool:
+        """Whether it was still to come, and does not any more."""
+        self._otpd.here()
+        return bool(await self._host.timed.ask("drop_timer", {"id": id}))
+
     # --- children ---
 
     async def start_child(self, spec: Mapping[str, Any]) -> Child:
@@ -260,6 +284,15 @@ class Sync(Blocking[Agent]):
 
     def start_child(self, spec: Mapping[str, Any]) -> Child:
         return self._do(self._verbs.start_child, spec)  # type: ignore[no-any-return]
+
+    def schedule(
+        self, *, method: str, after: Any = None, at: Any = None, key: str | None = None, grace: Any = None, **args: Any
+    ) -> str:
+        more = {"method": method, "after": after, "at": at, "key": key, "grace": grace}
+        return self._do(self._verbs.schedule, **more, **args)  # type: ignore[no-any-return]
+
+    def cancel(self, id: str) -> bool:
+        return self._do(self._verbs.cancel, id)  # type: ignore[no-any-return]
 
     def stop_child(self, name: str) -> None:
         self._do(self._verbs.stop_child, name)

@@ -130,7 +130,7 @@ class Command:
     async def cancel(self) -> None:
         """End it; its result says so. Nothing happens to one that is over."""
         if self._result is None:
-            await self._ask("cancel")
+            await self._ask("end")
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""What makes a method of an agent reachable: `@call`, `@cast` and `@on(pattern)`.
+"""What makes a method of an agent reachable: `@call`, `@cast`, `@on(pattern)`, and by time: `@every` and `@cron`.
 
 They mark the method and leave it as it is, so that it can be called as any other. `methods` reads the marks.
 
@@ -14,8 +14,10 @@ They mark the method and leave it as it is, so that it can be called as any othe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
+
+from otpd.agents.schedules import Plan, cron_plan, every_plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARKS: Final = "__otpd_marks__"
@@ -23,9 +25,10 @@ _MARKS: Final = "__otpd_marks__"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    kind: Literal["call", "cast", "on"]
+    kind: Literal["call", "cast", "on", "every", "cron"]
     pattern: str = ""
     durable: bool = False
+    plan: Plan | None = field(default=None, repr=False)
 
 
 def call(method: F) -> F:
@@ -47,6 +50,25 @@ def on(pattern: str, durable: bool = False) -> Callable[[F], F]:
     if not isinstance(pattern, str):
         raise TypeError(f'@on expects a pattern, got {pattern!r}; write for example: @on("orders.*.cancelled")')
     return lambda method: _marked(method, Mark("on", pattern, durable))
+
+
+def every(interval: Any, **options: Any) -> Callable[[F], F]:
+    """This method runs once per `interval` ("30s", "5m"), in its turn between messages. Options, durations or texts:
+
+    `fixed`: "rate" (from slot to slot, default) or "delay" (from the end of a run); `jitter`: each run is late by up to
+    this; `misfire`: what becomes of runs that were missed, "skip" (default), "run_once", "run_all(n)"; `grace`: how late
+    one may be; `overlap`: while the one before goes on, "skip" (default), "queue(n)", "allow", "kill_previous";
+    `max_runtime`: then it is cancelled.
+    """
+    plan = every_plan(interval, **options)
+    return lambda method: _marked(method, Mark("every", plan=plan))
+
+
+def cron(expression: str, **options: Any) -> Callable[[F], F]:
+    """This method runs at the times of a cron line, in `timezone` (default "UTC"). Options: as `every`, but `fixed`; what
+    was missed is run once by default."""
+    plan = cron_plan(expression, **options)
+    return lambda method: _marked(method, Mark("cron", plan=plan))
 
 
 def marks(method: Any) -> tuple[Mark, ...]:

@@ -23,8 +23,9 @@ from otpd.agents.complaints import Complaints
 from otpd.agents.conversation import Conversation
 from otpd.agents.current import Current
 from otpd.agents.mailbox import Mailbox
-from otpd.agents.methods import Methods
+from otpd.agents.methods import Method, Methods
 from otpd.agents.replies import Reply
+from otpd.agents.timed import Timed
 
 
 class Parent(Protocol):
@@ -46,7 +47,8 @@ class Host:
         self.agent.name, self.agent.generation, self.agent.log = conversation.endpoint.name, generation, log
         self.agent._otpd, self.agent._host = conversation, self
         complain = conversation.complain = Complaints(log, conversation.clock)
-        self.mailbox = Mailbox(self.agent, Methods(agent_class), conversation, complain)
+        self._methods = Methods(agent_class)
+        self.mailbox = Mailbox(self.agent, self._methods, conversation, complain)
         self._stop, self._crashed = asyncio.Event(), asyncio.Event()
         self._crash: BaseException | None = None
         self.reason = "shutdown"
@@ -75,6 +77,14 @@ class Host:
     def note(self, kind: str, name: str, data: dict[str, Any]) -> bool:
         return self._parent.note(kind, name, data)
 
+    @property
+    def timed(self) -> Timed:
+        return self.mailbox.timed
+
+    def method(self, name: str) -> Method:
+        """LookupError when the class has none of this name."""
+        return self._methods.own(name)
+
     # --- its life ---
 
     async def init(self, args: Mapping[str, Any]) -> bool:
@@ -98,6 +108,7 @@ class Host:
 
     async def live(self) -> str:
         """The exit reason; raises what crashed it."""
+        self.mailbox.timed.begin()
         working = asyncio.ensure_future(self.mailbox.run())
         await _first(working, self._stop)
         self.mailbox.close()

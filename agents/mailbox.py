@@ -37,6 +37,7 @@ from otpd.agents.durable_inbox import DurableInbox
 from otpd.agents.errors import Reject, TooLarge
 from otpd.agents.methods import Method, Methods
 from otpd.agents.replies import Reply
+from otpd.agents.timed import Firing, Timed
 from otpd.agents.values import Event
 from otpd.agents.worker import Worker
 from otpd.ipc import errors as wire_errors
@@ -95,6 +96,7 @@ class Mailbox:
         self._handled = self._handled_bytes = self._waiting_rejections = 0
         self.received = 0
         self._durable = DurableInbox(conversation, methods, complain, self._run_durable, self._put)
+        self.timed = Timed(agent.name, agent.generation, methods, conversation, complain)
         conversation.hears.update(
             {
                 Delivered: self._delivered, EventReceived: self._put, CallCancelled: self._cancelled, Gap: self._put,
@@ -106,7 +108,7 @@ class Mailbox:
         conversation.silenced = self._silence
         self._how: dict[type, Callable[[Any], Awaitable[None]]] = {
             Delivered: self._cast, Current: self._call, EventReceived: self._event, Rejected: self._handle_rejected,
-            Gap: self._gap, Delivery: self._handle_durable,
+            Gap: self._gap, Delivery: self._handle_durable, Firing: self._fire,
             Down: lambda it: self._callback(agent.handle_down, it.name, it.generation, it.reason),
             Up: lambda it: self._callback(agent.handle_up, it.name, it.generation),
             Exit: lambda it: self._callback(agent.handle_exit, it.name, it.generation, it.reason),
@@ -146,12 +148,22 @@ class Mailbox:
         elif message.body.startswith(_DESCRIBE_BEGINS):
             self._reply(message.call, Status.OK, self.describe(), DESCRIBE)
             self._endpoint.handled(1, len(message.body))
+        elif (firing := self.timed.takes(message)) is not None:
+            self._due(message, firing)
         else:
             current = Current(message.source, message.generation, message.call, message.deadline, message.body)
             self._calls[message.call] = current
             self._put(current)
 
+    def _due(self, message: Delivered, firing: Firing | bool) -> None:
+        if isinstance(firing, Firing):
+            self._put(firing)
+        else:
+            self._endpoint.handled(1, len(message.body))
+
     def _cancelled(self, cancelled: CallCancelled) -> None:
+        if self.timed.cancel(cancelled.call):
+            return
         current = self._calls.get(cancelled.call)
         if current is not None and current.deferred:
             self._give_up(current)
@@ -278,6 +290,21 @@ class Mailbox:
             if not current.deferred:
                 self._forget(current)
             self._done(len(current.body))
+
+    async def _fire(self, firing: Firing) -> None:
+        """As a call: who waits for its end is told of a crash before it happens."""
+        CURRENT.set(firing.current)
+        try:
+            self.timed.ended(firing, await self.timed.handle(firing, self._run))
+        except (Exception, asyncio.CancelledError) as error:
+            if not _is_cancelled():
+                for call in self.timed.end(firing, "raised"):
+                    self._reply(call, Status.RAISED, raised.as_values(error), firing.method)
+                self._conversation.flush()
+            raise
+        finally:
+            CURRENT.set(None)
+            self._done(len(firing.current.body))
 
     def _forget(self, current: Current) -> None:
         current.finished = True

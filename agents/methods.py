@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from otpd.agents.arguments import Parameters
 from otpd.agents.decorators import Mark, marks
+from otpd.agents.schedules import Plan
 from otpd.ipc.topics import TopicError, Trie, words_of_pattern
 
 #: Where nothing is marked.
@@ -60,6 +61,8 @@ class Methods:
         self.casts: dict[str, Method] = {}
         self.events: list[Method] = []
         self.durable_events: list[Method] = []
+        self.schedules: dict[str, tuple[Method, Plan]] = {}  # by what names them in the agent
+        self._own: dict[str, Method] = {}
         for name, function, mark in _marked(agent_class):
             self._add(name, function, mark)
         self._topics, self._durable_topics = _trie(self.events), _trie(self.durable_events)
@@ -67,6 +70,9 @@ class Methods:
     def _add(self, name: str, function: Callable[..., Any], mark: Mark) -> None:
         if mark.kind == "on":
             (self.durable_events if mark.durable else self.events).append(Method(name, function, mark.pattern))
+        elif mark.plan is not None:
+            same = sum(1 for method, _ in self.schedules.values() if method.name == name)
+            self.schedules[f"{name}#{same + 1}" if same else name] = (self.own(name), mark.plan)
         else:
             table = self.calls if mark.kind == "call" else self.casts
             table[name] = Method(name, function)
@@ -77,6 +83,18 @@ class Methods:
 
     def of_durable_topic(self, topic: str) -> list[Method]:
         return [self.durable_events[index] for index in sorted(self._durable_topics.find(topic))]
+
+    def own(self, name: str) -> Method:
+        """What a timer may run: any method that the class has written itself. LookupError says what there is."""
+        method = self._own.get(name)
+        if method is None:
+            there = _written(self._class)
+            if name not in there:
+                near = difflib.get_close_matches(str(name), there, n=1)
+                meant = f"did you mean {near[0]}? " if near else ""
+                raise LookupError(f"no method of its own named {name!r}; {meant}there are: {', '.join(there) or 'none'}")
+            method = self._own[name] = Method(name, there[name])
+        return method
 
     def missing(self, kind: str, name: str) -> str:
         """Why there is no such method, with what there is."""
@@ -99,6 +117,7 @@ class Methods:
                 *({**each.describe(), "pattern": each.pattern} for each in self.events),
                 *({**each.describe(), "pattern": each.pattern, "durable": True} for each in self.durable_events),
             ],
+            "schedules": [{**each.describe(), "plan": str(plan)} for each, plan in self.schedules.values()],
         }
 
 
@@ -123,6 +142,8 @@ _TAKEN: Final[Mapping[str, frozenset[str]]] = {
     "call": frozenset({"timeout"}),
     "cast": frozenset({"confirm", "durable"}),
     "on": frozenset(),
+    "every": frozenset(),
+    "cron": frozenset(),
 }
 
 
@@ -136,6 +157,8 @@ def _check_signature(where: str, function: Callable[..., Any], mark: Mark) -> No
         if code.co_argcount != 2 or code.co_kwonlyargcount or stars:
             raise TypeError(f"{where}: expected one parameter, the event; write: async def {code.co_name}(self, event)")
         _check_pattern(where, mark.pattern)
+    elif mark.plan is not None:
+        _check_timed(where, function, code)
     elif code.co_posonlyargcount > 1 or stars & inspect.CO_VARARGS:
         nameless = names[1] if code.co_posonlyargcount > 1 else f"*{names[code.co_argcount + code.co_kwonlyargcount]}"
         raise TypeError(f"{where}: expected parameters that have names, got {nameless}; messages carry arguments by name")
@@ -143,6 +166,13 @@ def _check_signature(where: str, function: Callable[..., Any], mark: Mark) -> No
     if taken:
         own = f"the parameter {taken.pop()} is one of the {mark.kind}'s own and could not be sent"
         raise TypeError(f"{where}: {own}; rename it")
+
+
+def _check_timed(where: str, function: Callable[..., Any], code: types.CodeType) -> None:
+    plain = inspect.unwrap(function)
+    needed = code.co_argcount - len(getattr(plain, "__defaults__", None) or ())
+    if needed > 1 or code.co_kwonlyargcount > len(getattr(plain, "__kwdefaults__", None) or ()):
+        raise TypeError(f"{where}: expected no parameter but self, time has none; write: async def {code.co_name}(self)")
 
 
 def _check_pattern(where: str, pattern: str) -> None:
@@ -158,6 +188,18 @@ def _marked(agent_class: type) -> Iterator[tuple[str, Callable[..., Any], Mark]]
     for name in dict.fromkeys(name for base in bases for name in vars(base)):
         for mark in _marks_of(agent_class, name):
             yield name, getattr(agent_class, name), mark
+
+
+def _written(agent_class: type) -> dict[str, Callable[..., Any]]:
+    """What a class and its bases define beside otpd's own, without what begins with an underscore or overrides otpd's."""
+    ours: set[str] = set()
+    found: dict[str, Any] = {}
+    for base in reversed(agent_class.__mro__):
+        if base is object or base.__module__ in _OURS:
+            ours |= vars(base).keys()
+        else:
+            found.update({name: each for name, each in vars(base).items() if inspect.isfunction(each)})
+    return {name: each for name, each in found.items() if not name.startswith("_") and name not in ours}
 
 
 def _marks_of(agent_class: type, name: str) -> tuple[Mark, ...]:

@@ -90,6 +90,7 @@ SERVICES: Final[Mapping[str, Mapping[str, Check]]] = {
         "max_state": checks.size(1024, "1KiB", 8 * 2**20, "8MiB"),
         "ballast": checks.size(0, "0B"),
     },
+    "scheduler": {"enabled": checks.boolean},
     "errors": {
         "enabled": checks.boolean,
         "max_records": checks.integer(1, 1_000_000),

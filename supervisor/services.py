@@ -25,10 +25,11 @@ SERVICES: Final = "services"
 BROKER: Final = "broker"
 STORE: Final = "store"
 COMMANDS: Final = "commands"
+SCHEDULER: Final = "scheduler"
 ERRORS: Final = "errors"
 #: Names in the tree that are the node's own, now or when it gets the service of that name.
 OWN_NAMES: Final = frozenset(
-    {SERVICES, BROKER, STORE, "scheduler", ERRORS, "health", "telemetry", "tasks", COMMANDS}
+    {SERVICES, BROKER, STORE, SCHEDULER, ERRORS, "health", "telemetry", "tasks", COMMANDS}
 )
 #: Seconds of silence after which the broker counts as frozen (K3): every message waits for it.
 WATCHDOG: Final = 2.0
@@ -90,6 +91,7 @@ ROWS: Final[tuple[Service, ...]] = (
     Service(name=BROKER, module="otpd.ipc.broker", optional=False, watchdog=WATCHDOG, shutdown=2.0, spawn="allow"),
     # Its start may read the whole database (quick_check, up to 256 MiB), its stop writes the whole log back.
     Service(name=STORE, module="otpd.agents.services.store.service", args=state_dir, start_timeout=15.0, shutdown=10.0),
+    Service(name=SCHEDULER, module="otpd.agents.services.scheduler.service", args=state_dir, start_timeout=10.0),
     # It comes when somebody has a command to run, or [commands] says something.
     Service(
         name=COMMANDS,

@@ -10,7 +10,7 @@ waits. Who orders is what the broker says, never what the order says.
 | | with `stream`: {id, record}, at once; `record`: it has not begun, and this is why |
 | `read` | the next pieces of output [[stream, bytes]], and the record at the end, else nil; waits for news |
 | `write` | standard input of one that was ordered with `stdin = true`; answered when the command has room for more |
-| `cancel` | ends one |
+| `end` | ends one |
 | `look` | what runs, what ran last, counters |
 """
 
@@ -151,7 +151,7 @@ class Commands(Agent):
             self._write(entry.run)
 
     @call
-    async def cancel(self, id: str) -> None:
+    async def end(self, id: str) -> None:
         """End it; its record says so."""
         self._pool.cancel(self._mine(id).run.run, "cancelled")
         self._settle()

@@ -1,0 +1,1 @@
+"""The scheduler: every timer of the node."""

@@ -1,0 +1,263 @@
+"""The scheduler as an agent: what others ask of it, what it hears of names, and what it tells.
+
+>>> # await self.call("scheduler", "schedules", name="inventory")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from otpd.agents import Agent, Event, OtpdError, Reject, Reply, call, on, run
+from otpd.agents.schedules import Once, Rules, from_data
+from otpd.agents.services.notes import note
+from otpd.agents.services.scheduler.alarm import WallAlarm
+from otpd.agents.services.scheduler.disk import Disk, Newer
+from otpd.agents.services.scheduler.effects import Instant, Note
+from otpd.agents.services.scheduler.machine import Declared, Full
+from otpd.agents.services.scheduler.rows import rows
+from otpd.agents.services.scheduler.timetable import Keeper, Memory, Timetable
+from otpd.ipc.control import Control, ControlError
+from otpd.ipc.happenings import Welcomed
+
+#: Seconds between two words about the same schedule: 2,000 runs a second are told as so many counts.
+_TELL: Final = 1.0
+#: What goes into root's event log, beside the counts that are published.
+_NOTED: Final = ("skipped", "overrun", "lost", "gone", "unkept")
+_PAGE: Final = 1000
+
+
+class Scheduler(Agent):
+    """Every timer of the node, by the names of their agents."""
+
+    async def init(self, state_dir: str = "") -> None:
+        keeper = self._keeper(state_dir)
+        self._table = Timetable(self._otpd, keeper, self._now, self._alarm, self._heard)
+        self._told: Counter[tuple[str, str, str]] = Counter()
+        self._late: dict[str, int] = {}
+        self._telling: asyncio.TimerHandle | None = None
+        self._looking: set[asyncio.Task[None]] = set()
+        if isinstance(keeper, Disk):
+            self._table.machine.restore(keeper.load())
+            for problem in keeper.problems:
+                self.log.error("%s", problem)
+                note(self, "damaged", "scheduler", what=problem)
+        self._otpd.hears[Welcomed] = partial(self._welcomed, self._otpd.hears[Welcomed])
+        self._table.ring()
+
+    def _welcomed(self, hear: Callable[[Any], None], welcomed: Any) -> None:
+        """Another broker: what has become of names meanwhile, nobody has told."""
+        hear(welcomed)
+        self._look_at_all()
+
+    def _keeper(self, state_dir: str) -> Keeper:
+        """Without a disk to write to, what agents declare is fired all the same."""
+        if not state_dir:
+            return Memory()
+        try:
+            return Disk(Path(state_dir) / "scheduler.db", self._otpd.endpoint.inc >> 32)
+        except Newer:
+            raise
+        except (OSError, sqlite3.Error) as error:
+            why = f"{state_dir}/scheduler.db can't be used: {error}"
+            self.log.error("%s; declared schedules go on, new timers are refused; look at the disk, then: otpd restart %s",
+                           why, self.name)  # fmt: skip
+            note(self, "unkept", self.name, why=why)
+            return Memory(why)
+
+    def _now(self) -> Instant:
+        return Instant(time.monotonic_ns(), time.time_ns())
+
+    def _alarm(self, ring: Any) -> Any:
+        return WallAlarm(asyncio.get_running_loop(), ring)
+
+    async def terminate(self, reason: str) -> None:
+        self._table.close()
+
+    # --- agents ---
+
+    @call
+    async def declare(self, schedules: list[dict[str, Any]]) -> None:
+        """All that the caller's class declares, with what this incarnation knows of it."""
+        current = self.current
+        assert current is not None
+        try:
+            declared = [_declared(each) for each in schedules]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Reject(f"declare: expected schedules as the SDK of this otpd sends them: {error!r}") from None
+        foreign = [each.id for each in declared if not each.id.startswith(f"{current.caller}/")]
+        if foreign:
+            raise Reject(f"declare: expected ids that begin with {current.caller}/, got {foreign[0]}")
+        self._new(current.caller)
+        self._table.machine.declare(current.caller, current.generation, declared, self._now())
+        self._table.done()
+
+    @call
+    async def set_timer(
+        self, id: str, method: str, due: int, wall: bool = False, grace: int | None = None, args: bytes = b""
+    ) -> None:
+        """A one-shot timer of the caller; answered when it is on disk."""
+        current, reply = self.current, self.defer()
+        assert current is not None
+        if not id.startswith(f"{current.caller}/"):
+            reply.fail(Reject(f"set_timer: expected an id that begins with {current.caller}/, got {id}"))
+            return
+        plan = Once(due, Rules(misfire="run_once", grace=grace), wall)
+        self._new(current.caller)
+        try:
+            self._table.machine.schedule(current.caller, current.generation, id, method, plan, args, self._now())
+        except Full:
+            reply.fail(Reject("schedule: the scheduler has as many timers as it can hold; cancel some"))
+            return
+        self._table.done(partial(self._scheduled, reply, current.caller, id))
+
+    def _scheduled(self, reply: Reply, name: str, id: str, why: str | None) -> None:
+        if why is None:
+            reply.answer(None)
+            return
+        self._table.machine.cancel(name, id)
+        self._table.done()
+        reply.fail(Reject(f"schedule: it can't be kept: {why}; look with: otpd errors scheduler"))
+
+    @call
+    async def drop_timer(self, id: str) -> bool:
+        """Whether the caller had a timer of this id that had not run yet."""
+        current, reply = self.current, self.defer()
+        assert current is not None
+        found = self._table.machine.cancel(current.caller, id)
+        self._table.done(lambda _why: reply.answer(found))
+        return found
+
+    def _new(self, name: str) -> None:
+        """One of which nothing was known: what is it, beyond that it speaks?"""
+        if name not in self._table.machine.owners:
+            self._look(name)
+
+    # --- operators ---
+
+    @call
+    async def schedules(self, name: str | None = None, begin: int = 0) -> dict[str, Any]:
+        """Rows of all schedules, or of those of an agent or of one id, next ones first; 1,000 at most, from `begin` on."""
+        found = rows(self._table.machine, self._now(), name)
+        return {"rows": found[begin : begin + _PAGE], "all": len(found)}
+
+    @call
+    async def run_now(self, id: str) -> None:
+        """Run it once, now, beside its times."""
+        refused = self._table.machine.run_now(self._known(id), self._now())
+        self._table.done()
+        if refused is not None:
+            raise Reject(f"{id} is not run: {refused}")
+
+    @call
+    async def pause(self, id: str) -> None:
+        """Its times pass, counted as skipped, until it is resumed."""
+        self._table.machine.pause(self._known(id), self._now())
+        reply = self.defer()
+        self._table.done(lambda _why: reply.answer(None))
+
+    @call
+    async def resume(self, id: str) -> None:
+        self._table.machine.resume(self._known(id), self._now())
+        reply = self.defer()
+        self._table.done(lambda _why: reply.answer(None))
+
+    def _known(self, id: str) -> str:
+        if id not in self._table.machine.jobs:
+            raise Reject(f"no schedule has the id {id}", data={"code": "unknown"})
+        return id
+
+    @call
+    async def stats(self) -> dict[str, Any]:
+        """How many there are, and how many writes have failed."""
+        return {**self._table.machine.counts(), "unkept": self._table.unkept}
+
+    # --- names ---
+
+    @on("otpd.name.**")
+    async def named(self, event: Event) -> None:
+        """What becomes of a name. A stop of the whole node is the end of no name."""
+        name = event.topic.removeprefix("otpd.name.")
+        if event.missed:
+            self._look_at_all()
+        if name not in self._table.machine.owners:
+            return
+        state = event.data["state"]
+        if state in ("stopped", "gone"):
+            self._presence(name, "restarting", event.data["generation"])
+            self._look(name)
+        else:
+            self._presence(name, state, event.data["generation"])
+
+    def _presence(self, name: str, state: str | None, generation: int) -> None:
+        self._table.machine.presence(name, state, generation, self._now())
+        self._table.done()
+
+    def _look_at_all(self) -> None:
+        for name in list(self._table.machine.owners):
+            self._look(name)
+
+    def _look(self, name: str) -> None:
+        task = asyncio.ensure_future(self._ask(name))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _ask(self, name: str) -> None:
+        try:
+            found = await self.whereis(name)
+        except OtpdError:
+            return  # the next broker is asked again
+        state, generation = (found.state, found.generation) if found is not None else (None, 0)
+        if state in ("stopped", None) and await asyncio.get_running_loop().run_in_executor(None, _node_stops):
+            return
+        self._presence(name, state, generation)
+
+    # --- what it tells ---
+
+    def _heard(self, happened: Note) -> None:
+        data = happened.data
+        why = str(data.get("why") or data.get("outcome") or "")
+        self._told[happened.kind, happened.id, why] += int(data.get("count", 1))
+        if "late" in data:
+            self._late[happened.id] = max(self._late.get(happened.id, 0), data["late"])
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_TELL, self._tell)
+
+    def _tell(self) -> None:
+        """Each second once what has happened to each schedule."""
+        self._telling = None
+        told, self._told = self._told, Counter()
+        late, self._late = self._late, {}
+        for (kind, id_, why), count in told.items():
+            more = {"late_s": late.get(id_, 0) / 1e9} if kind == "fired" else {"why": why} if why else {}
+            self.emit(f"schedule.{kind}", schedule=id_, count=count, **more)
+            if kind in _NOTED or why in ("lost", "raised"):
+                what = "lost" if why == "lost" else kind
+                note(self, what, id_.partition("/")[0], schedule=id_, why=why, count=count)
+
+
+def _declared(data: dict[str, Any]) -> Declared:
+    return Declared(
+        str(data["id"]), str(data["method"]), from_data(data["plan"]), int(data["since"]), data["last"], data["ended"],
+        tuple(data["running"]),
+    )  # fmt: skip
+
+
+def _node_stops() -> bool:
+    """Whether root is stopping the node, and all names with it."""
+    try:
+        with Control.open(os.environ["OTPD_CONTROL"], 5.0) as control:
+            return control.ask("node").get("state") in ("stopping", "ending")
+    except (KeyError, ControlError, OSError):
+        return True  # root is on its way out: nothing is decided
+
+
+if __name__ == "__main__":
+    run(Scheduler)
