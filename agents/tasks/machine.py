@@ -1,0 +1,406 @@
+"""Which task goes to which worker, and when workers come and go. Pure: told what happens and when, answers with effects.
+
+A task is known by a number. Owners take turns; a task that runs over its time ends with its worker, and so does one whose
+owner has taken it back: there is no other way to end a function. It is settled when its worker is gone, so that nothing of
+it acts any more when its owner hears of it.
+
+    task     (PARKED -Grant-> ) QUEUED -Send-> RUNNING -done-> settled
+    worker   STARTING -ready-> IDLE -Send-> BUSY -done-> IDLE ... -End-> LEAVING -gone->
+
+| what comes    | PARKED    | QUEUED    | RUNNING                                          |
+|---------------|-----------|-----------|--------------------------------------------------|
+| done          | -         | -         | DONE or FAILED; TIMED_OUT if that was before     |
+| its time ends | -         | -         | its worker is ended; TIMED_OUT when that is gone |
+| withdrawn     | CANCELLED | CANCELLED | its worker is ended; CANCELLED when that is gone |
+| worker gone   | -         | -         | what was to become of it, else KILLED            |
+
+A task is parked when the queue is full and its owner wants to wait: it keeps the task and is told when there is room.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+from otpd.agents.tasks.counters import Counters
+
+#: Seconds in which an owner must use the room that it was granted, before it is another's turn.
+GRANT: Final = 1.0
+#: Workers that end while they start, one after another, until what waits is told that there will be none.
+MAX_FAILURES: Final = 3
+NEVER: Final = float("inf")
+
+
+class End(enum.StrEnum):
+    """How a task ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    TIMED_OUT = "timeout"
+    KILLED = "killed"
+    CANCELLED = "cancelled"
+    FULL = "full"  # never accepted
+    DRAINING = "draining"  # never accepted
+
+
+class State(enum.Enum):
+    STARTING = enum.auto()
+    IDLE = enum.auto()
+    BUSY = enum.auto()
+    LEAVING = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a worker of this number; then report it `ready` or `gone`."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Hand a task to an idle worker."""
+
+    worker: int
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End a worker, by force if it does not go; then report it `gone`."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """There is no room for a task: its owner keeps it until Grant."""
+
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """There is room for a task that is parked: its owner may submit it again."""
+
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A task is over; its owner hears of it once. `why`: what became of its worker."""
+
+    task: int
+    end: End
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """All that was accepted is over and no worker is left; tasks are accepted again."""
+
+
+Effect: TypeAlias = Start | Send | Stop | Hold | Grant | Settled | Drained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Times in seconds, None or inf: no limit. `memory`: bytes that a worker may have kept after its task."""
+
+    size: int
+    queue: int = 1000
+    max_tasks_per_worker: int | None = None
+    memory: int | None = None
+    timeout: float | None = None
+    idle: float = 10.0
+
+
+@dataclass(slots=True)
+class _Task:
+    owner: int | None
+    timeout: float
+    since: float  # submitted; then, begun
+    worker: int | None = None
+    fate: End | None = None  # what it will be when its worker is gone
+
+
+@dataclass(slots=True)
+class _Worker:
+    state: State = State.STARTING
+    task: int | None = None
+    served: int = 0
+    until: float = NEVER  # of its task, or of its idleness
+    used: int = 0  # a count that grows with each use
+
+
+@dataclass(slots=True)
+class Pool:
+    options: Options
+    counters: Counters = field(default_factory=Counters)
+    draining: bool = False
+    _tasks: dict[int, _Task] = field(default_factory=dict)  # queued and running
+    _queues: OrderedDict[int | None, deque[int]] = field(default_factory=OrderedDict)  # by owner
+    _parked: OrderedDict[int, int | None] = field(default_factory=OrderedDict)  # task -> owner, in order
+    _granted: dict[int, tuple[int | None, float]] = field(default_factory=dict)  # task -> owner, until
+    _workers: dict[int, _Worker] = field(default_factory=dict)
+    _queued: int = 0
+    _uses: int = 0
+    _failures: int = 0
+
+    # --- questions ---
+
+    @property
+    def queued(self) -> int:
+        return self._queued
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks) - self._queued
+
+    @property
+    def parked(self) -> int:
+        return len(self._parked) + len(self._granted)
+
+    @property
+    def workers(self) -> dict[int, State]:
+        return {number: row.state for number, row in self._workers.items()}
+
+    def task_of(self, worker: int) -> int | None:
+        return self._workers[worker].task if worker in self._workers else None
+
+    def due(self) -> float:
+        """When `tick` must be called next; inf: not by itself."""
+        times = [row.until for row in self._workers.values()]
+        return min([*times, *(until for _owner, until in self._granted.values())], default=NEVER)
+
+    # --- tasks ---
+
+    def submit(
+        self, task: int, owner: int | None, now: float, timeout: float | None = None, patient: bool = False
+    ) -> list[Effect]:
+        """A new task, or one that was granted room. `timeout` None: that of the pool. `patient`: rather wait than be refused.
+
+        `owner` None: nobody's, so that it runs whoever goes.
+        """
+        granted = self._granted.pop(task, None) is not None
+        if not granted and (self.draining or not self._room()):
+            return self._no_room(task, owner, patient)
+        limit = self.options.timeout if timeout is None else timeout
+        self._tasks[task] = _Task(owner, NEVER if limit is None else limit, now)
+        self._queues.setdefault(owner, deque()).append(task)
+        self._queued += 1
+        self.counters.submitted += 1
+        return [*self._assign(now)]
+
+    def _room(self) -> bool:
+        return self._queued + len(self._granted) < self.options.queue + self._free()
+
+    def _free(self) -> int:
+        """Tasks that could run at once: they are no queue while their workers are coming."""
+        open_ = sum(row.state in (State.IDLE, State.STARTING) for row in self._workers.values())
+        return open_ + max(0, self.options.size - len(self._workers))
+
+    def _no_room(self, task: int, owner: int | None, patient: bool) -> list[Effect]:
+        if patient:
+            self._parked[task] = owner
+            return [Hold(task)]
+        self.counters.refused += 1
+        return [Settled(task, End.DRAINING if self.draining else End.FULL)]
+
+    def withdraw(self, task: int, now: float) -> list[Effect]:
+        """Its owner does not want it any more. Harmless when it is over."""
+        if task in self._parked or task in self._granted:
+            self._parked.pop(task, None)
+            self._granted.pop(task, None)
+            return [Settled(task, End.CANCELLED), *self._assign(now)]
+        row = self._tasks.get(task)
+        if row is None or row.fate is not None:
+            return []
+        if row.worker is not None:
+            return [self._end_with_worker(row, End.CANCELLED)]
+        self._unqueue(task, row)
+        return [self._settle(task, End.CANCELLED), *self._assign(now)]
+
+    def owner_gone(self, owner: int, now: float) -> list[Effect]:
+        """All of its tasks end."""
+        waiting = [task for task, who in self._parked.items() if who == owner]
+        waiting += [task for task, (who, _until) in self._granted.items() if who == owner]
+        mine = [task for task, row in self._tasks.items() if row.owner == owner]
+        return [effect for task in (*waiting, *mine) for effect in self.withdraw(task, now)]
+
+    # --- workers ---
+
+    def ready(self, worker: int, now: float) -> list[Effect]:
+        row = self._workers[worker]
+        self._failures = 0
+        if row.state is State.STARTING:
+            self._rest(row, now)
+        return [*self._assign(now)]
+
+    def done(self, worker: int, now: float, *, failed: bool = False, memory: int = 0) -> list[Effect]:
+        """Its task has come to its own end. `memory`: bytes that the worker has now."""
+        row = self._workers[worker]
+        task, row.task = row.task, None
+        if task is None:
+            return []
+        row.served += 1
+        mine = self._tasks[task]
+        own = End.FAILED if failed else End.DONE
+        end = End.TIMED_OUT if mine.fate is End.TIMED_OUT else own  # one that was withdrawn has come to its end all the same
+        self.counters.run.add(now - mine.since)
+        effects: list[Effect] = [self._settle(task, end)]
+        if row.state is State.BUSY:
+            self._rest(row, now)
+            if self._worn(row, memory):
+                effects.append(self._leave(worker))
+        return [*effects, *self._assign(now)]
+
+    def _worn(self, row: _Worker, memory: int) -> bool:
+        options = self.options
+        over = options.memory is not None and memory > options.memory
+        return over or (options.max_tasks_per_worker is not None and row.served >= options.max_tasks_per_worker)
+
+    def gone(self, worker: int, now: float, why: str = "") -> list[Effect]:
+        """The process is no more, whatever the reason; with it its task, and no other."""
+        row = self._workers.pop(worker, None)
+        if row is None:
+            return []
+        effects: list[Effect] = []
+        if row.task is not None:
+            mine = self._tasks[row.task]
+            self.counters.run.add(now - mine.since)
+            effects.append(self._settle(row.task, mine.fate or End.KILLED, why))
+        if row.state is State.STARTING:
+            effects += self._failed_to_start(why)
+        return [*effects, *self._assign(now)]
+
+    def _failed_to_start(self, why: str) -> Iterator[Effect]:
+        self._failures += 1
+        if self._failures < MAX_FAILURES or any(row.state is not State.LEAVING for row in self._workers.values()):
+            return
+        self._failures = 0
+        for task in [task for queue in self._queues.values() for task in queue]:
+            self._unqueue(task, self._tasks[task])
+            yield self._settle(task, End.KILLED, why)
+
+    # --- time, and the operator ---
+
+    def tick(self, now: float) -> list[Effect]:
+        """What is due."""
+        effects: list[Effect] = []
+        for number, row in list(self._workers.items()):
+            if row.until <= now:
+                mine = self._tasks.get(row.task) if row.task is not None else None
+                effects.append(self._leave(number) if mine is None else self._end_with_worker(mine, End.TIMED_OUT))
+        for task, (owner, until) in list(self._granted.items()):
+            if until <= now:
+                del self._granted[task]
+                self._parked[task] = owner
+        return [*effects, *self._assign(now)]
+
+    def resize(self, size: int, now: float) -> list[Effect]:
+        """Workers that are too many go when they have nothing to do."""
+        return self.configure(replace(self.options, size=size), now)
+
+    def configure(self, options: Options, now: float) -> list[Effect]:
+        self.options = options
+        return [*self._assign(now)]
+
+    def drain(self, now: float) -> list[Effect]:
+        """Accept nothing until all that was accepted is over and its workers are gone."""
+        self.draining = True
+        return [*self._assign(now)]
+
+    # --- decisions ---
+
+    def _settle(self, task: int, end: End, why: str = "") -> Settled:
+        counters = self.counters
+        match end:
+            case End.DONE:
+                counters.done += 1
+            case End.FAILED:
+                counters.failed += 1
+            case End.TIMED_OUT:
+                counters.timed_out += 1
+            case End.KILLED:
+                counters.killed += 1
+            case End.CANCELLED:
+                counters.cancelled += 1
+        del self._tasks[task]
+        return Settled(task, end, why)
+
+    def _unqueue(self, task: int, row: _Task) -> None:
+        queue = self._queues[row.owner]
+        queue.remove(task)
+        self._queued -= 1
+        if not queue:
+            del self._queues[row.owner]
+
+    def _end_with_worker(self, row: _Task, fate: End) -> Stop:
+        assert row.worker is not None
+        row.fate = fate
+        return self._leave(row.worker)
+
+    def _leave(self, worker: int) -> Stop:
+        row = self._workers[worker]
+        row.state, row.until = State.LEAVING, NEVER
+        return Stop(worker)
+
+    def _rest(self, row: _Worker, now: float) -> None:
+        row.state, row.until = State.IDLE, now + self.options.idle
+
+    def _assign(self, now: float) -> Iterator[Effect]:
+        """All that can be done now: tasks to workers, room to those who wait for it, workers for what waits."""
+        idle = sorted((n for n, row in self._workers.items() if row.state is State.IDLE), key=self._last_used)
+        surplus = len(self._workers) - sum(row.state is State.LEAVING for row in self._workers.values()) - self.options.size
+        while surplus > 0 and idle:  # the one that was not used for longest
+            surplus -= 1
+            yield self._leave(idle.pop(0))
+        while idle and self._queued:
+            yield self._give(idle.pop(), now)
+        if self.draining:
+            yield from self._drain(idle)
+        yield from self._grant(now)
+        coming = sum(row.state is State.STARTING for row in self._workers.values())
+        for _ in range(min(self._queued - coming, self.options.size - len(self._workers))):
+            yield self._start()
+
+    def _last_used(self, worker: int) -> int:
+        return self._workers[worker].used
+
+    def _give(self, worker: int, now: float) -> Send:
+        """Owners in turn: whose task was taken goes to the end."""
+        owner, queue = next(iter(self._queues.items()))
+        task = queue.popleft()
+        self._queues.move_to_end(owner)
+        if not queue:
+            del self._queues[owner]
+        self._queued -= 1
+        self._uses += 1
+        mine, row = self._tasks[task], self._workers[worker]
+        self.counters.wait.add(now - mine.since)
+        mine.worker, mine.since = worker, now
+        row.state, row.task, row.until, row.used = State.BUSY, task, now + mine.timeout, self._uses
+        return Send(worker, task)
+
+    def _drain(self, idle: list[int]) -> Iterator[Effect]:
+        for worker in idle:
+            yield self._leave(worker)
+        if not self._tasks and not self._workers and not self._granted:
+            self.draining = False
+            yield Drained()
+
+    def _grant(self, now: float) -> Iterator[Effect]:
+        while self._parked and not self.draining and self._room():
+            task, owner = self._parked.popitem(last=False)
+            self._granted[task] = owner, now + GRANT
+            yield Grant(task)
+
+    def _start(self) -> Start:
+        number = next(n for n in range(1, len(self._workers) + 2) if n not in self._workers)
+        self._workers[number] = _Worker()
+        self.counters.workers += 1
+        return Start(number)

@@ -1,0 +1,344 @@
+"""Which task goes to which worker, when workers come and go, and what every task ends as."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from otpd.agents.tasks.machine import (
+    GRANT,
+    MAX_FAILURES,
+    Drained,
+    Effect,
+    End,
+    Grant,
+    Hold,
+    Options,
+    Pool,
+    Send,
+    Settled,
+    Start,
+    State,
+    Stop,
+)
+
+MIB = 1024 * 1024
+
+
+def pool(size: int = 2, queue: int = 10, **options: Any) -> Pool:
+    return Pool(Options(size=size, queue=queue, **options))
+
+
+def with_idle(size: int = 1, **options: Any) -> Pool:
+    """One whose worker 1 is idle."""
+    found = pool(size, **options)
+    found.submit(0, 1, 0.0)
+    found.ready(1, 0.0)
+    found.done(1, 0.0)
+    return found
+
+
+def test_the_first_task_starts_a_worker_and_goes_to_it() -> None:
+    found = pool()
+    assert found.workers == {}
+    assert found.submit(7, 1, 0.0) == [Start(1)]
+    assert found.ready(1, 0.1) == [Send(1, 7)]
+    assert (found.workers, found.queued, found.running) == ({1: State.BUSY}, 0, 1)
+
+
+def test_a_worker_that_is_idle_is_used_before_another_is_started_and_goes_when_it_is_idle_for_long() -> None:
+    found = with_idle(size=2, idle=5.0)
+    assert found.submit(1, 1, 1.0) == [Send(1, 1)]
+    found.done(1, 2.0)
+    assert found.due() == 7.0
+    assert found.tick(6.9) == []
+    assert found.tick(7.0) == [Stop(1)]
+    assert (found.gone(1, 7.1), found.workers, found.due()) == ([], {}, float("inf"))
+
+
+def test_owners_take_turns() -> None:
+    found = with_idle()
+    for task, owner in ((1, 1), (2, 1), (3, 1), (4, 2), (5, 3)):
+        found.submit(task, owner, 0.0)
+    assert [found.done(1, 0.0)[1] for _ in range(4)] == [Send(1, 2), Send(1, 4), Send(1, 5), Send(1, 3)]
+
+
+def test_the_death_of_a_worker_is_the_end_of_its_task_alone() -> None:
+    found = pool(size=2)
+    for task in (1, 2, 3):
+        found.submit(task, 1, 0.0)
+    found.ready(1, 0.0), found.ready(2, 0.0)
+    assert found.gone(1, 1.0, "killed") == [Settled(1, End.KILLED, "killed"), Start(1)]
+    assert found.ready(1, 1.1) == [Send(1, 3)]
+    assert (found.counters.killed, found.running) == (1, 2)
+
+
+def test_a_task_over_its_time_ends_with_its_worker_and_is_told_when_that_is_gone() -> None:
+    found = with_idle()
+    found.submit(1, 1, 10.0, timeout=2.0)
+    assert (found.due(), found.tick(12.0)) == (12.0, [Stop(1)])
+    assert found.gone(1, 12.1, "killed") == [Settled(1, End.TIMED_OUT, "killed")]
+    assert (found.counters.timed_out, found.counters.killed) == (1, 0)
+
+
+def test_time_begins_when_the_task_begins() -> None:
+    found = with_idle(timeout=5.0)
+    found.submit(1, 1, 0.0)
+    found.submit(2, 1, 0.0)
+    assert found.done(1, 4.0)[1] == Send(1, 2)
+    assert found.due() == 9.0
+
+
+def test_a_reply_after_the_time_is_too_late_and_one_before_a_withdrawal_has_taken_effect_counts() -> None:
+    found = with_idle()
+    found.submit(1, 1, 0.0, timeout=1.0)
+    found.tick(1.0)
+    assert found.done(1, 1.1) == [Settled(1, End.TIMED_OUT)]
+    other = with_idle()
+    other.submit(1, 1, 0.0)
+    assert other.withdraw(1, 0.5) == [Stop(1)]
+    assert other.done(1, 0.6) == [Settled(1, End.DONE)]
+
+
+def test_what_is_withdrawn_leaves_the_queue_or_ends_with_its_worker() -> None:
+    found = with_idle()
+    found.submit(1, 1, 0.0)
+    found.submit(2, 1, 0.0)
+    assert found.withdraw(2, 0.1) == [Settled(2, End.CANCELLED)]
+    assert found.withdraw(1, 0.1) == [Stop(1)]
+    assert (found.withdraw(1, 0.2), found.gone(1, 0.3)) == ([], [Settled(1, End.CANCELLED)])
+
+
+def test_the_death_of_an_owner_ends_its_tasks_and_nobody_elses() -> None:
+    found = pool(size=1, queue=2)
+    found.submit(1, 7, 0.0)
+    found.ready(1, 0.0)
+    found.submit(2, 8, 0.0), found.submit(3, 7, 0.0), found.submit(4, 7, 0.0, patient=True)
+    assert found.owner_gone(7, 1.0) == [Settled(4, End.CANCELLED), Stop(1), Settled(3, End.CANCELLED)]
+    assert found.gone(1, 1.1) == [Settled(1, End.CANCELLED), Start(1)]
+    assert found.ready(1, 1.2) == [Send(1, 2)]
+
+
+def test_a_task_of_nobody_outlives_everybody() -> None:
+    found = with_idle()
+    found.submit(1, None, 0.0)
+    assert (found.owner_gone(1, 0.1), found.running) == ([], 1)
+
+
+def test_a_full_queue_refuses_the_impatient_and_parks_the_patient_until_there_is_room() -> None:
+    found = with_idle(queue=1)
+    found.submit(1, 1, 0.0)
+    found.submit(2, 1, 0.0)
+    assert found.submit(3, 1, 0.0) == [Settled(3, End.FULL)]
+    assert found.submit(4, 2, 0.0, patient=True) == [Hold(4)]
+    assert found.done(1, 1.0) == [Settled(1, End.DONE), Send(1, 2), Grant(4)]
+    assert found.submit(5, 1, 1.0) == [Settled(5, End.FULL)], "the room is kept"
+    assert found.submit(4, 2, 1.0, patient=True) == []
+    assert (found.queued, found.parked, found.counters.refused) == (1, 0, 2)
+
+
+def test_room_that_is_not_used_in_time_is_given_to_the_next() -> None:
+    found = with_idle(queue=0)
+    found.submit(1, 1, 0.0)
+    found.submit(2, 2, 0.0, patient=True), found.submit(3, 3, 0.0, patient=True)
+    assert found.done(1, 1.0) == [Settled(1, End.DONE), Grant(2)]
+    assert found.tick(1.0 + GRANT) == [Grant(3)]
+
+
+def test_a_worker_is_replaced_after_so_many_tasks_or_when_it_has_kept_too_much_memory() -> None:
+    found = with_idle(max_tasks_per_worker=2)
+    found.submit(1, 1, 0.0)
+    assert found.done(1, 0.0) == [Settled(1, End.DONE), Stop(1)]
+    other = with_idle(memory=100 * MIB)
+    for task, memory, stop in ((1, 99, []), (2, 101, [Stop(1)])):
+        other.submit(task, 1, 0.0)
+        assert other.done(1, 0.0, memory=memory * MIB) == [Settled(task, End.DONE), *stop]
+
+
+def test_workers_that_can_not_start_are_tried_so_often_and_then_the_queue_is_told() -> None:
+    found = pool(size=1)
+    found.submit(1, 1, 0.0)
+    for _ in range(MAX_FAILURES - 1):
+        assert found.gone(1, 0.0, "no module numpy") == [Start(1)]
+    assert found.gone(1, 0.0, "no module numpy") == [Settled(1, End.KILLED, "no module numpy")]
+    assert found.submit(2, 1, 0.0) == [Start(1)], "the next task tries again"
+
+
+def test_a_smaller_size_ends_idle_workers_now_and_busy_ones_after_their_task() -> None:
+    found = pool(size=3)
+    for task in (1, 2, 3):
+        found.submit(task, 1, 0.0)
+    for worker in (1, 2, 3):
+        found.ready(worker, 0.0)
+    found.done(1, 1.0)
+    assert found.resize(1, 2.0) == [Stop(1)]
+    assert found.done(2, 3.0) == [Settled(2, End.DONE), Stop(2)]
+    assert found.done(3, 3.0) == [Settled(3, End.DONE)]
+    assert found.workers[3] is State.IDLE
+
+
+def test_a_larger_size_starts_workers_for_what_waits() -> None:
+    found = with_idle()
+    for task in (1, 2, 3):
+        found.submit(task, 1, 0.0)
+    assert found.resize(9, 1.0) == [Start(2), Start(3)]
+
+
+def test_drained_is_when_all_that_was_accepted_is_over_and_every_worker_is_gone() -> None:
+    found = with_idle()
+    found.submit(1, 1, 0.0)
+    assert found.drain(0.0) == []
+    assert found.submit(2, 1, 0.0) == [Settled(2, End.DRAINING)]
+    assert found.submit(3, 1, 0.0, patient=True) == [Hold(3)]
+    assert found.done(1, 1.0) == [Settled(1, End.DONE), Stop(1)]
+    assert found.gone(1, 1.0) == [Drained(), Grant(3)]
+    assert not found.draining
+
+
+class Pools(RuleBasedStateMachine):
+    """Against what everybody may rely on, whatever happens in whatever order."""
+
+    @initialize(size=st.integers(1, 3), queue=st.integers(0, 3), wear=st.none() | st.integers(1, 3))
+    def begin(self, size: int, queue: int, wear: int | None) -> None:
+        self.pool = pool(size, queue, max_tasks_per_worker=wear, memory=MIB, timeout=5.0, idle=3.0)
+        self.now, self.count, self.size = 0.0, 0, size
+        self.owners: dict[int, int] = {}  # of tasks that are not over
+        self.held: set[int] = set()
+        self.sent: dict[int, int] = {}  # worker -> task
+        self.living: set[int] = set()
+        self.starting: set[int] = set()
+        self.ended: dict[int, End] = {}
+        self.drained = 0
+
+    def see(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Start(worker):
+                    assert worker not in self.living, "a number means one process at a time"
+                    self.living.add(worker), self.starting.add(worker)
+                case Send(worker, task):
+                    assert worker in self.living - self.starting
+                    assert worker not in self.sent
+                    assert task in self.owners
+                    self.sent[worker] = task
+                case Stop(worker):
+                    assert worker in self.living
+                case Hold(task):
+                    self.held.add(task)
+                case Grant(task):
+                    assert task in self.held
+                case Settled(task, end):
+                    assert task not in self.ended, "one outcome"
+                    self.ended[task] = end
+                    self.owners.pop(task, None), self.held.discard(task)
+                    self.sent = {worker: each for worker, each in self.sent.items() if each != task}
+                case Drained():
+                    assert not self.living
+                    self.drained += 1
+
+    @rule(owner=st.integers(1, 3), patient=st.booleans(), timeout=st.none() | st.floats(0.5, 9))
+    def submit(self, owner: int, patient: bool, timeout: float | None) -> None:
+        self.count += 1
+        self.owners[self.count] = owner
+        self.see(self.pool.submit(self.count, owner, self.now, timeout, patient))
+
+    @precondition(lambda self: self.pool._granted)
+    @rule(data=st.data())
+    def use_the_room(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(sorted(self.pool._granted)))
+        self.held.discard(task)
+        self.see(self.pool.submit(task, self.owners[task], self.now, None, True))
+
+    @precondition(lambda self: self.starting)
+    @rule(data=st.data())
+    def ready(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.starting)))
+        self.starting.discard(worker)
+        self.see(self.pool.ready(worker, self.now))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), failed=st.booleans(), memory=st.sampled_from((0, 2 * MIB)))
+    def done(self, data: st.DataObject, failed: bool, memory: int) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.sent)))
+        self.see(self.pool.done(worker, self.now, failed=failed, memory=memory))
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data())
+    def gone(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.living)))
+        self.living.discard(worker), self.starting.discard(worker)
+        running = self.sent.get(worker)
+        before = set(self.owners) - set(self.sent.values())
+        self.see(self.pool.gone(worker, self.now, "killed"))
+        assert running is None or running in self.ended
+        alone = not (before - set(self.owners)) or all(self.ended[each] is End.KILLED for each in before - set(self.owners))
+        assert alone, "nobody else's task ends but those for which no worker can be had"
+
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        self.see(self.pool.withdraw(data.draw(st.sampled_from(sorted(self.owners))), self.now))
+
+    @rule(owner=st.integers(1, 3))
+    def owner_gone(self, owner: int) -> None:
+        self.see(self.pool.owner_gone(owner, self.now))
+        left = {task for task, who in self.owners.items() if who == owner}
+        assert left <= set(self.sent.values()), "what is left of it ends with its worker"
+
+    @rule(seconds=st.floats(0.1, 4))
+    def time(self, seconds: float) -> None:
+        self.now += seconds
+        self.see(self.pool.tick(self.now))
+        assert self.pool.due() > self.now
+
+    @rule(size=st.integers(1, 3))
+    def resize(self, size: int) -> None:
+        self.size = max(self.size, size)
+        self.see(self.pool.resize(size, self.now))
+
+    @rule()
+    def drain(self) -> None:
+        self.see(self.pool.drain(self.now))
+
+    @invariant()
+    def bounds(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        assert len(self.living) <= self.size
+        assert self.pool.queued <= self.pool.options.queue + self.size
+        assert set(self.pool.workers) == self.living
+
+    @invariant()
+    def counters_are_true(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        counters = self.pool.counters
+        assert counters.submitted == counters.ended + self.pool.queued + self.pool.running
+        assert self.pool.running == len(self.sent)
+        assert self.pool.queued + self.pool.running + self.pool.parked == len(self.owners)
+
+    def teardown(self) -> None:
+        """Without disturbance everything comes to its end: nothing starves."""
+        if not hasattr(self, "pool"):
+            return
+        for _ in range(20 * (self.count + 5)):
+            if not self.owners and not self.pool.draining:
+                break
+            for worker in sorted(self.starting):
+                self.starting.discard(worker)
+                self.see(self.pool.ready(worker, self.now))
+            for worker in sorted(self.sent):
+                self.see(self.pool.done(worker, self.now))
+            for worker in [number for number, state in self.pool.workers.items() if state is State.LEAVING]:
+                self.living.discard(worker), self.starting.discard(worker)
+                self.see(self.pool.gone(worker, self.now))
+            for task in sorted(self.pool._granted):
+                self.see(self.pool.submit(task, self.owners[task], self.now, None, True))
+        assert (self.owners, self.pool.draining) == ({}, False)
+
+
+TestPools = Pools.TestCase
+TestPools.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
