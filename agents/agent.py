@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from otpd.agents import methods
@@ -48,6 +48,8 @@ class Home(Protocol):
     def defer(self, current: Current) -> Reply: ...
 
     async def child(self, what: str, *arguments: Any) -> Any: ...
+
+    def serve(self, caller: Callable[[dict[str, Any], int, int], None], child_ended: Callable[[str, str], None]) -> None: ...
 
     def note(self, kind: str, name: str, data: dict[str, Any]) -> bool: ...
 

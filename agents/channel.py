@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from otpd.agents.current import inherited_deadline
-from otpd.agents.errors import CallTimeout, ChildError
-from otpd.ipc.frames import FrameError, pack, receive_packet, send_packet, unpack
+from otpd.agents.errors import CallTimeout, ChildError, Refused
+from otpd.ipc.frames import FrameError, close_all, pack, receive_packet, send_packet, unpack
 
 _CONTROL_FD: Final = "OTPD_CONTROL_FD"
 _JOB_FD: Final = "OTPD_JOB_FD"
@@ -63,6 +63,9 @@ class Channel:
         self._pid = os.getpid()
         self._ref = 0
         self._asked: dict[int, asyncio.Future[Any]] = {}
+        #: Of a service that is reached by others: who that is, a socket to it and its pidfd, both its own from then on.
+        self.caller: Callable[[dict[str, Any], int, int], None] | None = None
+        self.child_ended: Callable[[str, str], None] = _nothing  # name and reason, before `stop` of it is answered
 
     def listen(self) -> None:
         """On the running loop."""
@@ -105,6 +108,23 @@ class Channel:
             raise ChildError(str(value))
         return value
 
+    async def reach(self, name: str) -> socket.socket:
+        """A line to a pool or service of this node, which is started if it has to be. Refused says why there is none."""
+        self._ref += 1
+        ref, deadline = self._ref, inherited_deadline()
+        answer = self._asked[ref] = asyncio.get_running_loop().create_future()
+        self._ask(["reach", ref, name])
+        try:
+            async with asyncio.timeout_at(deadline / 1e9 if deadline else None):
+                ok, value = await answer
+        except TimeoutError:
+            raise CallTimeout(f"reach {name}: root did not answer within the deadline; look: otpd tree", "no") from None
+        finally:
+            self._asked.pop(ref, None)
+        if not ok:
+            raise Refused(f"reach {name}: {value}")
+        return socket.socket(fileno=value)
+
     def _ask(self, packet: list[Any]) -> None:
         if os.getpid() != self._pid:
             raise ChildError("this process was forked from the agent and has no children there; ask in the agent itself")
@@ -127,11 +147,24 @@ class Channel:
             return
         except OSError:
             found = None
-        packet = None if found is None else found[0]
+        packet, fds = (None, []) if found is None else found
         match packet:
+            case ["reach", int(ref), bool(ok), value]:
+                answer = self._asked.get(ref)
+                if answer is not None and not answer.done():
+                    answer.set_result((ok, fds.pop() if ok else value))
+            case ["caller", dict(who)] if self.caller is not None and len(fds) == 2:
+                self.caller(who, fds.pop(0), fds.pop(0))
+            case ["ended", str(name), str(reason)]:
+                self.child_ended(name, reason)
             case ["child", int(ref), bool(ok), value]:
                 answer = self._asked.get(ref)
                 if answer is not None and not answer.done():
                     answer.set_result((ok, value))
             case None | [str(), *_]:
                 self._hear(packet)
+        close_all(fds)
+
+
+def _nothing(*_: Any) -> None:
+    pass

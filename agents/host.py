@@ -31,6 +31,9 @@ from otpd.agents.timed import Timed
 class Parent(Protocol):
     """Who starts and stops children for an agent, ChildError when it does not; and notes what a service has to tell."""
 
+    caller: Callable[[dict[str, Any], int, int], None] | None
+    child_ended: Callable[[str, str], None]
+
     async def child(self, what: str, *arguments: Any) -> Any: ...
 
     def note(self, kind: str, name: str, data: dict[str, Any]) -> bool: ...
@@ -73,6 +76,10 @@ class Host:
 
     async def child(self, what: str, *arguments: Any) -> Any:
         return await self._parent.child(what, *arguments)
+
+    def serve(self, caller: Callable[[dict[str, Any], int, int], None], child_ended: Callable[[str, str], None]) -> None:
+        """Be reached: `caller(who, socket, pidfd)` for each line that root makes; and be told why own children ended."""
+        self._parent.caller, self._parent.child_ended = caller, child_ended
 
     def note(self, kind: str, name: str, data: dict[str, Any]) -> bool:
         return self._parent.note(kind, name, data)

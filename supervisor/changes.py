@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from otpd.supervisor import picture, services, specdata
+from otpd.supervisor import picture, pools, services, specdata
 from otpd.supervisor.control import Connection, OperationError
 from otpd.supervisor.events import ChangeSpec, DeleteChild, Op, RestartChild, StartChild, TerminateChild
 from otpd.supervisor.plan import Plan, diff
@@ -170,7 +170,7 @@ class Changes:
     def _apply(self, plan: Plan, new: NodeSpec, then: Callable[[list[str]], None]) -> None:
         """First everything goes that must go, everywhere (a child may move); then the new specs; then what must start."""
         self._root.names.expect(new)
-        first: list[Op] = []
+        first = self._ends_of_pools(plan)
         last: list[Op] = []
         for each in plan.supervisors:
             sup = self._root.path_below_top(each.path)
@@ -185,7 +185,8 @@ class Changes:
             last += [RestartChild(sup, child.id) for child in each.spec.children if child.id in wanted]
         top = services.with_services(new)
         supervisors = [] if plan.empty else _supervisors(self._root.path_below_top(""), top)
-        changes: list[Op] = [ChangeSpec(path, spec) for path, spec in supervisors]
+        tasks = self._root.path_below_top(pools.TASKS)  # what is below it came on demand, and is in no configuration
+        changes: list[Op] = [ChangeSpec(path, spec) for path, spec in supervisors if path != tasks]
 
         def removed(_results: list[Any]) -> None:
             for path in _paths(top, self._root.path_below_top("")):
@@ -200,6 +201,15 @@ class Changes:
             then([_problem(op, result) for op, result in zip(last, results, strict=True) if _failed(op, result)])
 
         self._all(first, removed)
+
+    def _ends_of_pools(self, plan: Plan) -> list[Op]:
+        """Those that run and are not any more what the configuration says."""
+        sup = self._root.path_below_top(pools.TASKS)
+        changed = [change.name.removeprefix("pools.") for change in plan.node if change.name.startswith("pools.")]
+        ids = [id for id in map(pools.child_name, changed) if self._root.tree.view(f"{sup}/{id}") is not None]
+        for id in ids:
+            self._root.workers.asked(f"{sup}/{id}", "reload")
+        return [op for id in ids for op in (TerminateChild(sup, id), DeleteChild(sup, id))]
 
     def _adopt(self, new: NodeSpec) -> None:
         self._root.node = new

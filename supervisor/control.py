@@ -67,6 +67,17 @@ class Connection:
     def fail(self, error: OperationError) -> None:
         self._finish({"ok": False, "code": error.code, "error": error.error, "hint": error.hint, "done": True})
 
+    def hand(self, fd: int) -> None:
+        """The only answer to this request, with a descriptor. It needs a reader that keeps up."""
+        frame = pack_frame({"ok": True, "result": None})
+        try:
+            if self._out or not self.open:
+                raise BlockingIOError
+            socket.send_fds(self._socket, [frame], [fd], socket.MSG_NOSIGNAL)
+            self.busy = False
+        except OSError:
+            self.close()
+
     def part(self, value: dict[str, Any]) -> None:
         """One of many answers; a reader that lags too far behind is cut off."""
         self._send(value)

@@ -15,7 +15,7 @@ from otpd.supervisor.entries import Entry, Report
 from otpd.supervisor.launches import Launches
 from otpd.supervisor.locate import Places
 from otpd.supervisor.problems import Invalid, KeyPath, dotted, nearest, quote, show
-from otpd.supervisor.sections import NODE, SECTIONS, check_entry, check_services
+from otpd.supervisor.sections import NODE, SECTIONS, check_entry, check_pool, check_services
 from otpd.supervisor.spec import (
     INFINITY,
     AutoShutdown,
@@ -31,7 +31,7 @@ from otpd.supervisor.spec import (
 )
 
 _MAX_DEPTH: Final = 32
-_TABLES: Final = ("node", *SECTIONS, "services", "commands")
+_TABLES: Final = ("node", *SECTIONS, "services", "commands", "pools")
 _NOTHING: Final = "nothing to run: expected [agents.NAME] or [programs.NAME]; `otpd init` writes an example"
 
 
@@ -47,6 +47,7 @@ def build(data: Mapping[str, Any], file: str, found: Places) -> NodeSpec:
     for error in wrong:
         report.add(("services",), error)
     commands = _commands(data, base, report)
+    node["pools"] = _pools(data.get("pools", {}), report)
     entries = _entries(data, report)
     _check_names(entries, report)
     supervisors = {entry.name: entry for entry in entries if entry.is_supervisor}
@@ -55,7 +56,7 @@ def build(data: Mapping[str, Any], file: str, found: Places) -> NodeSpec:
         _check_significant(entry, supervisors, report)
     resolve = Launches(base, report)
     launches = {entry.path: resolve.launch(entry) for entry in entries if not entry.is_supervisor}
-    if not launches and not report.problems:
+    if not launches and not node["pools"] and not report.problems:
         report.add((), Invalid(what=_NOTHING if data else f"the file is empty; {_NOTHING}"))
     report.raise_all()
     top = SupervisorSpec(max_restarts=None, isolate=True, children=_children(None, entries, launches))
@@ -89,6 +90,22 @@ def _commands(data: Mapping[str, Any], base: str, report: Report) -> dict[str, A
     for error in wrong:
         report.add(("commands",), error)
     return table
+
+
+def _pools(value: Any, report: Report) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        report.add(("pools",), Invalid(expected="tables [pools.NAME]", got=show(value)))
+        return {}
+    pools = {}
+    for name, table in value.items():
+        try:
+            checks.name(name)
+        except Invalid as error:
+            report.add(("pools", name), error)
+        pools[name], wrong = check_pool(table)
+        for each in wrong:
+            report.add(("pools", name), each)
+    return pools
 
 
 def _default_name(base: str) -> str:

@@ -69,6 +69,7 @@ class Operations:
             "reload": self._changes.reload,
             "request": RawRequests(root, self._changes).request,
             "connect": Clients(root).connect,
+            "reach": lambda connection, request: root.reaching.client(connection, request),
             "stats": relay.stats,
             "breaker": relay.breaker,
         }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from otpd.supervisor.control import OperationError
+from otpd.supervisor.pools import TASKS
 from otpd.supervisor.services import is_own
 from otpd.supervisor.spec import SPEAKING, Backoff, Launch
 from otpd.supervisor.tree import SupervisorView, WorkerView
@@ -211,8 +212,13 @@ def _supervisor(root: Root, view: SupervisorView) -> dict[str, Any]:
         "restart": str(view.spec.restart),
         "next_attempt_s": _seconds_to(root, view),
         "what": view.reason if view.state != "running" else None,
-        "children": [_node_of(root, child) for child in view.children],
+        "children": [_node_of(root, child) for child in view.children if not _is_unused(child)],
     }
+
+
+def _is_unused(view: View) -> bool:
+    """The supervisor of pools that nobody has wanted yet."""
+    return view.name == TASKS and view.path.count("/") == 1 and not view.children
 
 
 def _worker(root: Root, view: WorkerView) -> dict[str, Any]:

@@ -135,9 +135,16 @@ def diff(old: NodeSpec, new: NodeSpec) -> Plan:
     return Plan(
         supervisors=tuple(plan for plan in _supervisor("", old.top, new.top) if not plan.empty),
         moved=tuple(_moves(old.top, new.top)),
-        node=_differences(old.log, new.log, prefix="log."),
+        node=(*_differences(old.log, new.log, prefix="log."), *_pools(old, new)),
         refused=refused,
     )
+
+
+def _pools(old: NodeSpec, new: NodeSpec) -> tuple[FieldChange, ...]:
+    """A pool that is changed or gone ends with its tasks; the next one that wants it starts it anew."""
+    names = dict.fromkeys((*old.pools, *new.pools))
+    pairs = ((name, old.pools.get(name), new.pools.get(name)) for name in names)
+    return tuple(FieldChange(f"pools.{name}", one, two) for name, one, two in pairs if not _same(one, two))
 
 
 def _supervisor(path: str, old: SupervisorSpec, new: SupervisorSpec) -> Iterator[SupervisorPlan]:

@@ -59,6 +59,7 @@ from otpd.supervisor.operations import Operations
 from otpd.supervisor.ownchildren import OwnChildren
 from otpd.supervisor.paths import NodePaths, PathError, make_runtime, remove_traces
 from otpd.supervisor.serviceevents import ServiceEvents
+from otpd.supervisor.reaching import Reaching
 from otpd.supervisor.spawns import Spawns
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
@@ -161,6 +162,7 @@ class Root:
         self.names = Names(self)
         self.own_children = OwnChildren(self)
         self.spawns = Spawns(self)
+        self.reaching = Reaching(self)
         self.workers = Workers(self)
         self.operations = Operations(self)
         self.server = ControlServer(self.loop, self.paths.control, self.operations.dispatch)
@@ -251,7 +253,8 @@ class Root:
         name = path.rpartition("/")[2]
         self.runtime.pop(path, None)
         death = self.journal.last_death(name)
-        self.own_children.removed(path, death.left if death is not None and not death.detached else [])
+        left = death.left if death is not None and not death.detached else []
+        self.own_children.removed(path, left, "" if death is None else f"{death.reason}{_because(death.cause)}")
         self.journal.forget(name)
         self.spawns.forget(name)
         self.workers.forget(path)
@@ -462,6 +465,10 @@ class Root:
     def environment(self) -> dict[str, str]:
         """What every process of the node starts from."""
         return {**os.environ, launch.NODE: self.node_id, launch.CONTROL: str(self.paths.control)}
+
+
+def _because(cause: str | None) -> str:
+    return f": {cause}" if cause else ""
 
 
 def _titles(processes: tuple[Process, ...]) -> list[str]:

@@ -64,6 +64,18 @@ _WORKER: Final[Mapping[str, Check]] = {
     "watchdog": checks.duration(0.01, "10ms"),
     "detach": checks.boolean,
 }
+#: [pools.NAME]: task pools. No size: one worker for each core (`io`: four).
+POOL: Final[Mapping[str, Check]] = {
+    "size": checks.integer(1, 1000),
+    "queue": checks.integer(0, 1_000_000),
+    "max_tasks_per_worker": checks.integer(1),
+    "memory": checks.size(2**20, "1MiB"),
+    "preload": checks.strings,
+    "timeout": checks.duration(0.001, "1ms"),
+    "grace": checks.duration(0, "0s"),
+    "idle": checks.duration(0.01, "10ms"),
+    "pickle": checks.boolean,
+}
 NODE: Final[Mapping[str, Check]] = {"name": checks.name, "state_dir": checks.path, "log": checks.table(_LOG)}
 SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
     "supervisors": {
@@ -105,6 +117,11 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "working_directory": "cwd", "working_dir": "cwd", "stopsignal": "stop_signal", "signal": "stop_signal",
     "stopwaitsecs": "shutdown", "stop_timeout": "shutdown", "parent": "supervisor", "depends_on": "", "after": "",
     "requires": "", "priority": "",
+}  # fmt: skip
+#: What other pools call these keys.
+_POOLS_ELSEWHERE: Final[Mapping[str, str]] = {
+    "workers": "size", "max_workers": "size", "processes": "size", "instances": "size", "max_queue": "queue",
+    "max_tasks_per_child": "max_tasks_per_worker", "maxtasksperchild": "max_tasks_per_worker", "imports": "preload",
 }  # fmt: skip
 _ORDER: Final = "unknown key; the order in the file is the start order, and rest_for_one restarts what comes later"
 
@@ -155,3 +172,18 @@ def check_entry(section: str, value: Any) -> tuple[dict[str, Any], list[Invalid]
         return {}, [Invalid(expected=f"a table [{section}.NAME]", got=show(value))]
     found, wrong = checks.each_field({key: item for key, item in value.items() if key in known}, known)
     return found, wrong + [unknown_key(section, key).under(key) for key in value if key not in known]
+
+
+def check_pool(value: Any) -> tuple[dict[str, Any], list[Invalid]]:
+    """The values of one [pools.NAME] that are right, and what is wrong with the others."""
+    if not isinstance(value, dict):
+        return {}, [Invalid(expected="a table [pools.NAME]", got=show(value))]
+    found, wrong = checks.each_field({key: item for key, item in value.items() if key in POOL}, POOL)
+    if "preload" in found:
+        found["preload"] = list(found["preload"])
+    return found, wrong + [_unknown_of_pool(key).under(key) for key in value if key not in POOL]
+
+
+def _unknown_of_pool(key: str) -> Invalid:
+    guess = _POOLS_ELSEWHERE.get(key, "") or nearest(key, POOL)
+    return Invalid(what="unknown key" if guess else f"unknown key; known here: {', '.join(sorted(POOL))}", nearest=guess)

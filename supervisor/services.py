@@ -8,7 +8,7 @@ delays the others by its start timeout once; it backs off by itself and is never
 >>> from otpd.supervisor.spec import NodeSpec
 >>> node = NodeSpec(name="n", state_dir="/s", config="/c", top=SupervisorSpec(), services={"store": {"enabled": False}})
 >>> [child.id for child in with_services(node).children], [row.name for row in rows_of(node) if row.name in (BROKER, STORE)]
-(['services'], ['broker'])
+(['services', 'tasks'], ['broker'])
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from otpd.supervisor.pools import TASKS, TASKS_SPEC
 from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch, NodeSpec, SpawnPolicy, SupervisorSpec
 
 SERVICES: Final = "services"
@@ -116,12 +117,12 @@ def with_services(node: NodeSpec, rows: tuple[Service, ...] = ROWS) -> Superviso
     # It isolates, so that a service that can't start keeps this supervisor busy and not the top.
     own = SupervisorSpec(max_restarts=None, isolate=True, children=tuple(_child(row, node) for row in rows_of(node, rows)))
     services = ChildSpec(id=SERVICES, start=own, shutdown=INFINITY, type=ChildType.SUPERVISOR, backoff=_BACKOFF)
-    return replace(node.top, children=(services, *node.top.children))
+    return replace(node.top, children=(services, TASKS_SPEC, *node.top.children))
 
 
 def is_own(path: str) -> bool:
-    """Whether the tree's `path` is that of the services or of one of them."""
-    return path.split("/")[1:2] == [SERVICES]
+    """Whether the tree's `path` is that of the services or the task pools, or of one of them."""
+    return path.split("/")[1:2] in ([SERVICES], [TASKS])
 
 
 def _child(row: Service, node: NodeSpec) -> ChildSpec:

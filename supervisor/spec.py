@@ -193,3 +193,4 @@ class NodeSpec:
     log: LogPolicy = field(default_factory=LogPolicy)
     commands: dict[str, Any] | None = None  # the table [commands] as it was written; None: there is none
     services: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> options of [services.NAME] that are given
+    pools: dict[str, Any] = field(default_factory=dict)  # [pools.NAME]: name -> its options

@@ -185,6 +185,7 @@ class Workers:
         if self._root.link.is_broker(live):
             self._root.link.heard(value)
         self._root.own_children.heard(live, value)
+        self._root.reaching.heard(live, value)
         self._root.service_events.heard(live, value)
         self._root.spawns.heard(live, value)
 
@@ -237,6 +238,8 @@ class Workers:
             if live.launch.restart_memory is not None:
                 self._root.memory.watch(live.name, live.generation, live.pid, live.launch.restart_memory)
         self._root.feed(event)
+        if not isinstance(event, Exited | StartFailed | StartIgnored):
+            self._root.reaching.ready(live)
 
     def _forget(self, live: Live, event: Exited | StartFailed | StartIgnored) -> None:
         self._root.zygote.withdraw(live)

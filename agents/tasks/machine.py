@@ -171,6 +171,9 @@ class Pool:
     def task_of(self, worker: int) -> int | None:
         return self._workers[worker].task if worker in self._workers else None
 
+    def worker_of(self, task: int) -> int | None:
+        return self._tasks[task].worker if task in self._tasks else None
+
     def due(self) -> float:
         """When `tick` must be called next; inf: not by itself."""
         times = [row.until for row in self._workers.values()]

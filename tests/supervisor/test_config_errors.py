@@ -93,7 +93,7 @@ PARENT = "expected the name of a supervisor in this file, got "
         (OK + "[agent.x]\n", '3:2: agent: unknown table; did you mean "agents"?'),
         (
             OK + "[zzz]\n",
-            "3:2: zzz: unknown table; known here: node, supervisors, agents, programs, services, commands",
+            "3:2: zzz: unknown table; known here: node, supervisors, agents, programs, services, commands, pools",
         ),
         (OK + "[service.store]\n", '3:2: service: unknown table; did you mean "services"?'),
         (OK + "[services.stor]\n", '3:11: services.stor: unknown service; did you mean "store"?'),

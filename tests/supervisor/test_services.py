@@ -29,8 +29,8 @@ def own(node: NodeSpec = NODE) -> dict[str, ChildSpec]:
 
 def test_services_come_before_everything_that_the_user_wrote() -> None:
     found = with_services(NODE)
-    assert [child.id for child in found.children] == [SERVICES, "mine"]
-    assert (found.isolate, found.max_restarts, found.children[1]) == (True, None, MINE)
+    assert [child.id for child in found.children] == [SERVICES, "tasks", "mine"]
+    assert (found.isolate, found.max_restarts, found.children[2]) == (True, None, MINE)
 
 
 def test_each_is_a_permanent_service_that_is_never_given_up_and_starts_in_the_order_of_the_rows() -> None:
@@ -68,8 +68,8 @@ def test_all_but_the_broker_may_be_left_out() -> None:
 
 
 def test_what_is_the_nodes_own_is_told_by_its_path() -> None:
-    paths = ("top", "top/services", "top/services/broker", "top/s/services", "top/servicesx")
-    assert [path for path in paths if is_own(path)] == ["top/services", "top/services/broker"]
+    paths = ("top", "top/services", "top/services/broker", "top/s/services", "top/servicesx", "top/tasks/tasks-cpu")
+    assert [path for path in paths if is_own(path)] == ["top/services", "top/services/broker", "top/tasks/tasks-cpu"]
     assert {SERVICES, *(row.name for row in ROWS)} <= OWN_NAMES
 
 

@@ -1,0 +1,184 @@
+"""The workers of a pool: own children of its dispatcher, each with a line.
+
+Root starts and ends them. That one is gone is only said when root has proved that nothing of it is left, so that whoever
+is told of a task's end may rely on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from otpd.agents.errors import ChildError
+from otpd.agents.tasks.lines import Line
+
+SCRIPT: Final = os.path.join(os.path.dirname(__file__), "worker.py")
+_ADDRESS: Final = "OTPD_POOL"
+
+
+class Parent(Protocol):
+    """Root, as an agent asks it for children."""
+
+    async def start_child(self, spec: Mapping[str, Any]) -> Any: ...
+
+    async def stop_child(self, name: str) -> None: ...
+
+
+class Listener(Protocol):
+    def ready(self, worker: int) -> None: ...
+
+    def done(self, worker: int, ok: bool, memory: int, answer: Sequence[Any], fds: list[int]) -> None: ...
+
+    def lost(self, worker: int, why: str) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """`leaving`: it is told to stop, or its line has ended. `why`: what is known of its end."""
+
+    name: str
+    secret: str
+    line: Line | None = None
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equipment:
+    """What each worker is started with. `grace`: seconds between the request to end and the kill."""
+
+    preload: Sequence[str] = ()
+    grace: float = 0.5
+    measures: bool = False  # tell how much memory it has after each task
+
+
+class Workers:
+    """`prefix`: of their names. `after()` when something has happened that may leave messages to be sent."""
+
+    def __init__(self, prefix: str, parent: Parent, equipment: Equipment, after: Callable[[], None]) -> None:
+        self.listener: Listener
+        self._prefix, self._parent, self._equipment, self._after = prefix, parent, equipment, after
+        self._rows: dict[int, _Worker] = {}
+        self._loop = asyncio.get_running_loop()
+        self._strangers: set[Line] = set()
+        self._lives: set[asyncio.Task[None]] = set()
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._address = b"otpd-" + secrets.token_hex(16).encode()
+        self._server.bind(b"\0" + self._address)
+        self._server.listen(128)
+        self._loop.add_reader(self._server.fileno(), self._accept)
+
+    # --- what the machine wants ---
+
+    def start(self, worker: int) -> None:
+        self._rows[worker] = row = _Worker(f"{self._prefix}-{worker}", secrets.token_hex(16))
+        life = self._loop.create_task(self._live(worker, row))
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+
+    def send(self, worker: int, message: list[Any], fds: Sequence[int]) -> None:
+        line = self._rows[worker].line
+        assert line is not None
+        line.put(message, fds)
+
+    def stop(self, worker: int) -> None:
+        self._rows[worker].leaving.set()
+
+    def flush(self) -> None:
+        for row in self._rows.values():
+            if row.line is not None and row.line.wire.pending:
+                row.line.flush()
+
+    def ended(self, name: str, why: str) -> None:
+        """Root says why one of them has ended."""
+        for row in self._rows.values():
+            if row.name == name:
+                row.why = row.why or why
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._server.fileno())
+        self._server.close()
+        for row in self._rows.values():
+            if row.line is not None:
+                row.line.close()
+
+    # --- one worker ---
+
+    async def _live(self, worker: int, row: _Worker) -> None:
+        try:
+            await self._parent.start_child(self._table(row))
+            await row.leaving.wait()
+        except ChildError as error:
+            row.why = row.why or str(error)
+        finally:
+            with contextlib.suppress(ChildError):  # it was gone already
+                await self._parent.stop_child(row.name)
+        if row.line is not None:
+            row.line.close()
+        del self._rows[worker]
+        self.listener.lost(worker, row.why)
+        self._after()
+
+    def _table(self, row: _Worker) -> dict[str, Any]:
+        grace = self._equipment.grace
+        return {
+            "name": row.name,
+            "kind": "program",
+            "script": SCRIPT,
+            "restart": "temporary",
+            "shutdown": f"{max(1, int(grace * 1000))}ms" if grace else "brutal_kill",
+            "env": {_ADDRESS: f"{self._address.hex()} {row.secret}"},
+        }
+
+    # --- lines ---
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock, _ = self._server.accept()
+                self._greet(sock)
+
+    def _greet(self, sock: socket.socket) -> None:
+        """A stranger until it has said the secret of one that is expected."""
+        line: Line
+
+        def hear(message: list[Any], fds: list[int]) -> None:
+            match message:
+                case ["hello", str(secret)]:
+                    found = [number for number, row in self._rows.items() if secrets.compare_digest(row.secret, secret)]
+                    self._strangers.discard(line)
+                    self._known(found[0], line) if found else line.close()
+                case _ if line in self._strangers:
+                    line.close()
+                case _:
+                    self._hear(line, message, fds)
+
+        def gone() -> None:
+            self._strangers.discard(line)
+            for row in self._rows.values():
+                if row.line is line:
+                    row.leaving.set()
+
+        line = Line(sock, hear, gone, self._after)
+        self._strangers.add(line)
+
+    def _known(self, worker: int, line: Line) -> None:
+        self._rows[worker].line = line
+        equipment = self._equipment
+        line.put(["settings", {"measures": equipment.measures, "preload": list(equipment.preload)}])
+
+    def _hear(self, line: Line, message: list[Any], fds: list[int]) -> None:
+        worker = next((number for number, row in self._rows.items() if row.line is line), None)
+        match message:
+            case ["done", int(), bool(ok), int(memory), codec, body, sizes] if worker is not None:
+                self.listener.done(worker, ok, memory, (codec, body, sizes), fds)
+            case ["ready"] if worker is not None:
+                self.listener.ready(worker)
+            case ["failed", str(why)] if worker is not None:
+                self._rows[worker].why = why

@@ -1,0 +1,175 @@
+"""The owner's side of one pool: which of its tasks are open, what it says, and what every one of them ends as. Pure.
+
+It fills `out` with messages for the pool and is told what the pool says. Every task gets exactly one outcome, also when the
+pool is lost. A task that the pool has no room for is kept here until there is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from otpd.agents.errors import CallTimeout, Exited, NotData, OtpdError, Overloaded, Refused, RemoteError
+from otpd.agents.tasks.payload import PICKLE, Payload, decode
+from otpd.agents.tasks.values import Exit, Ok, Outcome
+from otpd.ipc.frames import close_all
+
+Packed: TypeAlias = tuple[Any, Payload]
+_NO_PICKLE: Final = (
+    "only a function that can be imported can be sent to this pool: define it at the top of a module or script. Lambdas, "
+    "closures and bound methods travel by pickle, in a pool of your own with [pools.NAME] pickle = true"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the pool has said of itself."""
+
+    pickle: bool
+    size: int
+    queue: int
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A task that is open. `pack` is called again when it had to wait."""
+
+    name: str
+    pack: Callable[[], Packed]
+    done: Callable[[Outcome], None]
+    timeout: float | None = None
+    patient: bool = False
+    detached: bool = False
+    values: bool = True  # False: nobody wants the value
+
+
+@dataclass(slots=True)
+class Desk:
+    """Of one owner at one pool. `original`: exceptions of a pool that pickles are given as they were raised."""
+
+    pool: str
+    out: list[tuple[list[Any], Sequence[int]]] = field(default_factory=list)
+    facts: Facts | None = None
+    original: bool = False
+    _open: dict[int, Entry] = field(default_factory=dict)
+    _ids: Any = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._open)
+
+    def submit(self, entry: Entry) -> int:
+        """NotData when it can't be sent; then nothing has happened."""
+        task: int = next(self._ids)
+        self._send(task, entry)
+        self._open[task] = entry
+        return task
+
+    def _send(self, task: int, entry: Entry) -> None:
+        function, sent = entry.pack()
+        how = [entry.timeout, entry.patient, entry.detached]
+        self.out.append((["run", task, how, function, sent.codec, sent.body, list(sent.sizes)], sent.fds))
+
+    def withdraw(self, task: int) -> None:
+        """It is to end; its outcome comes as that of any other."""
+        if task in self._open:
+            self.out.append((["stop", task], ()))
+
+    def forget(self, task: int) -> None:
+        """It is to end, and nobody wants to hear of it."""
+        if self._open.pop(task, None) is not None:
+            self.out.append((["stop", task], ()))
+
+    # --- what the pool says ---
+
+    def hear(self, message: list[Any], fds: list[int]) -> None:
+        match message:
+            case ["done", int(task), bool(ok), codec, body, sizes]:
+                self._done(task, ok, Payload(codec, body, sizes, fds))
+                return
+            case ["over", int(task), str(end), str(why)]:
+                self._over(task, end, why)
+            case ["go", int(task)] if task in self._open:
+                self._again(task)
+            case ["accepted", int(task)] if task in self._open and self._open[task].detached:
+                self._open.pop(task).done(Ok(None))
+            case ["hello", dict(facts)]:
+                self.facts = Facts(bool(facts["pickle"]), facts["size"], facts["queue"])
+        close_all(fds)
+
+    def _again(self, task: int) -> None:
+        try:
+            self._send(task, self._open[task])
+        except NotData as error:  # it has been changed since
+            self._open.pop(task).done(Exit("error", error))
+            self.out.append((["stop", task], ()))
+
+    def _done(self, task: int, ok: bool, sent: Payload) -> None:
+        entry = self._open.pop(task, None)
+        if entry is None or sent.codec == PICKLE and not (self.facts is not None and self.facts.pickle):
+            close_all(sent.fds)
+            return
+        try:
+            value = decode(sent, f"the result of {entry.name}")
+            outcome = Ok(value) if ok else Exit("error", self._raised(entry, value))
+        except Exception as error:  # unpickling runs code of the value's own
+            text = f"task {entry.name}: its result can't be read here: {type(error).__name__}: {error}"
+            outcome = Exit("error", RemoteError(text, type=type(error).__name__, text=str(error)))
+        entry.done(outcome)
+
+    def _raised(self, entry: Entry, value: Any) -> Any:
+        kind, text, trace, original = value
+        if self.original and isinstance(original, BaseException):
+            original.__cause__ = RemoteError(trace, type=kind, text=text, traceback=trace)
+            return original
+        return RemoteError(f"task {entry.name} raised {kind}: {text}", type=kind, text=text, traceback=trace)
+
+    def _over(self, task: int, end: str, why: str) -> None:
+        entry = self._open.pop(task, None)
+        if entry is not None:
+            entry.done(over(entry.name, self.pool, end, why))
+
+    def lost(self, why: str) -> None:
+        """The line is gone, and all tasks with it."""
+        entries, self._open = list(self._open.values()), {}
+        for message, fds in self.out:
+            close_all(fds)
+            message.clear()
+        self.out.clear()
+        for entry in entries:
+            text = f"task {entry.name}: the pool {self.pool} is gone ({why}); its tasks have ended; look with: otpd tasks"
+            entry.done(Exit("killed", Exited(text, reason=why)))
+
+
+def over(name: str, pool: str, end: str, why: str) -> Exit:
+    """The outcome of a task that has not come to its own end.
+
+    >>> over("work:parse", "cpu", "timeout", "").error.args[0]
+    'task work:parse: it ran longer than its timeout, and was ended with its worker; give it more time, or look: otpd tasks cpu'
+    """
+    task = f"task {name}"
+    match end:
+        case "timeout":
+            text = f"{task}: it ran longer than its timeout, and was ended with its worker; give it more time, or look: "
+            return Exit("timeout", CallTimeout(f"{text}otpd tasks {pool}", "maybe"))
+        case "killed":
+            why = why or "gone"
+            text = f"{task}: its worker ended under it ({why}); what it printed: otpd logs; its pool goes on"
+            return Exit("killed", Exited(text, reason=why))
+        case "cancelled":
+            return Exit("cancelled", Exited(f"{task}: it was taken back", reason="shutdown"))
+        case "full":
+            text = f"{task}: the queue of pool {pool} is full; wait for room with wait=True, or give it a larger queue"
+            return Exit("overloaded", Overloaded(text))
+        case "draining":
+            text = f"{task}: pool {pool} is drained and takes nothing until that is over; wait for it with wait=True"
+            return Exit("overloaded", Overloaded(text))
+        case "refused":
+            return Exit("refused", Refused(f"{task}: {why}"))
+    return Exit(end, OtpdError(f"{task}: {end}: {why}"))
+
+
+def no_pickle(name: str) -> NotData:
+    return NotData(f"task {name}: {_NO_PICKLE}")

@@ -1,0 +1,159 @@
+"""What a task runs, by name: "module:function", a function of a module, or one of the script that asks.
+
+`Named` is what crosses. The worker imports it from where the owner has it, and anew when its file has changed, so that a
+pool that lives for weeks runs today's code.
+
+>>> import math
+>>> named(math.sqrt)
+Named(module='math', name='sqrt', file=None, home=None)
+>>> found(named("os.path:join"))("a", "b")
+'a/b'
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final
+
+from otpd.agents.errors import NotData
+
+_SAMPLE: Final = 'self.task("mypackage.work:parse", path)'
+#: A script that runs is __main__ in its own process; in a worker it is a module of this name, so that it does not run.
+_SCRIPT: Final = "__otpd_main__"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """`file`: of the module, if it has one that is not the standard library's; `home`: where its imports look first."""
+
+    module: str
+    name: str
+    file: str | None = None
+    home: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}"
+
+    def to_wire(self) -> list[str | None]:
+        return [self.module, self.name, self.file, self.home]
+
+
+def named(function: str | Callable[..., Any]) -> Named | None:
+    """None for what has no name by which it could be imported: a lambda, a closure, a bound method, a partial.
+
+    NotData for what is no function at all.
+    """
+    if isinstance(function, str):
+        module, _, name = function.partition(":")
+        if not module or not name:
+            raise NotData(f"expected a task as 'module:function', got {function!r}; write: {_SAMPLE}")
+        return Named(module, name, None, _home())
+    if not callable(function):
+        raise NotData(f"expected a task to be a function or 'module:function', got {function!r}; write: {_SAMPLE}")
+    return _of(function)
+
+
+def _of(function: Callable[..., Any]) -> Named | None:
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    loaded = sys.modules.get(module or "")
+    if loaded is None or not name or _at(loaded, name) is not function:
+        return None
+    file = getattr(loaded, "__file__", None)
+    if module == "__main__":
+        return Named("__main__", name, os.path.abspath(file), _home()) if file else None
+    return Named(str(module), name, None, None) if file is None or _is_of_python(file) else Named(module, name, file, _home())
+
+
+def _home() -> str | None:
+    """The directory of the script that runs here."""
+    return os.path.abspath(sys.path[0]) if sys.path and not sys.path[0].endswith(".zip") else None
+
+
+@functools.cache
+def _library() -> str:
+    return os.path.dirname(os.__file__) + os.sep
+
+
+def _is_of_python(file: str) -> bool:
+    return file.startswith(_library()) and "site-packages" not in file
+
+
+def _at(module: ModuleType, name: str) -> Any:
+    try:
+        return functools.reduce(getattr, name.split("."), module)
+    except AttributeError:
+        return None
+
+
+# --- in the worker ---
+
+
+def found(what: Named) -> Any:
+    """The function, imported. ImportError or AttributeError says what is missing."""
+    return Library().find(what)
+
+
+@dataclass(slots=True)
+class Library:
+    """What a worker has imported, with the time of its file."""
+
+    _functions: dict[Named, tuple[Any, int]] = field(default_factory=dict)
+
+    def find(self, what: Named) -> Any:
+        known = self._functions.get(what)
+        changed = _changed(what.file)
+        if known is not None and known[1] == changed:
+            return known[0]
+        function = _import(what, anew=known is not None)
+        self._functions[what] = function, changed
+        return function
+
+
+def _changed(file: str | None) -> int:
+    try:
+        return os.stat(file).st_mtime_ns if file is not None else 0
+    except OSError:
+        return 0
+
+
+def _import(what: Named, anew: bool) -> Any:
+    if what.home is not None and what.home not in sys.path:
+        sys.path.insert(0, what.home)
+    importlib.invalidate_caches()
+    module = _script(what.file) if what.module == "__main__" and what.file else _module(what, anew)
+    value = _at(module, what.name)
+    if value is None:
+        raise AttributeError(f"{what.module} has no {what.name} ({getattr(module, '__file__', 'no file')})")
+    return value
+
+
+def _module(what: Named, anew: bool) -> ModuleType:
+    loaded = sys.modules.get(what.module)
+    other = loaded is not None and what.file is not None and getattr(loaded, "__file__", None) != what.file
+    if anew or other:
+        sys.modules.pop(what.module, None)
+    if other and what.home is not None:  # of another owner, who has a module of this name, too
+        sys.path.remove(what.home)
+        sys.path.insert(0, what.home)
+        for name in [each for each in sys.modules if each.startswith(f"{what.module.partition('.')[0]}.")]:
+            del sys.modules[name]
+        sys.modules.pop(what.module.partition(".")[0], None)
+    return importlib.import_module(what.module)
+
+
+def _script(file: str) -> ModuleType:
+    """As a module: what stands below `if __name__ == "__main__"` does not run."""
+    spec = importlib.util.spec_from_file_location(_SCRIPT, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_SCRIPT] = module
+    spec.loader.exec_module(module)
+    return module
