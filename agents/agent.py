@@ -27,6 +27,7 @@ from otpd.agents.deliveries import DELIVERY, Delivery
 from otpd.agents.errors import OtpdError
 from otpd.agents.names import checked
 from otpd.agents.replies import Reply
+from otpd.agents.tasks.verbs import TaskVerbs
 from otpd.agents.timed import Timed
 from otpd.agents.transactions import Transaction
 from otpd.agents.values import Child, Ref
@@ -245,7 +246,10 @@ class Agent(Verbs):
 
 #: A handler must not take the place of a verb.
 RESERVED: Final = frozenset(
-    name for base in (Agent, Verbs, Commands) for name in (*vars(base), *base.__annotations__) if not name.startswith("_")
+    name
+    for base in (Agent, Verbs, Commands, TaskVerbs)
+    for name in (*vars(base), *base.__annotations__)
+    if not name.startswith("_")
 )
 
 

@@ -30,6 +30,7 @@ from otpd.agents.errors import CallTimeout, NodeNotRunning, OtpdError, Refused
 from otpd.agents.following import Events, Following, Monitor
 from otpd.agents.line import Line
 from otpd.agents.locate import control_socket
+from otpd.agents.tasks.reach import reach
 from otpd.agents.verbs import Verbs
 from otpd.agents.watching import Watching
 from otpd.ipc.control import Control, ControlError
@@ -53,7 +54,7 @@ def connect(config: str | os.PathLike[str] | None = None, timeout: float = 10.0)
     except ControlError as error:
         kind: type[OtpdError] = {7: NodeNotRunning, 8: CallTimeout}.get(error.code, Refused)
         raise kind(f"connect: {error.error}; {error.hint}") from None
-    client = Client(control, first, stream)
+    client = Client(control, first, stream, str(path))
     try:
         client.wait_until_welcome(timeout)
     except BaseException:
@@ -65,9 +66,9 @@ def connect(config: str | os.PathLike[str] | None = None, timeout: float = 10.0)
 class Client(Blocking[Verbs]):
     """Made by `connect`. Threads may share it; a fork may not. Close it, or use it as a context manager."""
 
-    def __init__(self, control: Control, first: dict[str, Any], stream: Iterator[dict[str, Any]]) -> None:
+    def __init__(self, control: Control, first: dict[str, Any], stream: Iterator[dict[str, Any]], path: str = "") -> None:
         self.name: str = first["name"]
-        self._control, self._stream, self._first = control, stream, first
+        self._control, self._stream, self._first, self._control_path = control, stream, first, path
         self._begun, self._welcome, self._closed = threading.Event(), threading.Event(), False
         self._failed: BaseException | None = None
         threading.Thread(target=self._serve, name=f"otpd {self.name}", daemon=True).start()
@@ -157,6 +158,7 @@ class Client(Blocking[Verbs]):
         self._following = Following(conversation)
         for happening in (Welcomed, Fenced):
             conversation.hears[happening] = functools.partial(self._settled, conversation.hears[happening])
+        conversation.reach = functools.partial(reach, self._control_path)
         conversation.complain = Complaints(logging.getLogger("otpd.client"), conversation.clock)
         conversation.rejections = functools.partial(
             conversation.complain, "casts rejected", "cast to %s.%s rejected: %s; with confirm=True the sender is told"
@@ -170,6 +172,7 @@ class Client(Blocking[Verbs]):
             await self._stop.wait()
             await self._line.drain()
         finally:
+            conversation.close_pools()
             self._line.close(bye=True)
             conversation.end(NodeNotRunning(f"{self.name} is closed; connect() again"))
             self._welcome.set()

@@ -10,15 +10,17 @@ Guarantees: each call ends exactly once, at the latest at its deadline, broker o
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from otpd.agents.commands import nobody_to_summon
 from otpd.agents.current import inherited_deadline
 from otpd.agents.data import Encoder
-from otpd.agents.errors import BrokerLost, CallTimeout, NotData, OtpdError, Stale, TooLarge, failure
+from otpd.agents.errors import BrokerLost, CallTimeout, NoProcess, NotData, OtpdError, Stale, TooLarge, failure
 from otpd.agents.names import Names, checked
 from otpd.agents.submissions import Submissions
 from otpd.agents.waiting import Done, Waiting, what
@@ -36,6 +38,9 @@ from otpd.ipc.happenings import (
     Replied,
     Welcomed,
 )
+
+if TYPE_CHECKING:
+    from otpd.agents.tasks.pools import Pools
 
 _NS: Final = 1_000_000_000
 #: The latest deadline that can be said: u64 on the wire.
@@ -68,6 +73,8 @@ class Conversation:
         self.ended: OtpdError | None = None
         self.at_end: Callable[[OtpdError], None] = _nothing
         self.rejections: Callable[[str, str, str], None] = _nothing  # name, method, code of a cast that nobody awaits
+        self.reach: Callable[[str], Awaitable[socket.socket]] = _unreachable  # a line to a pool; set by what this lives in
+        self.crash: Callable[[BaseException], None] | None = None  # set by the host
         self.thread = threading.get_ident()
         self._calls: dict[int, Waiting] = {}
         self._questions: dict[int, Waiting] = {}
@@ -76,6 +83,18 @@ class Conversation:
         self._roomless: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self.submissions = Submissions(self)  # to the store
+
+    @functools.cached_property
+    def pools(self) -> Pools:
+        """Made with the first task."""
+        from otpd.agents.tasks.pools import Pools
+
+        return Pools(self.reach, self.endpoint.name, self.crash)
+
+    def close_pools(self) -> None:
+        """Tasks that are open end with this."""
+        if "pools" in self.__dict__:
+            self.pools.close()
 
     # --- what all verbs begin with ---
 
@@ -382,6 +401,10 @@ class Conversation:
 
 
 _DONE: Final = Done()
+
+
+async def _unreachable(name: str) -> socket.socket:
+    raise NoProcess(f"reach {name}: there are no pools here")
 
 
 def _nothing(*_: Any) -> None:

@@ -49,6 +49,7 @@ class Host:
         self.agent = agent_class()
         self.agent.name, self.agent.generation, self.agent.log = conversation.endpoint.name, generation, log
         self.agent._otpd, self.agent._host = conversation, self
+        conversation.crash = self.crash
         complain = conversation.complain = Complaints(log, conversation.clock)
         self._methods = Methods(agent_class)
         self.mailbox = Mailbox(self.agent, self._methods, conversation, complain)

@@ -113,6 +113,7 @@ class Life:
         job = self._job
         conversation = Conversation(Endpoint(job.name, job.inc, job.token))
         conversation.hears[Fenced] = self._fenced
+        conversation.reach = self._channel.reach
         host = Host(self._class, job.generation, conversation, self._channel, logger(job.name))
         loop.set_task_factory(host.task_factory)
         for number in {job.stop_signal, signal.SIGTERM}:

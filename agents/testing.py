@@ -77,6 +77,8 @@ class Running(Generic[A]):
         self.monitors: list[str] = []
         self.links: list[str] = []
         self.children: dict[str, dict[str, Any]] = {}
+        self.caller: Callable[[dict[str, Any], int, int], None] | None = None
+        self.child_ended: Callable[[str, str], None] = lambda _name, _reason: None
         self._class, self._args = agent_class, args
         self.peers: dict[str, Peer] = {}
         self.notes: list[tuple[str, str, dict[str, Any]]] = []

@@ -19,6 +19,7 @@ from otpd.agents.errors import NoProcess, OtpdError
 from otpd.agents.locks import Lock
 from otpd.agents.names import checked
 from otpd.agents.proxies import Proxy
+from otpd.agents.tasks.verbs import TaskVerbs
 from otpd.agents.values import Entry, Ref, Whereabouts
 from otpd.agents.waiting import Done
 from otpd.ipc.endpoint import Address
@@ -29,7 +30,7 @@ POLICIES: Final = ("any", "all", "round_robin", "least_loaded", "hash")
 _DONE: Final = Done()
 
 
-class Verbs(Commands):
+class Verbs(Commands, TaskVerbs):
     _otpd: Conversation
 
     # --- messages ---

@@ -208,7 +208,7 @@ class OwnChildren:
 
     # --- what else happens ---
 
-    def removed(self, path: str, left: list[str], reason: str) -> None:
+    def removed(self, path: str, left: list[str], reason: str = "") -> None:
         """The child is no more; this of it could not be ended. A service hears why."""
         owner = self._root.workers.live(path.rpartition("/")[0])
         if owner is not None and owner.launch.kind == "service" and owner.channel is not None:

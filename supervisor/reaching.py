@@ -38,7 +38,7 @@ _AGAIN: Final = "try again; look with: otpd why"
 
 @dataclass(slots=True, eq=False)
 class Asker:
-    """`caller`: what the service is told of it. `answer(ok, value, fd)`: None for no descriptor. `line`: not just a start."""
+    """`caller`: what the service is told of it. `answer(ok, value, fd)`; no `line`: just that it is up, and no descriptor."""
 
     caller: dict[str, Any]
     pidfd: Callable[[], int]  # a new one, of the caller

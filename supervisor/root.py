@@ -58,8 +58,8 @@ from otpd.supervisor.oom import OomWatch
 from otpd.supervisor.operations import Operations
 from otpd.supervisor.ownchildren import OwnChildren
 from otpd.supervisor.paths import NodePaths, PathError, make_runtime, remove_traces
-from otpd.supervisor.serviceevents import ServiceEvents
 from otpd.supervisor.reaching import Reaching
+from otpd.supervisor.serviceevents import ServiceEvents
 from otpd.supervisor.spawns import Spawns
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree

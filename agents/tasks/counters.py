@@ -59,7 +59,7 @@ def _most(value: float | None, last: float) -> float | None:
 
 @dataclass(slots=True)
 class Counters:
-    """Each task that was accepted is counted once, when it has ended: `submitted` is their sum and those that wait or run."""
+    """Each task that was accepted is counted once, when it has ended; `submitted` has those too that wait or run."""
 
     submitted: int = 0
     done: int = 0

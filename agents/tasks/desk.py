@@ -108,7 +108,7 @@ class Desk:
 
     def _done(self, task: int, ok: bool, sent: Payload) -> None:
         entry = self._open.pop(task, None)
-        if entry is None or sent.codec == PICKLE and not (self.facts is not None and self.facts.pickle):
+        if entry is None or (sent.codec == PICKLE and not (self.facts is not None and self.facts.pickle)):
             close_all(sent.fds)
             return
         try:
@@ -146,8 +146,8 @@ class Desk:
 def over(name: str, pool: str, end: str, why: str) -> Exit:
     """The outcome of a task that has not come to its own end.
 
-    >>> over("work:parse", "cpu", "timeout", "").error.args[0]
-    'task work:parse: it ran longer than its timeout, and was ended with its worker; give it more time, or look: otpd tasks cpu'
+    >>> print(over("work:parse", "cpu", "killed", "signal(11)").error)
+    task work:parse: its worker ended under it (signal(11)); what it printed: otpd logs; its pool goes on
     """
     task = f"task {name}"
     match end:

@@ -57,7 +57,9 @@ Note = Callable[[str, Row, str], None]
 
 
 class Dispatch:
-    def __init__(self, options: Options, crew: Crew, clock: Callable[[], float], note: Note, *, pickle: bool = False) -> None:
+    def __init__(
+        self, options: Options, crew: Crew, clock: Callable[[], float], note: Note, *, pickle: bool = False
+    ) -> None:
         self.pool = Pool(options)
         self.pickle = pickle
         self.owners: dict[int, Owner] = {}
@@ -87,7 +89,7 @@ class Dispatch:
     def hear(self, key: int, message: list[Any], fds: list[int]) -> None:
         """What an owner says."""
         match message:
-            case ["run", int(number), [timeout, bool(patient), bool(detached)], function, int(codec), bytes(body), list(sizes)]:
+            case ["run", int(number), [timeout, bool(patient), bool(detached)], function, int(codec), bytes(body), sizes]:
                 self._submit(key, number, timeout, patient, detached, (function, codec, body, sizes), fds)
             case ["stop", int(number)]:
                 close_all(fds)

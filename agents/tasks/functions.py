@@ -68,7 +68,8 @@ def _of(function: Callable[..., Any]) -> Named | None:
     file = getattr(loaded, "__file__", None)
     if module == "__main__":
         return Named("__main__", name, os.path.abspath(file), _home()) if file else None
-    return Named(str(module), name, None, None) if file is None or _is_of_python(file) else Named(module, name, file, _home())
+    of_python = file is None or _is_of_python(file)
+    return Named(str(module), name) if of_python else Named(str(module), name, file, _home())
 
 
 def _home() -> str | None:
@@ -155,5 +156,9 @@ def _script(file: str) -> ModuleType:
         raise ImportError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[_SCRIPT] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SystemExit as error:
+        text = f"{file} ends the process when it is imported; put run(...) below: if __name__ == '__main__':"
+        raise ImportError(text) from error
     return module

@@ -184,7 +184,7 @@ class Pool:
     def submit(
         self, task: int, owner: int | None, now: float, timeout: float | None = None, patient: bool = False
     ) -> list[Effect]:
-        """A new task, or one that was granted room. `timeout` None: that of the pool. `patient`: rather wait than be refused.
+        """A new task, or one that was granted room. `timeout` None: that of the pool. `patient`: it may have to wait.
 
         `owner` None: nobody's, so that it runs whoever goes.
         """

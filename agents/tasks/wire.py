@@ -57,7 +57,8 @@ class Wire:
         """True when all is sent, or never will be (who is gone is noticed by reading)."""
         out = self._out
         while out:
-            parts, fds, size = [], array.array("i"), 0
+            parts: list[bytes] = []
+            fds, size = array.array("i"), 0
             for body, own in out:
                 if parts and (size + len(body) > _BATCH or len(fds) + len(own) > _MAX_FDS):
                     break
