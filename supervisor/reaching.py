@@ -38,7 +38,7 @@ _AGAIN: Final = "try again; look with: otpd why"
 
 @dataclass(slots=True, eq=False)
 class Asker:
-    """`caller`: what the service is told of it. `answer(ok, value, fd)`; no `line`: just that it is up, and no descriptor."""
+    """`caller`: what the service is told of it. `answer(ok, value, fd)`. Without `line` it only wants it to be up."""
 
     caller: dict[str, Any]
     pidfd: Callable[[], int]  # a new one, of the caller
