@@ -1,293 +1,224 @@
 """Finds in worker scripts what otpd exists to end: the six faults of hand-made supervision. For `otpd check`.
 
-Scripts are parsed, never imported or run. A finding is a warning: it says what stands where, which fault it is and what
-to use instead. A line that ends with `# otpd: allow` is left alone.
+Scripts are parsed, never imported or run; what they import from beside them is looked at, too. `faults` has the rules,
+`sightings` what they are about, `namescopes` what a name stands for, `allowances` what a script allows itself: that is among
+the findings, with the reason. A finding of a certain rule in an agent is an error, all others are hints. A program is told
+of certain rules only, as hints: it has no `self` to do it better with.
 """
 
 from __future__ import annotations
 
 import ast
-import enum
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+import io
+import os
+import tokenize
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+from otpd.supervisor import faults
+from otpd.supervisor.allowances import Allowance, allowances
+from otpd.supervisor.faults import Rule
+from otpd.supervisor.namescopes import Scopes
+from otpd.supervisor.sightings import Sighting, sightings
 from otpd.supervisor.spec import ChildSpec, Launch, NodeSpec, SupervisorSpec
 
 
-class Fault(enum.IntEnum):
-    """The six faults; 0 is a script that can't be read."""
-
-    UNREADABLE = 0
-    MONITOR = 1
-    MESSAGE = 2
-    SCHEDULE = 3
-    PARALLEL = 4
-    TABLE = 5
-    COMMAND = 6
-
-
-TITLES: Final[Mapping[Fault, str]] = {
-    Fault.UNREADABLE: "a script that can't be read",
-    Fault.MONITOR: "an unsupervised process",
-    Fault.MESSAGE: "a raw message without a relation",
-    Fault.SCHEDULE: "an agent that schedules itself",
-    Fault.PARALLEL: "an unsupervised parallel map",
-    Fault.TABLE: "a process table in a global variable",
-    Fault.COMMAND: "a system command run by an agent",
-}
-INSTEAD: Final[Mapping[Fault, str]] = {
-    Fault.UNREADABLE: "make it a Python script that compiles",
-    Fault.MONITOR: "declare the process in otpd.toml and watch it with self.monitor(name)",
-    Fault.MESSAGE: "use self.call(name, method) or self.cast(name, method), which know whom they reach",
-    Fault.SCHEDULE: "use @every, @cron or self.schedule(): timers that die with their owner",
-    Fault.PARALLEL: "use self.stream(fn, items) or self.task(fn), which have limits and an owner",
-    Fault.TABLE: "ask self.whereis(name); a name outlives the pid of its process",
-    Fault.COMMAND: "use self.exec([...]), or declare a long-lived one under [programs.NAME]",
-}
-
-#: Dotted names, or their beginnings when they end with a dot.
-_CALLS: Final[Mapping[str, Fault]] = {
-    "os.fork": Fault.MONITOR, "os.forkpty": Fault.MONITOR, "pty.fork": Fault.MONITOR, "os.waitpid": Fault.MONITOR,
-    "os.wait": Fault.MONITOR, "os.wait3": Fault.MONITOR, "os.wait4": Fault.MONITOR, "os.waitid": Fault.MONITOR,
-    "multiprocessing.Process": Fault.MONITOR, "multiprocessing.context.": Fault.MONITOR,
-    "daemon.DaemonContext": Fault.MONITOR,
-    "psutil.pid_exists": Fault.MONITOR, "psutil.process_iter": Fault.MONITOR, "psutil.pids": Fault.MONITOR,
-    "psutil.wait_procs": Fault.MONITOR, "psutil.Process": Fault.MONITOR,
-    "os.kill": Fault.MESSAGE, "os.killpg": Fault.MESSAGE, "os.mkfifo": Fault.MESSAGE, "zmq.": Fault.MESSAGE,
-    "multiprocessing.Queue": Fault.MESSAGE, "multiprocessing.SimpleQueue": Fault.MESSAGE,
-    "multiprocessing.JoinableQueue": Fault.MESSAGE, "multiprocessing.Pipe": Fault.MESSAGE,
-    "multiprocessing.Manager": Fault.MESSAGE, "multiprocessing.connection.": Fault.MESSAGE,
-    "multiprocessing.managers.": Fault.MESSAGE, "multiprocessing.shared_memory.": Fault.MESSAGE,
-    "posix_ipc.": Fault.MESSAGE, "sysv_ipc.": Fault.MESSAGE,
-    "threading.Timer": Fault.SCHEDULE, "sched.scheduler": Fault.SCHEDULE, "signal.alarm": Fault.SCHEDULE,
-    "signal.setitimer": Fault.SCHEDULE, "schedule.": Fault.SCHEDULE, "apscheduler.": Fault.SCHEDULE,
-    "multiprocessing.Pool": Fault.PARALLEL, "multiprocessing.pool.": Fault.PARALLEL, "joblib.Parallel": Fault.PARALLEL,
-    "concurrent.futures.ProcessPoolExecutor": Fault.PARALLEL, "concurrent.futures.ThreadPoolExecutor": Fault.PARALLEL,
-    "concurrent.futures.process.": Fault.PARALLEL, "concurrent.futures.thread.": Fault.PARALLEL,
-    "subprocess.": Fault.COMMAND, "os.system": Fault.COMMAND, "os.popen": Fault.COMMAND, "os.exec": Fault.COMMAND,
-    "os.spawn": Fault.COMMAND, "os.posix_spawn": Fault.COMMAND, "os.startfile": Fault.COMMAND,
-    "pty.spawn": Fault.COMMAND, "pexpect.": Fault.COMMAND, "sh.": Fault.COMMAND, "psutil.Popen": Fault.COMMAND,
-    "asyncio.create_subprocess_exec": Fault.COMMAND, "asyncio.create_subprocess_shell": Fault.COMMAND,
-    "asyncio.subprocess.": Fault.COMMAND,
-}  # fmt: skip
-#: `os.exec` stands for execv, execvp, ...; these families have no dot to end with.
-_FAMILIES: Final = ("os.exec", "os.spawn", "os.posix_spawn")
-_HARMLESS: Final = ("subprocess.list2cmdline", "subprocess.CalledProcessError", "subprocess.TimeoutExpired")
-#: Methods that schedule, on whatever event loop.
-_METHODS: Final[Mapping[str, Fault]] = {
-    "call_later": Fault.SCHEDULE, "call_at": Fault.SCHEDULE, "run_in_executor": Fault.PARALLEL,
-    "subprocess_exec": Fault.COMMAND, "subprocess_shell": Fault.COMMAND,
-}  # fmt: skip
-_SLEEPS: Final = frozenset({"time.sleep", "asyncio.sleep", "anyio.sleep", "trio.sleep"})
-_TABLE_NAME: Final = re.compile(
-    r"(^|_)(pids?|procs?|process(es)?|workers?|agents?|children|registry)($|_)", re.IGNORECASE
-)
-_CONTAINERS: Final = frozenset({"dict", "list", "set", "defaultdict", "OrderedDict", "WeakValueDictionary", "deque"})
-_MUTATORS: Final = frozenset(
-    {"add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
-)
-_Sighting: TypeAlias = tuple[ast.stmt | ast.expr, Fault, str]
-_ALLOW: Final = re.compile(r"#\s*otpd:\s*allow\b")
-
-
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """One warning about a script."""
+    """`end_line`: the last line that an allowance may stand at. `error`: it is certain. `allowed`: why it is left alone."""
 
     file: str
     line: int
-    column: int
-    fault: Fault
+    column: int  # from 1, in characters
+    rule: Rule
     what: str
+    error: bool
+    end_line: int = 0
+    allowed: str | None = None
+    code: str = ""  # the expression that was recognised
+    name: str = ""  # the dotted name that it stands for
 
     @property
-    def instead(self) -> str:
-        return INSTEAD[self.fault]
+    def level(self) -> str:
+        return "error" if self.error else "hint"
 
     def __str__(self) -> str:
-        title = f"{TITLES[self.fault]} (fault {self.fault:d})" if self.fault else TITLES[self.fault]
-        return f"{self.file}:{self.line}:{self.column}: warning: {self.what}: {title}; {self.instead}"
+        place = f"{self.file}:{self.line}:{self.column}"
+        fault = f" (fault {self.rule.fault})" if self.rule.fault else ""
+        what = f"{self.what}: {self.rule.title}{fault}: {self.rule.why}"
+        return f"{place}: {self.level} {self.rule.id}: {what}; instead: {self.rule.instead}"
 
     def to_dict(self) -> dict[str, Any]:
+        rule = self.rule
         return {
-            "file": self.file, "line": self.line, "column": self.column, "fault": int(self.fault),
-            "title": TITLES[self.fault], "what": self.what, "instead": self.instead,
+            "file": self.file, "line": self.line, "column": self.column, "rule": rule.id, "level": self.level,
+            "fault": rule.fault, "title": rule.title, "what": self.what, "why": rule.why, "instead": rule.instead,
         }  # fmt: skip
 
 
+# --- which files ---
+
+
 def check_node(node: NodeSpec) -> list[Finding]:
-    """The findings in all scripts of the node, each script once, in start order."""
-    return [finding for script in dict.fromkeys(_scripts(node.top)) for finding in check_script(script)]
+    """The findings in all scripts of the node and in what they import from beside them, each file once, in start order."""
+    scripts: dict[str, bool] = {}
+    for script, is_agent in _scripts(node.top):
+        scripts[script] = scripts.get(script, False) or is_agent
+    files: dict[str, bool] = {}
+    for script, is_agent in scripts.items():
+        for file in _with_its_own(script):
+            files[file] = files.get(file, False) or is_agent
+    return [finding for file, is_agent in files.items() for finding in check_script(file, is_agent)]
 
 
-def check_script(path: str) -> list[Finding]:
+def check_script(path: str, is_agent: bool = True) -> list[Finding]:
     """The findings in one script, in the order of its lines."""
     try:
         with open(path, "rb") as file:
-            return check_source(file.read(), path)
+            source = file.read()
     except OSError as error:
-        return [Finding(path, 1, 1, Fault.UNREADABLE, str(error.strerror))]
+        return [_unreadable(path, 1, 1, str(error.strerror))]
+    found = check_source(source, path, own_modules(os.path.dirname(path)))
+    return found if is_agent else [_of_program(each) for each in found if each.rule.certain]
 
 
-def check_source(source: bytes | str, file: str) -> list[Finding]:
-    """The findings in a script's text."""
-    try:
-        module = ast.parse(source)
-    except SyntaxError as error:
-        return [Finding(file, error.lineno or 1, error.offset or 1, Fault.UNREADABLE, error.msg)]
-    except (ValueError, RecursionError, MemoryError) as error:
-        return [Finding(file, 1, 1, Fault.UNREADABLE, str(error) or type(error).__name__)]
-    text = source.decode("utf-8", "replace") if isinstance(source, bytes) else source
-    lines = text.split("\n")
-    origins = _origins(module)
-    sightings: list[_Sighting] = [*_calls(module, origins), *_loops(module, origins), *_tables(module)]
-    found = {
-        Finding(file, node.lineno, node.col_offset + 1, fault, what)
-        for node, fault, what in sightings
-        if not _ALLOW.search(lines[node.lineno - 1] if node.lineno <= len(lines) else "")
-    }
-    return sorted(found)
+def _of_program(finding: Finding) -> Finding:
+    return replace(finding, error=finding.error and finding.rule.fault == 0)
 
 
-def _scripts(supervisor: SupervisorSpec) -> Iterator[str]:
+def own_modules(directory: str) -> Callable[[str], bool]:
+    """Whether a script in `directory` would import a top-level module from there."""
+
+    def local(name: str) -> bool:
+        return any(map(os.path.exists, _files_of(directory, name)))
+
+    return local
+
+
+def _scripts(supervisor: SupervisorSpec) -> Iterator[tuple[str, bool]]:
     for child in supervisor.children:
         yield from _scripts_of(child)
 
 
-def _scripts_of(child: ChildSpec) -> Iterator[str]:
+def _scripts_of(child: ChildSpec) -> Iterator[tuple[str, bool]]:
     match child.start:
         case SupervisorSpec():
             yield from _scripts(child.start)
-        case Launch(script=str(script)):
-            yield script
+        case Launch(script=str(script), kind=kind):
+            yield script, kind == "agent"
 
 
-def _origins(module: ast.Module) -> dict[str, str]:
-    """What the imported names of a script stand for: {"run": "subprocess.run", "sp": "subprocess"}."""
-    found = {}
+def _with_its_own(script: str) -> Iterator[str]:
+    """A script and the files beside it that it imports, and those that these import."""
+    base, todo, seen = os.path.dirname(script), [script], {script}
+    while todo:
+        path = todo.pop(0)
+        yield path
+        for file in _imported(path, base):
+            if file not in seen and os.path.isfile(file):
+                seen.add(file)
+                todo.append(file)
+
+
+def _imported(path: str, base: str) -> Iterator[str]:
+    try:
+        with open(path, "rb") as file:
+            module = ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return
     for node in ast.walk(module):
         match node:
             case ast.Import(names=names):
                 for item in names:
-                    name = item.asname or item.name.partition(".")[0]
-                    found[name] = item.name if item.asname else name
-            case ast.ImportFrom(module=str(origin), names=names, level=0):
-                for item in names:
-                    found[item.asname or item.name] = f"{origin}.{item.name}"
-    return found
+                    yield from _files_of(base, item.name)
+            case ast.ImportFrom(module=origin, names=names, level=level):
+                place = _package(path, level) if level else base
+                for name in ("", *(each.name for each in names)):
+                    yield from _files_of(place, ".".join(filter(None, (origin, name))))
 
 
-def _dotted(node: ast.expr, origins: Mapping[str, str]) -> str:
-    """The full name of what is called, "" when it does not come from an import."""
-    match node:
-        case ast.Name(id=name):
-            return origins.get(name, "")
-        case ast.Attribute(value=value, attr=attr):
-            owner = _dotted(value, origins)
-            return f"{owner}.{attr}" if owner else ""
-        case _:
-            return ""
+def _package(path: str, level: int) -> str:
+    """The directory that so many dots mean in the file `path`."""
+    for _ in range(level):
+        path = os.path.dirname(path)
+    return path
 
 
-def _calls(module: ast.Module, origins: Mapping[str, str]) -> Iterator[_Sighting]:
-    for node in ast.walk(module):
-        if not isinstance(node, ast.Call):
-            continue
-        name = _dotted(node.func, origins)
-        fault = _fault(name)
-        if fault is not None and not _on_itself(name, node, origins):
-            yield node, fault, f"{name}()"
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in _METHODS and not name:
-            yield node, _METHODS[node.func.attr], f"{node.func.attr}()"
+def _files_of(directory: str, module: str) -> tuple[str, ...]:
+    stem = os.path.join(directory, *module.split("."))
+    return f"{stem}.py", os.path.join(stem, "__init__.py")
 
 
-def _fault(name: str) -> Fault | None:
-    if not name or name in _HARMLESS:
-        return None
-    if name in _CALLS:
-        return _CALLS[name]
-    for start, fault in _CALLS.items():
-        if (start.endswith(".") or start in _FAMILIES) and name.startswith(start):
-            return fault
-    return None
+# --- one file ---
 
 
-def _on_itself(name: str, call: ast.Call, origins: Mapping[str, str]) -> bool:
-    """psutil.Process() and os.kill(os.getpid(), ...) concern nobody else."""
-    match name, call.args:
-        case "psutil.Process", []:
-            return True
-        case "psutil.Process" | "os.kill", [ast.Call(func=function), *_]:
-            return _dotted(function, origins) == "os.getpid"
-        case _:
-            return False
+def check_source(source: bytes | str, file: str, local: Callable[[str], bool] = lambda _: False) -> list[Finding]:
+    """The findings in a script's text, in the order of its lines. `local` says whether a top-level module is its own."""
+    try:
+        module = ast.parse(source)
+        text = source if isinstance(source, str) else _decoded(source)
+        seen = list(sightings(module, Scopes(module, local)))
+    except SyntaxError as error:
+        return [_unreadable(file, error.lineno or 1, error.offset or 1, error.msg)]
+    except (ValueError, RecursionError, MemoryError) as error:
+        return [_unreadable(file, 1, 1, str(error) or type(error).__name__)]
+    rows = text.split("\n")
+    found = {(each.node.lineno, each.node.col_offset, each.rule.id): _finding(file, rows, each) for each in seen}
+    findings = _allowed(list(found.values()), list(allowances(text)), file)
+    return sorted(findings, key=lambda each: (each.line, each.column, each.rule.id))
 
 
-def _loops(module: ast.Module, origins: Mapping[str, str]) -> Iterator[_Sighting]:
-    """`while True` with a sleep in it: a timer that nobody owns."""
-    for node in ast.walk(module):
-        if isinstance(node, ast.While) and isinstance(node.test, ast.Constant) and node.test.value:
-            sleeps = {_dotted(call.func, origins) for call in _within(node) if isinstance(call, ast.Call)} & _SLEEPS
-            for name in sorted(sleeps)[:1]:
-                yield node, Fault.SCHEDULE, f"a loop without end around {name}()"
+def _decoded(source: bytes) -> str:
+    """As Python reads it: by its coding line, with all line ends as one."""
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
+    return io.TextIOWrapper(io.BytesIO(source), encoding, errors="replace", newline=None).read()
 
 
-def _within(node: ast.AST) -> Iterator[ast.AST]:
-    """What runs in a loop: not the functions defined in it, nor its inner endless loops."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.While):
-            continue
-        yield child
-        yield from _within(child)
+def _unreadable(file: str, line: int, column: int, what: str) -> Finding:
+    return Finding(file, line, column, faults.UNREADABLE, what, True, line)
 
 
-def _tables(module: ast.Module) -> Iterator[_Sighting]:
-    """Containers at module level that are named after processes and filled at run time."""
-    changed = set(_changed_names(module))
-    for node in module.body:
-        for name, value in _assigned(node):
-            if _TABLE_NAME.search(name) and _is_container(value) and (name in changed or _is_empty(value)):
-                yield node, Fault.TABLE, f"the global {name}"
+def _finding(file: str, rows: list[str], found: Sighting) -> Finding:
+    first, last = found.lines
+    row = rows[first - 1] if first <= len(rows) else ""
+    column = len(row.encode()[: found.node.col_offset].decode(errors="ignore")) + 1
+    code = ast.unparse(found.code) if found.code is not None else ""
+    error = found.rule.certain and found.sure
+    return Finding(file, first, column, found.rule, found.what, error, last, code=code, name=found.name)
 
 
-def _assigned(node: ast.stmt) -> Iterable[tuple[str, ast.expr]]:
-    match node:
-        case ast.Assign(targets=targets, value=value):
-            return [(target.id, value) for target in targets if isinstance(target, ast.Name)]
-        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-            return [(name, value)]
-        case _:
-            return []
+def _allowed(findings: list[Finding], comments: list[Allowance], file: str) -> list[Finding]:
+    """With the reason in those that are allowed, and with what is wrong with the comments."""
+    used: set[Allowance] = set()
+    result = []
+    for finding in findings:
+        by = [each for each in comments if finding.rule.id in each.rules and _meets(each, finding)]
+        used.update(by)
+        result.append(replace(finding, allowed=by[0].reason) if by else finding)
+    return result + [wrong for each in comments for wrong in _wrong_with(each, each in used, file)]
 
 
-def _is_container(value: ast.expr) -> bool:
-    match value:
-        case ast.Dict() | ast.List() | ast.Set() | ast.DictComp() | ast.ListComp() | ast.SetComp():
-            return True
-        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
-            return name in _CONTAINERS
-        case _:
-            return False
+def _meets(allowance: Allowance, finding: Finding) -> bool:
+    return any(finding.line <= line <= finding.end_line for line in allowance.lines)
 
 
-def _is_empty(value: ast.expr) -> bool:
-    match value:
-        case ast.Dict(keys=items) | ast.List(elts=items):
-            return not items
-        case ast.Call():
-            return True
-        case _:
-            return False
+def _wrong_with(comment: Allowance, used: bool, file: str) -> Iterator[Finding]:
+    def finding(rule: Rule, what: str) -> Finding:
+        return Finding(file, comment.line, comment.column, rule, what, rule.certain, comment.line)
+
+    unknown = [rule for rule in comment.rules if rule not in faults.RULES or not faults.RULES[rule].fault]
+    if not comment.rules:
+        yield finding(faults.BAD_ALLOW, "expected a rule, got none")
+    elif unknown:
+        yield finding(faults.BAD_ALLOW, f"expected one of {', '.join(_ALLOWABLE)}, got {unknown[0]}")
+    elif not comment.reason:
+        yield finding(faults.BAD_ALLOW, f"expected a reason for {', '.join(comment.rules)}, got none")
+    elif not used:
+        yield finding(faults.UNUSED_ALLOW, f"there is no {', '.join(comment.rules)} here")
 
 
-def _changed_names(module: ast.Module) -> Iterator[str]:
-    for node in ast.walk(module):
-        match node:
-            case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store() | ast.Del()):
-                yield name
-            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=attr)) if attr in _MUTATORS:
-                yield name
-            case ast.Global(names=names):
-                yield from names
+_ALLOWABLE: Final = tuple(id for id, rule in faults.RULES.items() if rule.fault)
+
+
+__all__ = ["Finding", "check_node", "check_script", "check_source", "own_modules"]

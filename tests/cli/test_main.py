@@ -171,4 +171,4 @@ def test_init_writes_and_never_overwrites(down: FakeNode, home: Path) -> None:
     assert done.stdout == "wrote new/otpd.toml\nwrote new/agents/hello.py\nnext: cd new && otpd start\n"
     again = down.otpd("init", "new", code=1)
     assert "is there already and is not overwritten" in again.stderr
-    assert down.otpd("-f", "new/otpd.toml", "check").stdout.endswith("valid, 1 worker, 0 warnings\n")
+    assert down.otpd("-f", "new/otpd.toml", "check").stdout.endswith("valid, 1 worker, 0 errors and 0 hints in scripts\n")
