@@ -41,6 +41,7 @@ class Finding:
     level: Level
     what: str
     advice: str = ""
+    details: tuple[str, ...] = ()  # lines of a table
 
 
 def examine(context: Context) -> Iterator[Finding]:
@@ -66,6 +67,7 @@ def examine(context: Context) -> Iterator[Finding]:
         yield Finding("ownership", Level.OK, f"workers are owned by {node.get('ladder', 'an unknown way')}")
     yield files(int((node or {}).get("children", 0)))
     yield processes()
+    yield from commands(context)
 
 
 def kernel(system: str, release: str) -> Finding:
@@ -225,6 +227,17 @@ def files(children: int) -> Finding:
 def processes() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     return Finding("processes", Level.OK, f"{_limit(soft)} for this user")
+
+
+def commands(context: Context) -> Iterator[Finding]:
+    """The sandboxes of this machine, and the profiles of the config."""
+    from otpd.cli import sandboxes
+
+    try:
+        node = context.load()
+    except (ConfigErrors, Failure, PathError):
+        node = None
+    yield from sandboxes.examine(node)
 
 
 def _limit(value: int) -> str:

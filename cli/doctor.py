@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Final
 
 import click
@@ -26,9 +27,9 @@ def doctor(ctx: click.Context, json_: bool) -> None:
     context: Context = ctx.obj
     findings = list(checkup.examine(context))
     if json_:
-        say_json([{"check": each.check, "level": each.level, "what": each.what, "advice": each.advice} for each in findings])
+        say_json([asdict(each) for each in findings])
     else:
-        say_lines([*_table(findings), *_advice(findings)])
+        say_lines([*_table(findings), *_details(findings), *_advice(findings)])
     if any(each.level is Level.FAIL for each in findings):
         ctx.exit(Exit.FAILED)
 
@@ -37,6 +38,15 @@ def _table(findings: list[Finding]) -> list[Line]:
     return columns(
         [[Span(each.level, _STYLES[each.level]), Span(each.check), Span(harmless(each.what))] for each in findings]
     )
+
+
+def _details(findings: list[Finding]) -> Iterator[Line]:
+    """Tables that belong to a finding."""
+    for each in findings:
+        if each.details:
+            yield []
+            yield [Span(f"{each.check}:")]
+            yield from ([Span(f"  {harmless(line)}")] for line in each.details)
 
 
 def _advice(findings: list[Finding]) -> Iterator[Line]:

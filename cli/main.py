@@ -46,6 +46,8 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "cast": Entry("messages", "cast", "Send a message to an agent, one way."),
     "publish": Entry("messages", "publish", "Publish an event on a topic."),
     "describe": Entry("messages", "describe", "What an agent can be asked, with signatures."),
+    "exec": Entry("commands", "exec_", "Run a command in the node's sandbox."),
+    "commands": Entry("commands", "commands", "Commands that run, and what became of the last ones."),
     "breaker": Entry("breaker", "breaker", "Force an agent's circuit breaker, or give it back."),
     "child": Entry("child", "child", "Start, stop, restart or delete children by name."),
     "restart": Entry("child", "restart", "Restart children by name."),

@@ -44,7 +44,7 @@ def call(
 ) -> None:
     """Call METHOD of the agent NAME and print what it answers."""
     given = keywords(arguments)
-    with _client(context, timeout) as client:
+    with client_of(context, timeout) as client:
         answer = client.call(name, method, timeout=timeout, **given)
     if raw and not json_ and isinstance(answer, str):
         say(answer.removesuffix("\n"))
@@ -62,7 +62,7 @@ def call(
 def cast(context: Context, name: str, method: str, arguments: tuple[str, ...], timeout: float, json_: bool) -> None:
     """Send METHOD to the agent NAME one way; done when the broker has accepted it."""
     given = keywords(arguments)
-    with _client(context, timeout) as client:
+    with client_of(context, timeout) as client:
         client.cast(name, method, confirm=True, **given)
     _accepted(json_, f"accepted for {name}")
 
@@ -75,7 +75,7 @@ def cast(context: Context, name: str, method: str, arguments: tuple[str, ...], t
 def publish(context: Context, topic: str, arguments: tuple[str, ...], json_: bool) -> None:
     """Publish an event on TOPIC; whoever has subscribed by now gets it."""
     given = keywords(arguments)
-    with _client(context, 5.0) as client:
+    with client_of(context, 5.0) as client:
         client.publish(topic, **given)
     _accepted(json_, f"published on {topic}")
 
@@ -87,7 +87,7 @@ def publish(context: Context, topic: str, arguments: tuple[str, ...], json_: boo
 @click.pass_obj
 def describe(context: Context, name: str, timeout: float, json_: bool) -> None:
     """Show what the agent NAME can be asked: its calls, casts and topics, with signatures and docs."""
-    with _client(context, timeout) as client:
+    with client_of(context, timeout) as client:
         found = client.call(name, "otpd.describe", timeout=timeout)
     if json_:
         say_json(found)
@@ -133,7 +133,7 @@ def _accepted(json_: bool, text: str) -> None:
 
 
 @contextmanager
-def _client(context: Context, timeout: float) -> Iterator[Client]:
+def client_of(context: Context, timeout: float) -> Iterator[Client]:
     """A client of the node; what goes wrong with a message becomes an exit code of the table."""
     from otpd.agents import OtpdError, connect
 

@@ -6,7 +6,7 @@
 >>> print("\\n".join(lines(node)))
 shop  config /srv/otpd.toml, state /srv/.otpd
 top  one_for_one, 3 restarts in 5s
-`- hello  agent /srv/hello.py, permanent, stop SIGTERM then 5s
+`- hello  agent /srv/hello.py, permanent, stop SIGTERM then 5s, spawn allow
 """
 
 from __future__ import annotations

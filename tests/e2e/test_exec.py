@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,3 +203,35 @@ def test_workers_are_children_of_the_service_in_the_tree(one: Node, client: Clie
     one.kill(victim["pid"])
     assert client.exec(["true"]).ok
     eventually(lambda: gone(victim["pid"]), 30)
+
+
+def test_a_person_runs_a_command_and_gets_its_output_and_exit_status(one: Node) -> None:
+    def otpd(*words: str, given: bytes = b"") -> tuple[int, bytes, bytes]:
+        command = [*one.command, "exec", *words]
+        done = subprocess.run(command, cwd=one.home, env=one.env, input=given, capture_output=True, timeout=120, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    large = os.urandom(1 << 20)
+    assert otpd("--profile", "work", "--", "sh", "-c", "cat; echo e >&2; exit 5", given=large) == (5, large, b"e\n")
+    assert otpd("--timeout", "200ms", "--", "sleep", "50")[0] == 124
+    assert otpd("--", "no-such-command")[0] == 127
+    code, _, said = otpd("--profile", "wrok", "--", "true")
+    assert (code, b"did you mean 'work'" in said) == (125, True)
+    code, out, _ = otpd("--json", "--", "sh", "-c", "cat; kill -9 $$", given=b"in")
+    told = json.loads(out)
+    assert (code, told["status"], told["signal"], told["stdout"]) == (137, "signaled", 9, "in")
+
+
+def test_an_interrupt_cancels_the_command(one: Node, client: Client) -> None:
+    process = subprocess.Popen(
+        [*one.command, "exec", "--", "sh", "-c", "echo begun; sleep 50"], cwd=one.home, env=one.env,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    process.stdout.close()
+    quiet(client)
+    (last,) = one.json("commands", "-n", "1")["last"]
+    assert (last["argv"], last["status"], last["killed_by"]) == ("sh -c 'echo begun; sleep 50'", "killed", "cancelled")
+    assert "killed: cancelled" in one.otpd("commands", "-n", "1").stdout

@@ -256,7 +256,10 @@ class Commands(Agent):
         self._close_stdin(standing)
         record = {**{name: getattr(result, name) for name in _FIELDS}, "id": entry.id}
         summary = self._book.over(entry, record, time.monotonic())
-        note(self, "refused" if result.status == "refused" else "ended", entry.owner.name, **_noted(summary, result))
+        if result.status == "refused":
+            note(self, "refused", entry.owner.name, **_noted(summary, result))
+        else:
+            note(self, "ended", entry.owner.name, **_noted(summary, result))
         self.emit("command", **summary)
         if standing.stream:
             entry.record = {**record, "stdout": b"", "stderr": b""}
