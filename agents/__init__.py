@@ -13,7 +13,7 @@ from otpd.agents.agent import Agent, Ignore
 from otpd.agents.arguments import ArgumentError
 from otpd.agents.client import Client, connect
 from otpd.agents.commands import Command
-from otpd.agents.decorators import call, cast, cron, every, on
+from otpd.agents.decorators import call, cast, cron, every, health, on
 from otpd.agents.errors import (
     AlreadyRegistered,
     BadArguments,
@@ -46,5 +46,6 @@ __all__ = [
     "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
     "CircuitOpen", "Client", "Command", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess",
     "NodeNotRunning", "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply", "Result",
-    "SpawnRefused", "Stale", "StoreFull", "TooLarge", "Whereabouts", "call", "cast", "connect", "cron", "every", "on", "run",
+    "SpawnRefused", "Stale", "StoreFull", "TooLarge", "Whereabouts", "call", "cast", "connect", "cron", "every", "health",
+    "on", "run",
 ]  # fmt: skip

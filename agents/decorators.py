@@ -1,4 +1,4 @@
-"""What makes a method of an agent reachable: `@call`, `@cast`, `@on(pattern)`, and by time: `@every` and `@cron`.
+"""What makes a method of an agent reachable: `@call`, `@cast`, `@on(pattern)`, by time `@every` and `@cron`, and `@health`.
 
 They mark the method and leave it as it is, so that it can be called as any other. `methods` reads the marks.
 
@@ -25,7 +25,7 @@ _MARKS: Final = "__otpd_marks__"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    kind: Literal["call", "cast", "on", "every", "cron"]
+    kind: Literal["call", "cast", "on", "every", "cron", "health"]
     pattern: str = ""
     durable: bool = False
     plan: Plan | None = field(default=None, repr=False)
@@ -69,6 +69,16 @@ def cron(expression: str, **options: Any) -> Callable[[F], F]:
     was missed is run once by default."""
     plan = cron_plan(expression, **options)
     return lambda method: _marked(method, Mark("cron", plan=plan))
+
+
+def health(method: F) -> F:
+    """The node asks this method whether the agent is well (docs/services.md, health): None or True is yes, a text says what
+    is wrong, False is a plain no, and so is an exception, which crashes nobody.
+
+    It is asked between two awaits of whatever handler runs, so it looks and changes nothing. A plain `def` runs on the loop
+    as well, and must return at once. One per agent.
+    """
+    return _marked(method, Mark("health"))
 
 
 def marks(method: Any) -> tuple[Mark, ...]:

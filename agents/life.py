@@ -133,6 +133,8 @@ class Life:
 
     async def _through(self, host: Host) -> str:
         if await host.init(self._job.args):
+            if host.mailbox.tells_health:
+                self._channel.say("health")
             self._channel.say("ready")
             self._line.open()
             self._beat()

@@ -1,7 +1,8 @@
 """What reaches an agent, and its handlers: one at a time, in the order of arrival, by one task on the loop.
 
 `conversation` fills it, `life` starts it and ends it. Some things never wait behind a handler: `otpd.describe` is answered
-when it comes, a cancelled call is marked at once, credit and answers don't pass through here at all.
+when it comes, and so is `otpd.health`, by a task of its own (`wellness`); a cancelled call is marked at once, credit and
+answers don't pass through here at all.
 
 What becomes of a message:
 | | fits | no such method, wrong arguments | handler raises Reject | handler raises |
@@ -39,6 +40,7 @@ from otpd.agents.methods import Method, Methods
 from otpd.agents.replies import Reply
 from otpd.agents.timed import Firing, Timed
 from otpd.agents.values import Event
+from otpd.agents.wellness import Wellness
 from otpd.agents.worker import Worker
 from otpd.ipc import errors as wire_errors
 from otpd.ipc.happenings import CallCancelled, Delivered, Down, EventReceived, Exit, Gap, Lost, Up
@@ -46,7 +48,8 @@ from otpd.ipc.topics import TopicError
 from otpd.ipc.wire import Status
 
 DESCRIBE: Final = "otpd.describe"
-_DESCRIBE_BEGINS: Final = b"\x92" + bytes([0xA0 | len(DESCRIBE)]) + DESCRIBE.encode()
+HEALTH: Final = "otpd.health"
+_DESCRIBE_BEGINS, _HEALTH_BEGINS = (b"\x92" + bytes([0xA0 | len(each)]) + each.encode() for each in (DESCRIBE, HEALTH))
 #: Nanoseconds of handlers after which the loop is given a turn: replies leave, timers fire.
 _SLICE: Final = 1_000_000
 #: Handled messages that are reported to the broker together; it waits for word of 64 (a quarter of the window).
@@ -90,6 +93,7 @@ class Mailbox:
         self._missed: dict[str, int] = {}  # of a pattern, since its last event
         self._patterns: dict[int, str] = {}
         self.worker = Worker()
+        self._wellness = Wellness(agent, methods.health, self._tell_health)
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []  # of those who wait for it to be idle
         self._closed = False
@@ -150,6 +154,9 @@ class Mailbox:
             self._endpoint.handled(1, len(message.body))
         elif (firing := self.timed.takes(message)) is not None:
             self._due(message, firing)
+        elif message.body.startswith(_HEALTH_BEGINS):
+            self._wellness.ask(message.call)
+            self._endpoint.handled(1, len(message.body))
         else:
             current = Current(message.source, message.generation, message.call, message.deadline, message.body)
             self._calls[message.call] = current
@@ -161,6 +168,14 @@ class Mailbox:
         else:
             self._endpoint.handled(1, len(message.body))
 
+    @property
+    def tells_health(self) -> bool:
+        return self._methods.health is not None
+
+    def _tell_health(self, call: int, wrong: str | None) -> None:
+        self._reply(call, Status.OK, wrong, HEALTH)
+        self._conversation.flush()
+
     def _cancelled(self, cancelled: CallCancelled) -> None:
         if self.timed.cancel(cancelled.call):
             return
@@ -169,6 +184,8 @@ class Mailbox:
             self._give_up(current)
         elif current is not None:
             current.cancelled = True
+        else:
+            self._wellness.drop(cancelled.call)
 
     def _broker_lost(self, hear: Callable[[Any], None], lost: Lost) -> None:
         """Who had called through it has been told; those that are answered later need no answer any more."""

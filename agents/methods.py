@@ -63,6 +63,7 @@ class Methods:
         self.durable_events: list[Method] = []
         self.schedules: dict[str, tuple[Method, Plan]] = {}  # by what names them in the agent
         self._own: dict[str, Method] = {}
+        self.health: Method | None = None
         for name, function, mark in _marked(agent_class):
             self._add(name, function, mark)
         self._topics, self._durable_topics = _trie(self.events), _trie(self.durable_events)
@@ -73,6 +74,8 @@ class Methods:
         elif mark.plan is not None:
             same = sum(1 for method, _ in self.schedules.values() if method.name == name)
             self.schedules[f"{name}#{same + 1}" if same else name] = (self.own(name), mark.plan)
+        elif mark.kind == "health":
+            self.health = Method(name, function)
         else:
             table = self.calls if mark.kind == "call" else self.casts
             table[name] = Method(name, function)
@@ -130,11 +133,15 @@ def _trie(methods: list[Method]) -> Trie[int]:
 
 def check(agent_class: type, reserved: frozenset[str]) -> None:
     """TypeError for a handler that takes the name of a verb, an event or a signature that could not work."""
+    asked: list[str] = []
     for name, function, mark in _marked(agent_class):
         where = f"{agent_class.__name__}.{name}"
         if name in reserved or name.startswith("_"):
             raise TypeError(f"{where}: expected a name of your own for a @{mark.kind} method, got one of otpd's; rename it")
         _check_signature(where, function, mark)
+        asked += [name] if mark.kind == "health" else []
+    if len(asked) > 1:
+        raise TypeError(f"{agent_class.__name__}: expected one @health method, got {' and '.join(asked)}; join them in one")
 
 
 #: What the verbs call and cast take for themselves.
@@ -144,6 +151,7 @@ _TAKEN: Final[Mapping[str, frozenset[str]]] = {
     "on": frozenset(),
     "every": frozenset(),
     "cron": frozenset(),
+    "health": frozenset(),
 }
 
 
@@ -159,6 +167,9 @@ def _check_signature(where: str, function: Callable[..., Any], mark: Mark) -> No
         _check_pattern(where, mark.pattern)
     elif mark.plan is not None:
         _check_timed(where, function, code)
+    elif mark.kind == "health":
+        if code.co_argcount != 1 or code.co_kwonlyargcount or stars:
+            raise TypeError(f"{where}: expected no parameters; write: async def {code.co_name}(self)")
     elif code.co_posonlyargcount > 1 or stars & inspect.CO_VARARGS:
         nameless = names[1] if code.co_posonlyargcount > 1 else f"*{names[code.co_argcount + code.co_kwonlyargcount]}"
         raise TypeError(f"{where}: expected parameters that have names, got {nameless}; messages carry arguments by name")

@@ -48,6 +48,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "describe": Entry("messages", "describe", "What an agent can be asked, with signatures."),
     "exec": Entry("commands", "exec_", "Run a command in the node's sandbox."),
     "commands": Entry("commands", "commands", "Commands that run, and what became of the last ones."),
+    "health": Entry("health", "health", "Whether the children and the host are well; ask at once."),
     "breaker": Entry("breaker", "breaker", "Force an agent's circuit breaker, or give it back."),
     "child": Entry("child", "child", "Start, stop, restart or delete children by name."),
     "restart": Entry("child", "restart", "Restart children by name."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from otpd.cli.health_view import state_span as state_of_health
 from otpd.cli.output import Line, Span, Style, columns, harmless
 from otpd.cli.tree_view import Usage, state_span, usage_spans
 from otpd.cli.words import duration, last_exit
@@ -21,15 +22,21 @@ def table(
 ) -> list[Line]:
     """A head and one line per worker. `now` is the wall clock; with `usage` there are columns for cpu and memory, with
     `rates` (calls per second by name) one for them, and where the broker said something of a row those for messages."""
-    told = any("inbox" in row for row in rows)
-    head = [*_HEAD, *(("INBOX",) if told else ()), *(("CALLS/S",) if told and rates is not None else ())]
+    told, asked = any("inbox" in row for row in rows), any(row.get("health") for row in rows)
+    head = [*_HEAD, *(("HEALTH",) if asked else ()), *(("INBOX",) if told else ())]
+    head += ["CALLS/S"] if told and rates is not None else []
     head += [*(("BREAKER",) if told else ()), *(("CPU", "MEMORY") if usage is not None else ()), "LAST EXIT"]
     cells = [[Span(word, Style.DIM) for word in head]]
-    return columns(cells + [_row(row, now, usage, rates, told) for row in rows])
+    return columns(cells + [_row(row, now, usage, rates, told, asked) for row in rows])
 
 
 def _row(
-    row: Mapping[str, Any], now: float, usage: Mapping[int, Usage] | None, rates: Mapping[str, float] | None, told: bool
+    row: Mapping[str, Any],
+    now: float,
+    usage: Mapping[int, Usage] | None,
+    rates: Mapping[str, float] | None,
+    told: bool,
+    asked: bool,
 ) -> list[Span]:
     restarts = row["restarts"]
     cells = [
@@ -41,6 +48,8 @@ def _row(
         Span(str(restarts), Style.BUSY if restarts else Style.PLAIN),
         Span(_clock(row)),
     ]
+    if asked:
+        cells.append(state_of_health(row.get("health")))
     if told:
         cells += _messages(row, rates)
     if usage is not None:
@@ -66,5 +75,5 @@ def _clock(row: Mapping[str, Any]) -> str:
 
 def _past(row: Mapping[str, Any], now: float) -> str:
     found = last_exit(dict(row), now) or "-"
-    what = row.get("what")
+    what = row.get("what") or (row.get("health") or {}).get("why")
     return f"{found}  {harmless(str(what))}" if what and what != (row.get("last_exit") or {}).get("reason") else found

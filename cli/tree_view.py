@@ -5,7 +5,7 @@ The same lines are for a terminal (coloured, cut to its width by the caller) and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -99,7 +99,13 @@ def _header(node: Mapping[str, Any], top: Mapping[str, Any], unicode: bool) -> L
         state_span(top["state"]),
         Span(f"  {top['strategy']}, {budget(top)}  ", Style.DIM),
         Span(", ".join(facts), Style.DIM),
+        *_alerts(node.get("alerts") or ()),
     ]
+
+
+def _alerts(alerts: Sequence[Mapping[str, Any]]) -> Line:
+    """What is wrong with the host."""
+    return [Span(f"  {each['condition']} {each['value']:g} (alert at {each['limit']:g})", Style.BAD) for each in alerts]
 
 
 def _label_width(row: _Row) -> int:
@@ -150,9 +156,11 @@ def _clock(node: Mapping[str, Any]) -> str:
 
 
 def _past(node: Mapping[str, Any], now: float) -> str:
-    """The last exit, why it is not running, and whether it was added by hand."""
+    """The last exit, why it is not running or not well, and whether it was added by hand."""
     found = [f"last exit: {last_exit(dict(node), now)}"] if node.get("last_exit") else []
     reason = (node.get("last_exit") or {}).get("reason")
     found += [harmless(str(node["what"]))] if node.get("what") and node["what"] != reason else []
+    health = node.get("health") or {}
+    found += [f"{health['state']}: {harmless(str(health['why']))}"] if health.get("why") else []
     found += ["runtime"] if node.get("runtime") else []
     return "  ".join(found)

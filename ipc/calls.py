@@ -39,13 +39,15 @@ _TEXT = {
 
 
 class Call:
-    """`deadline` in ns, 0: none. `probe`: a half-open breaker waits for its outcome."""
+    """`deadline` in ns, 0: none. `counts`: its outcome moves the breaker; `probe`: a half-open one waits for it."""
 
-    __slots__ = ("callee", "caller", "deadline", "entry", "number", "parcel", "probe", "request")
+    __slots__ = ("callee", "caller", "counts", "deadline", "entry", "number", "parcel", "probe", "request")
 
-    def __init__(self, number: int, caller: Peer, request: int, entry: Entry, deadline: int, probe: bool) -> None:
+    def __init__(
+        self, number: int, caller: Peer, request: int, entry: Entry, deadline: int, probe: bool, counts: bool
+    ) -> None:
         self.number, self.caller, self.request = number, caller, request
-        self.entry, self.deadline, self.probe = entry, deadline, probe
+        self.entry, self.deadline, self.probe, self.counts = entry, deadline, probe, counts
         self.callee: Peer | None = None
         self.parcel: Parcel | None = None
 
@@ -68,9 +70,10 @@ class Calls:
 
     # --- the beginning ---
 
-    def open(self, caller: Peer, request: int, entry: Entry, deadline: int, probe: bool) -> Call:
+    def open(self, caller: Peer, request: int, entry: Entry, deadline: int, counts: bool = True) -> Call:
         number = self._next_number()
-        call = Call(number, caller, request, entry, deadline, probe)
+        probe = counts and entry.breaker.circuit is Circuit.HALF_OPEN
+        call = Call(number, caller, request, entry, deadline, probe, counts)
         self._open[number] = caller.asked[request] = call
         if deadline:
             self._timers.set(("call", number), deadline)
@@ -98,9 +101,10 @@ class Calls:
             return
         self._close(call)
         call.entry.counts.replied += 1
-        before = call.entry.breaker.circuit
-        call.entry.breaker.succeeded(call.probe)
-        self.moved(call.entry, before)
+        if call.counts:
+            before = call.entry.breaker.circuit
+            call.entry.breaker.succeeded(call.probe)
+            self.moved(call.entry, before)
         self._deliver(call, status, body)
 
     def _deliver(self, call: Call, status: int, body: memoryview) -> None:
@@ -123,7 +127,8 @@ class Calls:
             self._abandon(call)
         else:
             self.fail(call, "timeout", "maybe")
-            self.failed(call.entry, now, call.probe)
+            if call.counts:
+                self.failed(call.entry, now, call.probe)
 
     def due(self, number: int, now: int) -> None:
         call = self._open.get(number)
@@ -160,7 +165,7 @@ class Calls:
         lost = list(callee.serving.values())
         for call in lost:
             self.fail(call, "down", "maybe", reason)
-        if lost:
+        if any(call.counts for call in lost):
             self.failed(callee.entry, now, any(call.probe for call in lost))
 
     def _close(self, call: Call) -> None:

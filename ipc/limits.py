@@ -83,6 +83,8 @@ REASON: Final = 1000
 
 BREAKER_FAILURES: Final = 5
 BREAKER_OPEN: Final = 30 * SECOND
+#: The service whose calls pass every breaker and move none.
+HEALTH: Final = "health"
 
 # --- letters, statistics ---
 

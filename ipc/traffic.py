@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from otpd.ipc import limits
-from otpd.ipc.breaker import Circuit
 from otpd.ipc.counts import Counts
 from otpd.ipc.delivery import ACCEPTED
 from otpd.ipc.frames import FrameError
@@ -155,11 +154,12 @@ class Traffic:
             sender.give_back(1, INNER.size + len(body))
             self._calls.refuse(sender, number, binding.name if entry is None else entry.name, code)
             return
-        call = self._calls.open(sender, number, entry, deadline, entry.breaker.circuit is Circuit.HALF_OPEN)
+        call = self._calls.open(sender, number, entry, deadline, counts=not _asks_for_health(sender))
         call.parcel = parcel = Parcel(_CALL, sender, 1, message(call.number, deadline, body), call)
         if self._delivery.offer(entry, parcel, now) != ACCEPTED:
             self._calls.fail(call, "overloaded", "no")
-            self._calls.failed(entry, now, call.probe)
+            if call.counts:
+                self._calls.failed(entry, now, call.probe)
 
     def _objection(self, binding: Binding, entry: Entry | None, request: Request, now: int) -> str:
         """Why it does not become a call. The breaker is asked last, because to ask it may be to take the probe."""
@@ -175,7 +175,15 @@ class Traffic:
             return "expired"
         if len(request.sender.asked) >= limits.OPEN_CALLS:
             return "overloaded"
+        if _asks_for_health(request.sender):
+            return ""
         return "" if entry.breaker.admit(now, request.deadline) else "circuit_open"
+
+
+def _asks_for_health(sender: Peer) -> bool:
+    """The health service finds out whether the target is well, so it passes breakers; and as its questions are answered
+    beside the target's mailbox, the answers say nothing about calls that go through it."""
+    return sender.name == limits.HEALTH and sender.entry.row.kind == "service"
 
 
 def _binding(sender: Peer, handle: int) -> Binding:

@@ -218,7 +218,7 @@ class Changes:
         self._root.deleted.clear()
         self._templates.clear()
         self._root.set_log_policy()
-        self._root.workers.watch_memory()
+        self._root.health.reloaded()
         self._root.link.look_soon()
         with contextlib.suppress(OSError):
             self._root.save_spec()

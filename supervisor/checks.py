@@ -236,11 +236,11 @@ def ready(value: Any) -> Ready:
             what = "only an agent has an init(); put the script under [agents.NAME]"
             raise Invalid(expected=_READY, got=show(value), what=what)
         case {"tcp": port, **rest} if not rest:
-            return cast(Ready, _under("tcp", _tcp, port))
+            return cast(Ready, _under("tcp", probe_tcp, port))
         case {"exec": argv, **rest} if not rest:
-            return cast(Ready, _under("exec", _exec, argv))
+            return cast(Ready, _under("exec", probe_exec, argv))
         case {"http": url, **rest} if not rest:
-            return cast(Ready, _under("http", _http, url))
+            return cast(Ready, _under("http", probe_http, url))
         case dict():
             raise Invalid(expected=_READY, got=f"a table with {one_of(value, 'and') if value else 'nothing in it'}")
         case str():
@@ -257,11 +257,11 @@ def _under(key: str, check: Check, value: Any) -> Any:
     return fields({key: value}, {key: check})[key]
 
 
-def _exec(value: Any) -> ExecReady:
+def probe_exec(value: Any) -> ExecReady:
     return ExecReady(argv=command(value))
 
 
-def _tcp(value: Any) -> TcpReady:
+def probe_tcp(value: Any) -> TcpReady:
     if _number(value) and 1 <= value <= 65535 and isinstance(value, int):
         return TcpReady(port=value)
     if isinstance(value, str):
@@ -271,7 +271,7 @@ def _tcp(value: Any) -> TcpReady:
     raise Invalid(expected='a port from 1 to 65535 or "HOST:PORT"', got=show(value))
 
 
-def _http(value: Any) -> HttpReady:
+def probe_http(value: Any) -> HttpReady:
     if isinstance(value, str) and re.fullmatch(r"http://[^\s/?#:@]+(:[0-9]{1,5})?([/?][!-~]*)?", value):
         return HttpReady(url=value)
     expected = 'a URL such as "http://127.0.0.1:8080/health"'

@@ -79,6 +79,11 @@ class Journal:
         self._silent: dict[tuple[str, int], Death] = {}  # whose last lines have not come, also of those that are forgotten
         self._followers: dict[Callable[[dict[str, Any]], None], None] = {}
 
+    @staticmethod
+    def clock() -> float:
+        """Wall clock, seconds: the time of what is recorded."""
+        return time.time()
+
     def event(self, kind: str, name: str = "", path: str = "", generation: int = 0, **data: Any) -> None:
         """Record `otpd.<kind>` with the time of this call."""
         at = time.time()

@@ -47,6 +47,8 @@ class Live:
     leaf: cgroup.Leaf | None = None
     asked_by: str | None = None
     left: list[str] = field(default_factory=list)
+    ready_at: float = 0.0
+    tells_health: bool = False  # it has a method that says whether it is well
     requests: Requests | None = None  # for children of its own, once it has asked
 
     @property

@@ -16,6 +16,7 @@ from otpd.supervisor.launches import Launches
 from otpd.supervisor.locate import Places
 from otpd.supervisor.problems import Invalid, KeyPath, dotted, nearest, quote, show
 from otpd.supervisor.sections import NODE, SECTIONS, check_entry, check_pool, check_services
+from otpd.supervisor.services import ENABLED, HEALTH
 from otpd.supervisor.spec import (
     INFINITY,
     AutoShutdown,
@@ -54,6 +55,7 @@ def build(data: Mapping[str, Any], file: str, found: Places) -> NodeSpec:
     _check_parents(entries, supervisors, report)
     for entry in entries:
         _check_significant(entry, supervisors, report)
+        _check_watched(entry, services, report)
     resolve = Launches(base, report)
     launches = {entry.path: resolve.launch(entry) for entry in entries if not entry.is_supervisor}
     if not launches and not node["pools"] and not report.problems:
@@ -61,6 +63,15 @@ def build(data: Mapping[str, Any], file: str, found: Places) -> NodeSpec:
     report.raise_all()
     top = SupervisorSpec(max_restarts=None, isolate=True, children=_children(None, entries, launches))
     return NodeSpec(config=os.path.abspath(file), top=top, services=services, commands=commands, **node)
+
+
+def _check_watched(entry: Entry, services: Mapping[str, Mapping[str, Any]], report: Report) -> None:
+    """Nobody may rely on a service that is left out."""
+    if services.get(HEALTH, {}).get(ENABLED, True):
+        return
+    for key in entry.values.keys() & {"health", "restart_when"}:
+        what = f"the health service looks at it, and enabled = false in [services.{HEALTH}] leaves that out"
+        report.add((*entry.path, key), Invalid(what=what))
 
 
 def _unknown_section(key: str) -> Invalid:

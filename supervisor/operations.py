@@ -72,6 +72,8 @@ class Operations:
             "reach": lambda connection, request: root.reaching.client(connection, request),
             "stats": relay.stats,
             "breaker": relay.breaker,
+            "watch_health": root.health.watch,
+            "report_health": root.health.report,
         }
 
     def dispatch(self, connection: Connection, request: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ def node(root: Root) -> dict[str, Any]:
         "version": root.version,
         "started_at": root.started_at,
         "uptime_s": round(root.loop.now - root.began, 3),
+        "alerts": [*root.health.alerts.values()],
     }
 
 
@@ -48,7 +49,6 @@ def node_facts(root: Root) -> dict[str, Any]:
         "node_id": root.node_id,
         "zygote_pid": root.zygote.pid,
         "logger_pid": root.logger.pid,
-        "sampler_pid": root.memory.pid,
         "blanks": root.zygote.blanks,
         "ladder": root.ladder_name,
         "children": sum(1 for view in _workers(root.tree.snapshot(root.loop.now)) if not is_own(view.path)),
@@ -237,6 +237,7 @@ def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
         "restarts": view.restarts,
         "uptime_s": round(root.loop.now - live.began, 3) if live else None,
         "restart": str(view.spec.restart),
+        "health": root.health.state_of(live) if live else None,
         "last_exit": death.summary() if death else None,
         "next_attempt_s": _seconds_to(root, view),
         "what": str(view.reason) if view.reason and view.state != "running" else None,

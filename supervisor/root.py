@@ -45,12 +45,12 @@ from otpd.supervisor.events import (
     TreeStarted,
     added_by,
 )
+from otpd.supervisor.healthlink import HealthLink
 from otpd.supervisor.helpers import Logger, Zygote
 from otpd.supervisor.intensity import Budget
 from otpd.supervisor.journal import Journal
 from otpd.supervisor.ladder import Process
 from otpd.supervisor.loop import READ, Loop, Timer
-from otpd.supervisor.memory import MemoryWatch
 from otpd.supervisor.names import Names
 from otpd.supervisor.notices import NOTICES
 from otpd.supervisor.notify import NotifySockets
@@ -151,7 +151,6 @@ class Root:
         own = self._cgroups.directory if self._cgroups is not None else None
         self.zygote = Zygote(self.loop, self.node_id, own, self.environment(), self._on_helper)
         self.oom = OomWatch.open()
-        self.memory = MemoryWatch(self.loop, self.environment(), self._on_over, self._on_helper)
         self.notify = NotifySockets(
             self.loop, self.paths, self.node_id, lambda *message: self.workers.notified(*message)
         )
@@ -164,6 +163,7 @@ class Root:
         self.spawns = Spawns(self)
         self.reaching = Reaching(self)
         self.workers = Workers(self)
+        self.health = HealthLink(self)
         self.operations = Operations(self)
         self.server = ControlServer(self.loop, self.paths.control, self.operations.dispatch)
         self._timers: dict[int, Timer] = {}
@@ -295,7 +295,7 @@ class Root:
 
     def helper_pids(self) -> set[int]:
         """0 for one that does not run: nobody's pid."""
-        return {self.zygote.pid or 0, self.logger.pid or 0, self.memory.pid or 0, *self.extra_pids}
+        return {self.zygote.pid or 0, self.logger.pid or 0, *self.extra_pids}
 
     def set_log_policy(self) -> None:
         policy = self.node.log
@@ -323,7 +323,6 @@ class Root:
         self.journal.event("node.ended", self.node.name, reason=str(reason))
         self.zygote.close()
         self.zygote.drop_blanks()
-        self.memory.close()
         self._finish(self.loop.now + _LAST_GRACE)
 
     def _finish(self, deadline: float) -> None:
@@ -411,9 +410,6 @@ class Root:
 
     def _on_log_state(self, kind: str, data: dict[str, Any]) -> None:
         self.journal.event(kind, "logger", **data)
-
-    def _on_over(self, name: str, generation: int, why: str) -> None:
-        self.workers.over_limit(name, generation, why)
 
     def _on_helper(self, kind: str, text: str) -> None:
         self.journal.event(kind, text.partition(":")[0], detail=text)

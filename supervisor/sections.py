@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otpd.supervisor import checks, commandtable
+from otpd.supervisor import checks, commandtable, healthkeys
 from otpd.supervisor.checks import Check
-from otpd.supervisor.problems import Invalid, Invalids, nearest, show
+from otpd.supervisor.problems import Invalid, nearest, show
 from otpd.supervisor.spec import SPAWN_POLICIES, AutoShutdown, Restart, Strategy
 
 _LOG: Final[Mapping[str, Check]] = {
@@ -27,20 +27,6 @@ _INBOX: Final[Mapping[str, Check]] = {
     "bytes": checks.size(1024, "1KiB"),
     "policy": checks.word("reject", "drop_oldest", "drop_newest"),
 }
-#: Measures that restart_when will know; until then each is an error that says so.
-_LATER: Final = ("age", "cpu", "files", "threads")
-
-
-def _restart_when(value: Any) -> int | None:
-    """Bytes of memory."""
-    found, wrong = checks.each_field(value, {"memory": checks.size(2**20, "1MiB")})
-    later = Invalid(what="not supported; only restart_when.memory is")
-    wrong = [later.under(*error.path) if error.path and error.path[0] in _LATER else error for error in wrong]
-    if wrong:
-        raise Invalids(wrong)
-    return found.get("memory")
-
-
 _CHILD: Final[Mapping[str, Check]] = {
     "supervisor": checks.text,
     "restart": checks.word(*Restart),
@@ -60,7 +46,7 @@ _WORKER: Final[Mapping[str, Check]] = {
     "umask": checks.umask,
     "stop_signal": checks.stop_signal,
     "limits": checks.table(_LIMITS),
-    "restart_when": _restart_when,
+    "restart_when": healthkeys.restart_when,
     "watchdog": checks.duration(0.01, "10ms"),
     "detach": checks.boolean,
 }
@@ -92,8 +78,15 @@ SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {
         "inbox": checks.table(_INBOX),
         "spawn": checks.word(*SPAWN_POLICIES),
         "commands": commandtable.patterns,
+        "health": healthkeys.probe(is_agent=True),
     },
-    "programs": {**_WORKER, "command": checks.command, "args": checks.strings, "ready": checks.ready},
+    "programs": {
+        **_WORKER,
+        "command": checks.command,
+        "args": checks.strings,
+        "ready": checks.ready,
+        "health": healthkeys.probe(is_agent=False),
+    },
 }
 #: The options of the node's services; `enabled = false` leaves one out.
 SERVICES: Final[Mapping[str, Mapping[str, Check]]] = {
@@ -108,6 +101,7 @@ SERVICES: Final[Mapping[str, Mapping[str, Check]]] = {
         "max_records": checks.integer(1, 1_000_000),
         "max_age": checks.duration(1, "1s"),
     },
+    "health": {"enabled": checks.boolean, "alerts": checks.table(healthkeys.ALERTS)},
 }
 _OF_EACH_SERVICE: Final[Mapping[str, Check]] = {"spawn": checks.word(*SPAWN_POLICIES)}
 #: What other supervisors of processes call these keys.

@@ -28,9 +28,10 @@ STORE: Final = "store"
 COMMANDS: Final = "commands"
 SCHEDULER: Final = "scheduler"
 ERRORS: Final = "errors"
+HEALTH: Final = "health"
 #: Names in the tree that are the node's own, now or when it gets the service of that name.
 OWN_NAMES: Final = frozenset(
-    {SERVICES, BROKER, STORE, SCHEDULER, ERRORS, "health", "telemetry", "tasks", COMMANDS}
+    {SERVICES, BROKER, STORE, SCHEDULER, ERRORS, HEALTH, "telemetry", "tasks", COMMANDS}
 )
 #: Seconds of silence after which the broker counts as frozen (K3): every message waits for it.
 WATCHDOG: Final = 2.0
@@ -103,6 +104,7 @@ ROWS: Final[tuple[Service, ...]] = (
     ),
     # Its start reads its database and catches up with the journal.
     Service(name=ERRORS, module="otpd.agents.services.errors.service", args=state_dir, start_timeout=15.0),
+    Service(name=HEALTH, module="otpd.agents.services.health.service", args=state_dir, spawn="allow"),
 )
 
 

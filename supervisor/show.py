@@ -17,7 +17,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from otpd.supervisor.services import ENABLED
-from otpd.supervisor.spec import AutoShutdown, ChildSpec, Launch, NodeSpec, SupervisorSpec
+from otpd.supervisor.spec import (
+    AutoShutdown,
+    ChildSpec,
+    ExecReady,
+    Health,
+    HttpReady,
+    Launch,
+    NodeSpec,
+    RestartWhen,
+    SupervisorSpec,
+    TcpReady,
+)
 from otpd.supervisor.specdata import plain
 from otpd.supervisor.units import format_duration, format_size
 
@@ -119,11 +130,39 @@ def _launch(launch: Launch) -> Iterator[str]:
         yield f"group {launch.group}"
     if launch.user:
         yield f"user {launch.user}"
-    if launch.restart_memory:
-        yield f"restart above {format_size(launch.restart_memory)}"
+    if launch.health:
+        yield _health(launch.health)
+    if launch.restart_when:
+        yield f"restart when {' or '.join(_limits(launch.restart_when))}"
     if launch.kind == "agent":
         yield f"spawn {launch.spawn}"
     if launch.commands is not None:
         yield f"commands {', '.join(map(repr, launch.commands)) or 'none'}"
     if launch.watchdog:
         yield f"watchdog {format_duration(launch.watchdog)}"
+
+
+def _health(health: Health) -> str:
+    match health.check:
+        case TcpReady(port=port, host=host):
+            way = f"tcp {host}:{port}"
+        case HttpReady(url=url):
+            way = f"http {url}"
+        case ExecReady(argv=argv):
+            way = f"exec {' '.join(argv)}"
+        case _:
+            way = "call"
+    return f"health {way} each {format_duration(health.interval)}, {health.action}"
+
+
+def _limits(limits: RestartWhen) -> Iterator[str]:
+    if limits.memory is not None:
+        yield f"memory above {format_size(limits.memory)}"
+    if limits.cpu is not None:
+        yield f"cpu above {limits.cpu:g}% over {format_duration(limits.cpu_over)}"
+    if limits.files is not None:
+        yield f"files above {limits.files}"
+    if limits.threads is not None:
+        yield f"threads above {limits.threads}"
+    if limits.age is not None:
+        yield f"older than {format_duration(limits.age)}"

@@ -114,6 +114,33 @@ class Inbox:
 SpawnPolicy: TypeAlias = Literal["allow", "warn", "deny"]
 #: From the laxest to the strictest.
 SPAWN_POLICIES: Final[tuple[SpawnPolicy, ...]] = ("allow", "warn", "deny")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How a worker is asked whether it is well, and what follows when it is not. Times in seconds."""
+
+    check: TcpReady | ExecReady | HttpReady | Literal["call"]  # "call": an agent, through the broker
+    interval: float = 10.0
+    timeout: float = 2.0
+    failures: int = 3  # in a row: unhealthy
+    successes: int = 2  # in a row, after that: healthy again
+    grace: float = 30.0  # failures in so long after it is ready, and before its first success, don't count
+    action: Literal["report", "restart"] = "report"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartWhen:
+    """What a worker's whole process tree may use; more, and it is restarted under the normal budget."""
+
+    memory: int | None = None  # bytes
+    cpu: float | None = None  # percent of one core, on average over `cpu_over` seconds
+    cpu_over: float = 60.0
+    files: int | None = None  # open descriptors
+    threads: int | None = None
+    age: float | None = None  # seconds since it was ready
+
+
 Kind: TypeAlias = Literal["agent", "program", "service", "pool"]
 #: Kinds that have a channel to root as long as they live, and an address.
 SPEAKING: Final = ("agent", "service")
@@ -137,7 +164,8 @@ class Launch:
     umask: int | None = None
     limits: Limits = field(default_factory=Limits)
     watchdog: float | None = None  # silent for so long: stacks are dumped, then it is killed
-    restart_memory: int | None = None  # restart_when.memory: bytes of the whole process tree
+    health: Health | None = None
+    restart_when: RestartWhen | None = None
     group: str | None = None  # instances = n: the name they share
     inbox: Inbox = field(default_factory=Inbox)
     spawn: SpawnPolicy = "allow"  # an agent has "warn" unless its table says something else

@@ -20,6 +20,7 @@ from otpd.supervisor.spec import (
     ChildType,
     Dynamic,
     ExecReady,
+    Health,
     HttpReady,
     Inbox,
     Launch,
@@ -27,13 +28,14 @@ from otpd.supervisor.spec import (
     LogPolicy,
     NodeSpec,
     Restart,
+    RestartWhen,
     Strategy,
     SupervisorSpec,
     TcpReady,
 )
 
 #: Counts up when a field is added, removed or gets another default.
-VERSION: Final = 3
+VERSION: Final = 4
 
 T = TypeVar("T")
 _Parse: TypeAlias = Callable[[Any], Any]
@@ -97,7 +99,9 @@ class _Writer:
                 return self.launch(value)
             case TcpReady() | ExecReady() | HttpReady():
                 return {type(value).__name__: self.dataclass(value)}
-            case Backoff() | Limits() | Inbox() | LogPolicy() | ChildSpec() | SupervisorSpec() | NodeSpec():
+            case Backoff() | Limits() | Inbox() | Health() | RestartWhen() | LogPolicy():
+                return self.dataclass(value)
+            case ChildSpec() | SupervisorSpec() | NodeSpec():
                 return self.dataclass(value)
             case tuple():
                 return [self.write(item) for item in value]
@@ -234,6 +238,10 @@ def _options(value: Any) -> dict[str, dict[str, Any]]:
 
 
 def _ready(value: Any) -> Any:
+    return _probe(value, "init", "spawned", "notify")
+
+
+def _probe(value: Any, *words: str) -> Any:
     match value:
         case {"TcpReady": item} if len(value) == 1:
             return _parse(TcpReady, item, _LEAVES)
@@ -242,7 +250,7 @@ def _ready(value: Any) -> Any:
         case {"HttpReady": item} if len(value) == 1:
             return _parse(HttpReady, item, _LEAVES)
         case _:
-            return _words("init", "spawned", "notify")(value)
+            return _words(*words)(value)
 
 
 def _one(kind: type[T]) -> Callable[[Any], T]:
@@ -271,6 +279,10 @@ _LEAVES: Final[Mapping[str, _Parse]] = {
     "Inbox": _one(Inbox),
     "LogPolicy": _one(LogPolicy),
     "Backoff | None": lambda value: None if value is None else _parse(Backoff, value, _LEAVES),
+    "Health | None": lambda value: None if value is None else _parse(Health, value, _LEAVES),
+    "RestartWhen | None": lambda value: None if value is None else _parse(RestartWhen, value, _LEAVES),
+    "TcpReady | ExecReady | HttpReady | Literal['call']": lambda value: _probe(value, "call"),
+    "Literal['report', 'restart']": _words("report", "restart"),
     "Shutdown": _shutdown,
     "Restart": Restart,
     "Strategy": Strategy,

@@ -50,6 +50,7 @@ class Workers:
     def __init__(self, root: Root) -> None:
         self._root, self._loop = root, root.loop
         self._table: dict[str, Live] = {}
+        self._paths: dict[str, str] = {}  # by name, of those in the table
         self._asked: dict[str, str] = {}
         self.starts = Starts(root, self._act, self._born, self._heard)
         self.endings = Endings(root, self._act, self._last_words)
@@ -64,6 +65,7 @@ class Workers:
         incarnation = Incarnation(effect.path, effect.generation, what, effect.spec.shutdown)
         live = Live(effect.path, effect.spec, what, incarnation, self._loop.now)
         self._table[effect.path] = live
+        self._paths[live.name] = live.path
         self._act(live, incarnation.begin())
         self.starts.begin(live)
 
@@ -111,6 +113,15 @@ class Workers:
         found = self._table.get(path)
         return found if found is not None and found.pid and found.incarnation.phase in _SHOWN else None
 
+    def named(self, name: str) -> Live | None:
+        """The incarnation of `name` that has a process now."""
+        path = self._paths.get(name)
+        return None if path is None else self.live(path)
+
+    def running(self) -> list[Live]:
+        """Those that are ready."""
+        return [live for live in self._table.values() if live.incarnation.phase is Phase.RUNNING]
+
     def alive_names(self) -> list[str]:
         """Who is still there: the services, whose turn to stop comes last, only when nobody else is."""
         everybody = list(self._table.values())
@@ -137,13 +148,6 @@ class Workers:
         if message.get("WATCHDOG") == "1":
             self._act(live, live.incarnation.beat())
 
-    def over_limit(self, name: str, generation: int, why: str) -> None:
-        """It uses more than `restart_when` allows."""
-        for live in self._table.values():
-            if live.name == name and live.generation == generation:
-                self._act(live, live.incarnation.over_limit(why))
-                return
-
     def end(self, live: Live, why: str) -> None:
         """Root's own wish: it must be another incarnation that goes on."""
         self._act(live, live.incarnation.over_limit(why))
@@ -152,13 +156,6 @@ class Workers:
         """A link of its broke."""
         live.asked_by = live.asked_by or "a link"
         self._act(live, live.incarnation.terminate(reason))
-
-    def watch_memory(self) -> None:
-        """After a reload: what is allowed may have changed for those that run on."""
-        for live in self._table.values():
-            view = self._root.tree.view(live.path)
-            if live.incarnation.phase is Phase.RUNNING and view is not None and isinstance(view.spec.start, Launch):
-                self._root.memory.watch(live.name, live.generation, live.pid, view.spec.start.restart_memory)
 
     def _speaks_for(self, live: Live, sender: Sender) -> bool:
         """Its main process, or one with its cookie. Who has exited before it was heard can't be asked; then it counts that
@@ -181,6 +178,7 @@ class Workers:
     def _heard(self, live: Live, value: Any, fds: list[int]) -> None:
         """A packet of a worker; descriptors that it sends are closed."""
         close_all(fds)
+        live.tells_health |= value == ["health"]
         self._act(live, _understood(live.incarnation, value))
         if self._root.link.is_broker(live):
             self._root.link.heard(value)
@@ -235,15 +233,15 @@ class Workers:
             self._forget(live, event)
         else:
             self._root.link.ready(live)
-            if live.launch.restart_memory is not None:
-                self._root.memory.watch(live.name, live.generation, live.pid, live.launch.restart_memory)
+            live.ready_at = self._loop.now
+            self._root.health.tell(live)
         self._root.feed(event)
         if not isinstance(event, Exited | StartFailed | StartIgnored):
             self._root.reaching.ready(live)
 
     def _forget(self, live: Live, event: Exited | StartFailed | StartIgnored) -> None:
         self._root.zygote.withdraw(live)
-        self._root.memory.forget(live.name, live.generation)
+        self._root.health.died(live)
         self._root.link.died(live, live.incarnation.last_reason)
         live.close_process(self._loop)
         live.close_output(self._loop)
@@ -252,6 +250,8 @@ class Workers:
             live.prober.close()
         if self._table.get(live.path) is live:
             del self._table[live.path]
+            if self._paths.get(live.name) == live.path:
+                del self._paths[live.name]
         self._root.logger.exited(live.name, live.generation)
         if not isinstance(event, StartIgnored):
             self._record(live, str(event.reason))

@@ -592,7 +592,7 @@ def test_a_child_starts_clean_however_careless_the_parent_of_otpd_was() -> None:
     [agents.agent]
     script = "looking.py"
     """
-    with node(config, {"child.py": CHILD, "looking.py": LOOKING_AGENT}, start=False) as n:
+    with node(config, {"child.py": CHILD, "looking.py": LOOKING_AGENT}, start=False, services=["health"]) as n:
         command = [sys.executable, "-c", CARELESS, *OTPD, "start", "--detach"]
         subprocess.run(command, cwd=n.home, env=n.env, check=True, capture_output=True, timeout=60, close_fds=False)
         pids = {name: n.pid(name) for name in ("command", "script", "agent")}
@@ -607,7 +607,8 @@ def test_a_child_starts_clean_however_careless_the_parent_of_otpd_was() -> None:
         found, documented = (n.home / "agent.fds").read_text().splitlines()
         assert set(found.split()) == set(documented.split())
         assert all(os.getsid(pid) == pid for pid in pids.values())
-        helpers = [n.facts()[name] for name in ("zygote_pid", "logger_pid", "sampler_pid")]
+        helpers = [n.facts()[name] for name in ("zygote_pid", "logger_pid")]
+        helpers.append(n.pid("health"))
         eventually(lambda: not any(signals(pid)["SigBlk"] for pid in helpers), 10, "nothing that root blocks stays so")
         root = n.facts()["pid"]
         n.kill(root)

@@ -470,3 +470,53 @@ def test_call_numbers_begin_anew_after_the_last_and_pass_over_those_in_use(board
     a.call("b")
     a.call("b")
     assert [number for number, _ in b.calls()] == [1, 0xFFFF_FFFF, 2]
+
+
+# --- questions of the health service ---
+
+
+def test_the_health_service_passes_an_open_breaker_and_its_outcomes_move_none(board: Switchboard) -> None:
+    a, b = board.agents("a", "b")
+    health = board.agent("health", kind="service")
+    time_out(board, a, "b", 5)
+    assert breaker(board, "b") == "open"
+    for answer in (b"well", None):
+        request = health.call("b", timeout=MS)
+        assert len(b.calls()) > 0
+        if answer is None:
+            board.wait(MS)
+            assert health.failed()[-1] == (request, "timeout", "maybe")
+        else:
+            b.reply(answer)
+            assert health.replies[-1] == (request, 0, answer)
+    assert breaker(board, "b") == "open"
+    board.wait(limits.BREAKER_OPEN)
+    health.call("b")
+    b.reply()
+    assert breaker(board, "b") == "half_open", "an answer to it proves nothing about the mailbox"
+    a.call("b")
+    b.reply()
+    assert breaker(board, "b") == "closed"
+
+
+def test_the_health_service_neither_counts_failures_nor_ends_a_row_of_them(board: Switchboard) -> None:
+    a, b = board.agents("a", "b")
+    health = board.agent("health", kind="service")
+    time_out(board, health, "b", 10)
+    assert breaker(board, "b") == "closed"
+    time_out(board, a, "b", 4)
+    health.call("b")
+    b.reply()
+    health.call("b")
+    board.death(b)
+    b = board.agent("b", 2)
+    assert breaker(board, "b") == "closed"
+    time_out(board, a, "b", 1)
+    assert breaker(board, "b") == "open"
+
+
+def test_an_agent_that_is_called_health_is_treated_like_any_other(board: Switchboard) -> None:
+    a, _, false = board.agents("a", "b", "health")
+    time_out(board, a, "b", 5)
+    request = false.call("b")
+    assert false.failed() == [(request, "circuit_open", "no")]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otpd.supervisor.childtable import MAX_NAME_BYTES, TableError, child_of
-from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch, Limits, Restart
+from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Launch, Limits, Restart, RestartWhen
 
 
 @pytest.fixture
@@ -65,7 +65,8 @@ def test_every_key_that_makes_sense_is_understood(here: Path) -> None:
     assert (spec.restart, spec.shutdown) == ("transient", BRUTAL_KILL)
     assert (start.kind, start.command, start.cwd) == ("program", ("/bin/sleep", "9"), str(here / "agents" / "data"))
     assert (start.start_timeout, start.stop_signal, start.umask, start.watchdog) == (2.0, 2, 0o022, 1.0)
-    assert (start.detach, start.limits, start.restart_memory, start.env) == (True, Limits(files=64), 2**20, {"A": "1"})
+    assert (start.detach, start.limits, start.env) == (True, Limits(files=64), {"A": "1"})
+    assert start.restart_when == RestartWhen(memory=2**20)
 
 
 def test_kind_says_what_script_and_command_do_not(here: Path) -> None:

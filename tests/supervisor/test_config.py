@@ -21,6 +21,7 @@ from otpd.supervisor.spec import (
     ChildSpec,
     ChildType,
     ExecReady,
+    Health,
     HttpReady,
     Inbox,
     Launch,
@@ -28,6 +29,7 @@ from otpd.supervisor.spec import (
     LogPolicy,
     NodeSpec,
     Restart,
+    RestartWhen,
     Strategy,
     SupervisorSpec,
     TcpReady,
@@ -101,7 +103,8 @@ user = "root"
 umask = "027"
 stop_signal = "SIGINT"
 limits = { memory = "512MiB", files = 1024, cpu = "1500ms", processes = 9, core = "0B" }
-restart_when = { memory = "400MiB" }
+restart_when = { memory = "400MiB", cpu = "90.5% over 5m", files = 100, threads = 20, age = "24h" }
+health = { tcp = 80, interval = "1s", timeout = "500ms", failures = 1, successes = 1, grace = "0s", action = "restart" }
 watchdog = "30s"
 detach = true
 backoff = { initial = "1s", factor = 3, max = "10s", jitter = 0, reset_after = "1h" }
@@ -128,7 +131,10 @@ backoff = { initial = "1s", factor = 3, max = "10s", jitter = 0, reset_after = "
                 umask=0o027,
                 limits=Limits(memory=2**29, files=1024, cpu=2, processes=9, core=0),
                 watchdog=30.0,
-                restart_memory=400 * 2**20,
+                health=Health(
+                    check=TcpReady(port=80), interval=1.0, timeout=0.5, failures=1, successes=1, grace=0.0, action="restart"
+                ),
+                restart_when=RestartWhen(memory=400 * 2**20, cpu=90.5, cpu_over=300.0, files=100, threads=20, age=86400.0),
                 detach=True,
             ),
         ),

@@ -105,6 +105,24 @@ PARENT = "expected the name of a supervisor in this file, got "
         (OK + "[services.store]\nenable = false\n", '4:1: services.store.enable: unknown key; did you mean "enabled"?'),
         (OK + "[services.store]\nenabled = 0\n", "4:1: services.store.enabled: expected true or false, got the integer 0"),
         (
+            OK + "restart_when = { files = 9 }\n[services.health]\nenabled = false\n",
+            "3:1: agents.ok.restart_when: the health service looks at it, and enabled = false in [services.health] leaves "
+            "that out",
+        ),
+        (
+            OK + "[services.health.alerts]\nload = { raise = 2, clear = 3 }\n",
+            "4:21: services.health.alerts.load.clear: expected less than raise, which is 2, got 3",
+        ),
+        (
+            OK + "[services.health.alerts]\ndisk = { raise = 90 }\n",
+            '4:10: services.health.alerts.disk.raise: expected a share from "0%" to "100%", got the integer 90; '
+            'did you mean "90%"?',
+        ),
+        (
+            OK + "[services.health.alerts]\nswap = false\n",
+            "4:1: services.health.alerts.swap: unknown key; known here: cpu, disk, load, memory",
+        ),
+        (
             OK + '[services.store]\nmax_state = "1GiB"\n',
             '4:1: services.store.max_state: expected at most 8MiB, got the string "1GiB"',
         ),
@@ -342,8 +360,43 @@ PARENT = "expected the name of a supervisor in this file, got "
             "3:1: programs.p.inbox: not a key of [programs.NAME], it belongs to [agents.NAME]",
         ),
         (
-            AGENT + "restart_when = { cpu = '50%' }\n",
-            "3:18: agents.feed.restart_when.cpu: not supported; only restart_when.memory is",
+            AGENT + "restart_when = { cpu = 50 }\n",
+            '3:18: agents.feed.restart_when.cpu: expected a share of one core such as "90%" or "150% over 5m", got the '
+            'integer 50; did you mean "50%"?',
+        ),
+        (
+            AGENT + "restart_when = { cpu = '50% over 5' }\n",
+            '3:18: agents.feed.restart_when.cpu: expected a duration such as "250ms", "5s", "2m" or "1h", got the string "5"'
+            ': it has no unit; did you mean "5s"?',
+        ),
+        (
+            AGENT + "restart_when = { agee = '1h' }\n",
+            '3:18: agents.feed.restart_when.agee: unknown key; did you mean "age"?',
+        ),
+        (
+            AGENT + "health = { intervall = '1s', call = true }\n",
+            '3:12: agents.feed.health.intervall: unknown key; did you mean "interval"?',
+        ),
+        (
+            AGENT + "health = { interval = '1s' }\n",
+            '3:1: agents.feed.health: expected one of "tcp", "http", "exec" or "call", got none of them',
+        ),
+        (
+            PROGRAM + "health = { tcp = 80, http = 'http://x/' }\n",
+            '3:1: programs.web.health: expected one of "tcp", "http" or "exec", got "tcp" and "http"',
+        ),
+        (
+            PROGRAM + "health = { call = true }\n",
+            "3:12: programs.web.health.call: a program is not asked through the broker; ask it by tcp, http or exec",
+        ),
+        (
+            PROGRAM + "health = { tcp = 80, interval = '1s', timeout = '2s' }\n",
+            "3:39: programs.web.health.timeout: expected at most the interval, which is 1s, got 2s",
+        ),
+        (
+            AGENT + "health = { call = true, action = 'restrat' }\n",
+            '3:25: agents.feed.health.action: expected "report" or "restart", got the string "restrat"; '
+            'did you mean "restart"?',
         ),
         (
             AGENT + "restart_when = { memory = '400MB' }\n",

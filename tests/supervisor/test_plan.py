@@ -89,7 +89,8 @@ def test_what_the_process_has_in_it_restarts_that_child_alone(
         ('backoff = { max = "9s" }', "backoff"),
         ('start_timeout = "1s"', "start_timeout"),
         ('stop_signal = "SIGINT"', "stop_signal"),
-        ('restart_when = { memory = "1GiB" }', "restart_memory"),
+        ('restart_when = { memory = "1GiB" }', "restart_when"),
+        ('health = { call = true }', "health"),
         ("detach = true", "detach"),
     ],
 )

@@ -27,7 +27,8 @@ script = "a.py"
 instances = 2
 watchdog = "30s"
 spawn = "deny"
-restart_when = { memory = "1GiB" }
+restart_when = { memory = "1GiB", cpu = "90%", files = 9, threads = 9, age = "1h" }
+health = { call = true }
 [programs.c]
 script = "a.py"
 args = ["x"]
@@ -48,8 +49,9 @@ def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
     (tmp_path / "a.py").touch()
     (tmp_path / "otpd.toml").write_text(TEXT)
     node = load(tmp_path / "otpd.toml")
-    b = "agent DIR/a.py, permanent, stop SIGTERM then 5s, group b, restart above 1GiB, spawn deny, watchdog 30s"
-    b += ", back-off 100ms to 30s"
+    limits = "memory above 1GiB or cpu above 90% over 1m or files above 9 or threads above 9 or older than 1h"
+    b = "agent DIR/a.py, permanent, stop SIGTERM then 5s, group b, health call each 10s, report, "
+    b += f"restart when {limits}, spawn deny, watchdog 30s, back-off 100ms to 30s"
     assert [line.replace(str(tmp_path), "DIR") for line in lines(node)] == [
         "shop  config DIR/otpd.toml, state DIR/.otpd",
         "services.store  max_state = 2097152",

@@ -44,6 +44,24 @@ _ready = st.sampled_from(["init", "spawned", "notify"]) | (
     | st.builds(spec.ExecReady, argv=_argv)
     | st.builds(spec.HttpReady, url=_text)
 )
+_probed = (
+    st.just("call")
+    | st.builds(spec.TcpReady, port=st.integers(1, 65535), host=_text)
+    | st.builds(spec.ExecReady, argv=_argv)
+)
+_health = st.builds(
+    spec.Health,
+    check=_probed,
+    interval=_float,
+    timeout=_float,
+    failures=st.integers(1, 9),
+    successes=st.integers(1, 9),
+    grace=_float,
+    action=st.sampled_from(["report", "restart"]),
+)
+_restart_when = st.builds(
+    spec.RestartWhen, memory=_maybe_int, cpu=st.none() | _float, cpu_over=_float, files=_maybe_int, age=st.none() | _float
+)
 _launch = st.builds(
     Launch,
     kind=st.sampled_from(["agent", "program", "service", "pool"]),
@@ -60,7 +78,8 @@ _launch = st.builds(
     umask=st.none() | st.integers(0, 0o777),
     limits=_limits,
     watchdog=st.none() | _float,
-    restart_memory=_maybe_int,
+    health=st.none() | _health,
+    restart_when=st.none() | _restart_when,
     group=st.none() | _text,
     detach=st.booleans(),
 )
@@ -130,6 +149,7 @@ SMALL = NodeSpec(
 
 def test_every_field_of_every_spec_can_be_read() -> None:
     kinds = (NodeSpec, LogPolicy, SupervisorSpec, ChildSpec, Launch, spec.Limits, spec.Backoff, spec.TcpReady)
+    kinds += (spec.Health, spec.RestartWhen)
     known = _Reader(()).parsers
     assert [item for kind in kinds for item in dataclasses.fields(kind) if item.type not in known] == []
 

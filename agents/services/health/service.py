@@ -1,0 +1,315 @@
+"""The health service: asks children whether they are well, looks at what they use and at the host, and tells root.
+
+    otpd health [NAME] [--now]
+
+Root says on a connection of its own who is to be watched (`rootline`); `probes`, `limits` and `alerts` decide; questions are
+put by `asking`, `commands` and, to agents, through the broker. What it finds it reports to root, which shows it and restarts
+under the normal budget. It keeps nothing: its next incarnation looks anew.
+
+Each question is a task of its own with its own deadline, so a slow check delays nobody, and whatever a check raises is an
+answer about its child. A question that could not be put (no broker, no descriptor left) is no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, Literal
+
+from otpd.agents import Agent, BrokerLost, CallTimeout, Exited, NoMethod, NoProcess, OtpdError, Reject, Reply, call, run
+from otpd.agents.current import CURRENT
+from otpd.agents.services.health import asking
+from otpd.agents.services.health.alerts import DEFAULTS, Alerts, Threshold
+from otpd.agents.services.health.commands import Command, user_of
+from otpd.agents.services.health.host import PERIOD as HOST_PERIOD
+from otpd.agents.services.health.host import Host
+from otpd.agents.services.health.limits import Allowed, Limits, Over, Usage
+from otpd.agents.services.health.probes import Ask, Drop, Effect, Mark, Plan, Probes, Replace, Verdict
+from otpd.agents.services.health.rootline import RootLine
+from otpd.agents.services.health.threads import Lookups
+from otpd.agents.services.health.usage import Sampler, Target, next_delay
+
+#: The method that every agent answers.
+HEALTH: Final = "otpd.health"
+#: Seconds in which the broker must answer, or it is not the agent's fault that it did not.
+_BROKER_HAS: Final = 1.0
+#: Seconds by which a deadline may be late and still be the child's.
+_STILL: Final = 0.2
+
+
+class Health(Agent):
+    """Watches the health of children, what they use, and the host."""
+
+    async def init(
+        self, state_dir: str, alerts: Mapping[str, Mapping[str, float] | Literal[False]] | None = None
+    ) -> None:
+        self._probes, self._limits = Probes(), Limits()
+        self._pids: dict[str, tuple[int, int]] = {}  # name -> generation, pid
+        self._tabled: set[str] = set()  # names that root has said since it began
+        self._asking: dict[int, asyncio.Task[None]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+        self._wake: asyncio.TimerHandle | None = None
+        self._measured = asyncio.Event()
+        self._thresholds = thresholds(alerts or {})
+        self._alerts = Alerts(self._thresholds)
+        self._hardware = Host(state_dir)
+        self._readings: dict[str, float] = {}
+        self._names, self._users = Lookups(asking.address_of), Lookups(user_of)
+        self._root = RootLine(self)
+        self._tasks = [asyncio.ensure_future(each) for each in (self._root.run(), self._sample(), self._look_at_host())]
+
+    # --- what root says ---
+
+    def heard(self, packet: list[Any]) -> None:
+        match packet:
+            case ["watch", str(name), int(generation), int(pid), float(ready_at), probe, limits]:
+                self._tabled.add(name)
+                self._watch(name, generation, pid, ready_at, probe, limits)
+            case ["forget", str(name), int(generation)]:
+                self._forget(name, generation)
+            case ["table", list(raised)]:
+                self._begun(raised)
+
+    def deaf(self, why: str) -> None:
+        """Children are asked on meanwhile: most are the same when root is heard again."""
+        self.log.warning("root is not heard: %s", why)
+        self._tabled.clear()
+
+    def _watch(self, name: str, generation: int, pid: int, ready_at: float, probe: Any, limits: Any) -> None:
+        self._pids[name] = (generation, pid)
+        if probe is None:
+            self._carry_out(self._probes.forget(name, generation))
+        else:
+            self._carry_out(self._probes.watch(name, generation, Plan(**probe), ready_at, self._now()))
+        if limits is None:
+            self._limits.forget(name, generation)
+        else:
+            self._limits.watch(name, generation, Allowed(**limits), ready_at)
+            self._measured.set()
+
+    def _forget(self, name: str, generation: int) -> None:
+        if name in self._pids and self._pids[name][0] == generation:
+            del self._pids[name]
+        self._carry_out(self._probes.forget(name, generation))
+        self._limits.forget(name, generation)
+
+    def _begun(self, raised: list[str]) -> None:
+        """The whole table has been said: who is not in it is no more, and what is known of the others root hears again."""
+        for name, (generation, _pid) in list(self._pids.items()):
+            if name not in self._tabled:
+                self._forget(name, generation)
+        for name in self._probes.names:
+            row = self._probes.row(name)
+            if row is not None and row.state != "unknown":
+                self._root.report("mark", name, row.generation, row.state.value, row.why)
+        self._alerts = Alerts(self._thresholds, raised)
+
+    # --- probes ---
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Ask():
+                    self._asking[effect.number] = asyncio.ensure_future(self._ask(effect))
+                case Drop(number):
+                    if number in self._asking:
+                        self._asking.pop(number).cancel()
+                case Mark(name, generation, state, why):
+                    self._root.report("mark", name, generation, state.value, why)
+                case Replace(name, generation, why):
+                    self._root.report("replace", name, generation, why)
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer, at the next question or the next old age."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        due = [each for each in (self._probes.next, self._limits.next_age) if each is not None]
+        if due:
+            loop = asyncio.get_running_loop()
+            self._wake = loop.call_later(max(0.0, min(due) - self._now()), self._due)
+
+    def _due(self) -> None:
+        self._report_over(self._limits.aged(self._now()))
+        self._carry_out(self._probes.due(self._now()))
+
+    async def _ask(self, ask: Ask) -> None:
+        CURRENT.set(None)  # who has asked for it now may give up sooner than the plan does
+        verdict = await self._verdict(ask)
+        self._asking.pop(ask.number, None)
+        self._carry_out(self._probes.answered(ask.name, ask.generation, ask.number, verdict, self._now()))
+
+    async def _verdict(self, ask: Ask) -> Verdict:
+        try:
+            if ask.plan.check == ["call"]:
+                return await self._call(ask)
+            async with asyncio.timeout(ask.plan.timeout):
+                return await self._put(ask)
+        except TimeoutError:
+            return self._late(ask)
+        except Exception as error:
+            return asking.failed(error)
+
+    def _put(self, ask: Ask) -> Coroutine[Any, Any, Verdict]:
+        match ask.plan.check:
+            case ["tcp", str(host), int(port)]:
+                return asking.tcp(self._names, host, port)
+            case ["http", str(url)]:
+                return asking.http(self._names, url)
+            case ["exec", list(argv), dict(env), str(cwd), user]:
+                return self._run(argv, env, cwd, user)
+        raise ValueError(f"no such check: {ask.plan.check!r}")
+
+    async def _run(self, argv: list[str], env: dict[str, str], cwd: str, user: str | None) -> Verdict:
+        command = Command(argv, env, cwd, None if user is None else await self._users.find(user))
+        try:
+            return await command.wait()
+        finally:
+            command.end()
+
+    async def _call(self, ask: Ask) -> Verdict:
+        """Only what the agent is to blame for counts: while the broker is away nobody has failed."""
+        epoch = self._otpd.epoch
+        try:
+            wrong = await self.call(ask.name, HEALTH, timeout=ask.plan.timeout)
+        except CallTimeout as error:
+            late = self._late(ask)
+            if epoch is None or self._otpd.epoch != epoch or not await self._broker_answers(ask):
+                return Verdict(None, f"could not ask: {error}")
+            return late
+        except (NoProcess, BrokerLost, Exited) as error:
+            return Verdict(None, f"could not ask: {error}")
+        except NoMethod:
+            return Verdict(True)
+        except (OtpdError, Reject) as error:
+            return Verdict(False, str(error))
+        return Verdict(True) if wrong is None else Verdict(False, str(wrong))
+
+    def _late(self, ask: Ask) -> Verdict:
+        """No answer in time; unless it was this process that stood still, and perhaps so did the whole machine."""
+        row = self._probes.row(ask.name)
+        if row is not None and self._now() - row.began > ask.plan.timeout + _STILL:
+            return Verdict(None, "could not ask: the health service itself stood still")
+        return Verdict(False, f"no answer within {ask.plan.timeout:g}s")
+
+    async def _broker_answers(self, ask: Ask) -> bool:
+        """Whether it is there, and the one who was asked still is."""
+        try:
+            found = await self._otpd.ask("whereis", ask.name, timeout=_BROKER_HAS)
+        except OtpdError:
+            return False
+        return found is not None and found["generation"] == ask.generation
+
+    # --- what they use ---
+
+    async def _sample(self) -> None:
+        """In a thread, because a look at many processes takes its time."""
+        sampler = Sampler(os.getppid())
+        while True:
+            await self._measured.wait()
+            targets = [
+                Target(name, generation, self._pids[name][1], allowed)
+                for name, (generation, allowed) in self._limits.measured.items()
+                if name in self._pids
+            ]
+            if not targets:
+                self._measured.clear()
+                continue
+            found, cost = await asyncio.to_thread(_timed_look, sampler, targets)
+            for target, usage in found:
+                self._report_over(self._limits.sampled(target.name, target.generation, usage, self._now()))
+            await asyncio.sleep(next_delay(cost))
+
+    def _report_over(self, found: list[Over]) -> None:
+        for over in found:
+            self._root.report("over", over.name, over.generation, over.measure, over.used)
+
+    # --- the host ---
+
+    async def _look_at_host(self) -> None:
+        while True:
+            self._readings = self._hardware.read()
+            for alert in self._alerts.read(self._readings, self._now()):
+                self._root.report("alert", alert.condition, alert.raised, alert.value, alert.threshold)
+            await asyncio.sleep(HOST_PERIOD)
+
+    # --- what others ask ---
+
+    @call
+    async def check(self, names: list[str] | None = None) -> None:
+        """As `report`, after all who are meant have answered a question that is put at once, or one that is out. It keeps
+        nobody else waiting."""
+        rows = [row for row in map(self._probes.row, self._probes.names) if row and (names is None or row.name in names)]
+        for row in rows:
+            self._carry_out(self._probes.ask_now(row.name, self._now()))
+        self._readings = self._hardware.read()
+        under_way = [self._asking[row.asking] for row in rows if row.asking in self._asking]
+        answering = asyncio.ensure_future(self._answer_after(under_way, self.defer(), names))
+        self._answering.add(answering)
+        answering.add_done_callback(self._answering.discard)
+
+    async def _answer_after(self, questions: list[asyncio.Task[None]], reply: Reply, names: list[str] | None) -> None:
+        if questions:
+            await asyncio.wait(questions)
+        if reply.waiting:
+            reply.answer(self._known(names))
+
+    @call
+    async def report(self, names: list[str] | None = None) -> dict[str, Any]:
+        """What is known: of all who are watched, or of `names`; and of the host."""
+        return self._known(names)
+
+    def _known(self, names: list[str] | None) -> dict[str, Any]:
+        chosen = [name for name in self._pids if names is None or name in names]
+        return {
+            "children": [self._row(name) for name in chosen],
+            "host": {condition: round(value, 1) for condition, value in self._readings.items()},
+            "alerts": sorted(self._alerts.raised),
+        }
+
+    def _row(self, name: str) -> dict[str, Any]:
+        generation, pid = self._pids[name]
+        row = self._probes.row(name)
+        found: dict[str, Any] = {"name": name, "generation": generation, "pid": pid, "state": None}
+        if row is not None:
+            found |= {
+                "state": row.state.value, "why": row.why or None, "since_s": round(self._now() - row.since, 3),
+                "check": row.plan.check[0], "interval": row.plan.interval, "action": row.plan.action,
+                "checks": row.checks, "failed": row.failed, "passed": row.passed,
+                "last": {"passed": row.last.passed, "why": row.last.why or None} if row.checks else None,
+            }  # fmt: skip
+        return found | {"used": self._limits.used(name), "allowed": self._limits.allowed(name)}
+
+    @staticmethod
+    def _now() -> float:
+        """Root's clock, too."""
+        return time.monotonic()
+
+
+def thresholds(given: Mapping[str, Mapping[str, float] | Literal[False]]) -> dict[str, Threshold]:
+    """The defaults with what the config says; false switches a condition off. One that is raised below where the default is
+    cleared is cleared there, too."""
+    found = dict(DEFAULTS)
+    for condition, values in given.items():
+        if values is False:
+            del found[condition]
+        else:
+            before = DEFAULTS[condition]
+            raise_at = values.get("raise", before.raise_at)
+            clear_at = min(raise_at, values.get("clear", before.clear_at))
+            found[condition] = Threshold(raise_at, clear_at, values.get("hold", before.hold))
+    return found
+
+
+def _timed_look(sampler: Sampler, targets: list[Target]) -> tuple[list[tuple[Target, Usage]], float]:
+    """What is found, and the processor time that it took."""
+    before = time.thread_time()
+    found = sampler.look(targets)
+    return found, time.thread_time() - before
+
+
+if __name__ == "__main__":
+    run(Health)
