@@ -17,7 +17,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from otpd.agents.errors import BrokerLost, CallTimeout, CircuitOpen, Exited, OtpdError, Overloaded, failure
+from otpd.agents.errors import (
+    BrokerLost,
+    CallTimeout,
+    CircuitOpen,
+    Exited,
+    OtpdError,
+    Overloaded,
+    Reject,
+    RemoteError,
+    failure,
+)
 from otpd.agents.waiting import Waiting
 from otpd.ipc.endpoint import Address
 
@@ -82,7 +92,7 @@ class Submissions:
                 self._answer(batch, await self._said(batch))
             except OtpdError as error:
                 for each in batch:
-                    each.waiting.fail(type(error)(str(error), error.executed))
+                    each.waiting.fail(_failed(each.waiting, error))
 
     def _next(self) -> list[Submission]:
         batch = [self._queue.popleft()]
@@ -126,3 +136,13 @@ class Submissions:
             case _:
                 for each in batch:
                     each.waiting.fail(OtpdError(f"{each.waiting}: expected an answer of the store, got {answer!r}", "maybe"))
+
+
+def _failed(waiting: Waiting, error: OtpdError) -> OtpdError:
+    """What the call to the store has raised, for one of those that were in it."""
+    match error:
+        case Reject(data={"code": str(code)}):
+            return failure(str(waiting), code, "no", error.message)
+        case Reject() | RemoteError():
+            return OtpdError(f"{waiting}: {error}; see: otpd why store", "maybe")
+    return type(error)(str(error), error.executed)

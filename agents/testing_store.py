@@ -15,9 +15,10 @@ from typing import Any, Protocol
 from otpd.agents.conversation import Conversation
 from otpd.agents.data import decode
 from otpd.agents.host import Host, Parent
-from otpd.agents.services.store import journal
-from otpd.agents.services.store.couriers import Couriers, Then
+from otpd.agents.services.store.couriers import Then, Write
 from otpd.agents.services.store.messages import Bounds
+from otpd.agents.services.store.service import SCHEMA
+from otpd.agents.services.store.service import Store as StoreAgent
 from otpd.agents.submissions import CAST, STORE, Submission, Submissions
 
 
@@ -26,20 +27,19 @@ class MemoryEngine:
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        self._connection.executescript(journal.TABLES)
+        for script in SCHEMA.scripts():
+            self._connection.executescript(script)
 
-    def submit(self, write: Callable[[sqlite3.Connection], Any], then: Then, *, grows: bool = True, size: int = 0) -> None:
+    def submit(self, write: Write, then: Then, *, grows: bool = True, size: int = 0) -> None:
         asyncio.get_running_loop().call_soon(then, *self._outcome(write))
 
-    def commit(
-        self, write: Callable[[sqlite3.Connection], Any], *, grows: bool = True, size: int = 0
-    ) -> asyncio.Future[Any]:
+    def commit(self, write: Write, *, grows: bool = True, size: int = 0) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         answer, error = self._outcome(write)
         future.set_result(answer) if error is None else future.set_exception(error)
         return future
 
-    def _outcome(self, write: Callable[[sqlite3.Connection], Any]) -> tuple[Any, BaseException | None]:
+    def _outcome(self, write: Write) -> tuple[Any, BaseException | None]:
         self._connection.execute("BEGIN")
         try:
             answer = write(self._connection)
@@ -49,25 +49,20 @@ class MemoryEngine:
         self._connection.execute("COMMIT")
         return answer, None
 
-    def close(self) -> None:
+    def read(self, question: Write) -> asyncio.Future[Any]:
+        return self.commit(question)
+
+    async def close(self) -> None:
         self._connection.close()
 
 
-class MemoryStore(Couriers):
-    """`engine` is given by who makes it."""
+class MemoryStore(StoreAgent):
+    async def init(self) -> None:  # type: ignore[override]
+        await self.begin(MemoryEngine(), Bounds(), 2**20)
 
-    engine: MemoryEngine
-
-    async def init(self) -> None:
-        await self.begin_couriers(self.engine, Bounds(), _no_state)
-
-    @property
-    def is_idle(self) -> bool:
-        return not self._units
-
-
-def _no_state(*_: Any) -> Any:
-    raise NotImplementedError
+    async def terminate(self, reason: str) -> None:
+        self.end_couriers()
+        await super().terminate(reason)
 
 
 class StoreNode(Protocol):
@@ -91,17 +86,12 @@ class Store:
             return
         conversation, generation = self._node.join_store()
         self._host = Host(MemoryStore, generation, conversation, self._parent, logging.getLogger("otpd.agent.store"))
-        self._host.agent.engine = MemoryEngine()  # type: ignore[attr-defined]
         self._life = asyncio.ensure_future(self._live(self._host))
 
     async def _live(self, host: Host) -> None:
-        try:
-            if await host.init({}):
-                self._node.store_ready()
-                await host.live()
-        finally:
-            host.agent._committing.cancel()  # type: ignore[attr-defined]
-            host.agent.engine.close()  # type: ignore[attr-defined]
+        if await host.init({}):
+            self._node.store_ready()
+            await host.live()
 
     async def settle(self) -> None:
         """Until it has handled what has come, and all is committed."""

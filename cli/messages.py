@@ -26,7 +26,14 @@ _timeout = click.option(
     help="How long to wait for the answer at most (exit 8).",
 )  # fmt: skip
 #: Arguments that the verbs take for themselves, and what to write.
-_OPTIONS = {"timeout": "write: --timeout 10s", "confirm": "otpd cast always waits until the broker has accepted"}
+_OPTIONS = {
+    "timeout": "write: --timeout 10s",
+    "confirm": "otpd cast always waits until the broker has accepted",
+    "durable": "write: --durable",
+}
+_durable = click.option("--durable", is_flag=True, help="Done when the store has it on disk; it is delivered at least once.")
+_id = click.option("--id", "id_", metavar="ID", help="With --durable: the same ID within 10 minutes is the same message.")
+_key = click.option("--key", metavar="KEY", help="With --durable: those with the same KEY come one after the other.")
 _method = click.argument("method")
 _arguments = click.argument("arguments", nargs=-1, metavar="[NAME=VALUE]...")
 
@@ -56,27 +63,38 @@ def call(
 @name_argument
 @_method
 @_arguments
+@_durable
+@_id
+@_key
 @_timeout
 @json_option
 @click.pass_obj
-def cast(context: Context, name: str, method: str, arguments: tuple[str, ...], timeout: float, json_: bool) -> None:
-    """Send METHOD to the agent NAME one way; done when the broker has accepted it."""
-    given = keywords(arguments)
+def cast(
+    context: Context, name: str, method: str, arguments: tuple[str, ...], durable: bool, id_: str | None, key: str | None,
+    timeout: float, json_: bool,
+) -> None:  # fmt: skip
+    """Send METHOD to the agent NAME one way; done when the broker has accepted it, or (--durable) the store has it."""
+    given = keywords(arguments) | _own(durable, id_, key, arguments)
     with client_of(context, timeout) as client:
-        client.cast(name, method, confirm=True, **given)
-    _accepted(json_, f"accepted for {name}")
+        client.cast(name, method, confirm=not durable, durable=durable, **given)
+    _accepted(json_, f"on disk for {name}" if durable else f"accepted for {name}")
 
 
 @click.command("publish")
 @click.argument("topic")
 @_arguments
+@_durable
+@_id
+@_key
 @json_option
 @click.pass_obj
-def publish(context: Context, topic: str, arguments: tuple[str, ...], json_: bool) -> None:
+def publish(
+    context: Context, topic: str, arguments: tuple[str, ...], durable: bool, id_: str | None, key: str | None, json_: bool
+) -> None:
     """Publish an event on TOPIC; whoever has subscribed by now gets it."""
-    given = keywords(arguments)
+    given = keywords(arguments) | _own(durable, id_, key, arguments)
     with client_of(context, 5.0) as client:
-        client.publish(topic, **given)
+        client.publish(topic, durable=durable, **given)
     _accepted(json_, f"published on {topic}")
 
 
@@ -118,6 +136,18 @@ def keywords(arguments: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def _own(durable: bool, id_: str | None, key: str | None, arguments: tuple[str, ...]) -> dict[str, Any]:
+    """What a durable message has of its own."""
+    own = {name: value for name, value in (("id", id_), ("key", key)) if value is not None}
+    if own and not durable:
+        raise Failure(Exit.USAGE, f"--{next(iter(own))} is of a durable message", "write --durable, too")
+    taken = [argument for argument in arguments if durable and argument.partition("=")[0] in ("id", "key")]
+    if taken:
+        what = f"the argument {taken[0]} would be the message's own: a durable message has an id and a key"
+        raise Failure(Exit.USAGE, what, "write --id or --key, or call the argument otherwise")
+    return own
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -140,8 +170,8 @@ def client_of(context: Context, timeout: float) -> Iterator[Client]:
     with context.control():  # says best what is wrong when there is no node
         control = str(context.paths().control)
     try:
-        with connect(control, timeout) as client:
-            yield client
+        with connect(control, timeout) as node:
+            yield node
     except OtpdError as error:
         raise failure_of(error) from error
 

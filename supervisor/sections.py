@@ -94,6 +94,11 @@ SERVICES: Final[Mapping[str, Mapping[str, Check]]] = {
         "enabled": checks.boolean,
         "max_state": checks.size(1024, "1KiB", 8 * 2**20, "8MiB"),
         "ballast": checks.size(0, "0B"),
+        "max_messages": checks.integer(1, 10_000_000),
+        "max_message_bytes": checks.size(2**20, "1MiB"),
+        "max_attempts": checks.integer(1, 1000),
+        "max_letters": checks.integer(1, 1_000_000),
+        "max_age": checks.duration(60, "1m"),
     },
     "scheduler": {"enabled": checks.boolean},
     "errors": {

@@ -53,7 +53,7 @@ class World:
     def __init__(self, bounds: Bounds = BOUNDS, names: tuple[str, ...] = ("a", "b")) -> None:
         self.bounds, self.now, self.wall = bounds, 0, 0.0
         self.disk = sqlite3.connect(":memory:", isolation_level=None)
-        self.disk.executescript(journal.TABLES)
+        self.disk.executescript(journal.MIGRATION)
         self.receivers = {name: Receiver(name) for name in names}
         self.incs = 0
         self.store_deaths = 0

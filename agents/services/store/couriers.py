@@ -12,9 +12,8 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from otpd.agents.agent import Agent
 from otpd.agents.current import CASTER
 from otpd.agents.decorators import call, cast
 from otpd.agents.deliveries import DURABLE, encoded
@@ -22,6 +21,7 @@ from otpd.agents.errors import Reject
 from otpd.agents.replies import Reply
 from otpd.agents.services.notes import note
 from otpd.agents.services.store import journal
+from otpd.agents.services.store.asked import Asked
 from otpd.agents.services.store.messages import (
     Answer,
     Bounds,
@@ -36,6 +36,7 @@ from otpd.agents.services.store.messages import (
     Watch,
 )
 from otpd.agents.services.store.queue import MEMORY, Queue
+from otpd.agents.services.store.state import put_state
 from otpd.ipc.endpoint import Address
 from otpd.ipc.happenings import Welcomed
 from otpd.ipc.topics import TopicError, words_of_pattern
@@ -51,14 +52,6 @@ _NOBODY: Final = "there is no dead letter {}; see which there are with: otpd let
 
 Write: TypeAlias = Callable[[sqlite3.Connection], Any]
 Then: TypeAlias = Callable[[Any, BaseException | None], None]
-
-
-class Engine(Protocol):
-    """What commits: the writes, and questions, of many at once, in order."""
-
-    def submit(self, write: Write, then: Then, *, grows: bool = True, size: int = 0) -> None: ...
-
-    def commit(self, write: Write, *, grows: bool = True, size: int = 0) -> asyncio.Future[Any]: ...
 
 
 class Bodies:
@@ -80,15 +73,13 @@ class Bodies:
         self._room += len(self._bodies.pop(seq, b""))
 
 
-class Couriers(Agent):
+class Couriers(Asked):
     """The half of the store that keeps messages; `begin_couriers` when the engine runs."""
 
     _queue: Queue
+    engine: Any  # an Engine, or what a test has in its place
 
-    async def begin_couriers(self, engine: Engine, bounds: Bounds, put_state: Callable[..., Any]) -> None:
-        """`put_state(connection, name, inc, expected version, packed)` within a commit: the new version, or an error with
-        the `code` of why not."""
-        self._engine, self._put_state = engine, put_state
+    async def begin_couriers(self, bounds: Bounds) -> None:
         self._life = self._otpd.endpoint.inc >> _GENERATION
         self._bodies = Bodies()
         self._units: deque[tuple[Unit, Write, asyncio.Future[Any]]] = deque()
@@ -102,8 +93,19 @@ class Couriers(Agent):
         self._committing = asyncio.ensure_future(self._commit())
         self._work()
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is on its way to the disk."""
+        return not self._units
+
+    def end_couriers(self) -> None:
+        """Before the engine is closed."""
+        self._committing.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+
     async def _ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        found: T = await self._engine.commit(query, grows=False)
+        found: T = await self.engine.commit(query, grows=False)
         return found
 
     def _inc(self, generation: int) -> int:
@@ -124,8 +126,9 @@ class Couriers(Agent):
     ) -> Any:
         """Durable messages [kind, target, name, body, key, id] of the caller, and with them, in a transaction, the message
         that it settles and its state. `number` grows by one each time; the same one again is answered as before."""
-        assert self.current is not None
-        caller, inc = self.current.caller, self._inc(self.current.generation)
+        caller, inc = self._asker()
+        if state is not None:
+            self._fits(caller, state[0])
         try:
             wanted = [Request(Kind(kind), target, name, body, key, id) for kind, target, name, body, key, id in requests]
         except (TypeError, ValueError):
@@ -134,7 +137,7 @@ class Couriers(Agent):
         take = functools.partial(self._take, self.defer(), caller, inc, number, wanted, pair, whole, state)
         named = [(caller, request.id) for request in wanted if request.id]
         if named:
-            self._engine.submit(lambda connection: journal.finished(connection, named), take, grows=False)
+            self.engine.submit(lambda connection: journal.finished(connection, named), take, grows=False)
         else:
             take({}, None)
 
@@ -152,13 +155,13 @@ class Couriers(Agent):
     @call
     async def subscribe(self, patterns: list[str]) -> Any:
         """The durable subscriptions of the caller, in the place of those that it had."""
-        assert self.current is not None
+        caller, _ = self._asker()
         try:
             for pattern in patterns:
                 words_of_pattern(pattern)
         except (TopicError, AttributeError) as error:
             raise Reject(f"durable subscription: {error}") from None
-        self._queue.subscribe(self.defer(), self.current.caller, patterns)
+        self._queue.subscribe(self.defer(), caller, patterns)
         self._work()
 
     # --- receivers ---
@@ -202,12 +205,14 @@ class Couriers(Agent):
     @call
     async def letter(self, seq: int) -> dict[str, Any]:
         """One whole, with its body (msgpack)."""
+        self._only_operators()
         shown, _, body = await self._letter(seq)
         return {**shown, "body": body}
 
     @call
     async def replay(self, seq: int) -> Any:
         """A dead letter becomes a message again; its new seq."""
+        self._only_operators()
         _, message, body = await self._letter(seq)
         self._queue.replay(self.defer(), message, body)
         self._work()
@@ -215,6 +220,7 @@ class Couriers(Agent):
     @call
     async def purge(self, seqs: list[int]) -> Any:
         """They are no more; how many of them there were."""
+        self._only_operators()
         self._queue.purge(self.defer(), seqs)
         self._work()
 
@@ -278,7 +284,7 @@ class Couriers(Agent):
             message = self._leaving[0].message
             body = self._bodies.get(message.seq)
             if body is None:
-                self._engine.submit(functools.partial(journal.body, message=message), self._read, grows=False)
+                self.engine.submit(functools.partial(journal.body, message=message), self._read, grows=False)
                 return
             self._deliver(self._leaving.popleft(), body)
 
@@ -308,7 +314,8 @@ class Couriers(Agent):
     # --- commits ---
 
     def _submit(self, unit: Unit) -> None:
-        rows = journal.rows(unit, time.time(), self._queue.minute)
+        wall = time.time()
+        rows = journal.rows(unit, wall, self._queue.minute)
         for message, body in unit.inserts:
             self._bodies.keep(message.seq, body)
         state, receipt = unit.state, unit.receipt
@@ -316,12 +323,12 @@ class Couriers(Agent):
         def write(connection: sqlite3.Connection) -> Any:
             more = None
             if state is not None and receipt is not None:
-                more = self._put_state(connection, receipt.sender, receipt.inc, state[1], state[0])
+                more = put_state(connection, receipt.sender, receipt.inc, state[1], state[0], wall)
             journal.write(connection, rows, MEMORY, more)
             return more
 
         size = sum(len(body) for _, body in unit.inserts)
-        self._units.append((unit, write, self._engine.commit(write, grows=rows.grows, size=size)))
+        self._units.append((unit, write, self.engine.commit(write, grows=rows.grows, size=size)))
         self._written.set()
 
     async def _commit(self) -> None:
@@ -351,7 +358,7 @@ class Couriers(Agent):
         while _code(error):
             await asyncio.sleep(_AGAIN)
             try:
-                return await self._engine.commit(write, grows=False)
+                return await self.engine.commit(write, grows=False)
             except Exception as again:
                 error = again
         raise error
@@ -375,4 +382,4 @@ def _code(error: BaseException) -> str:
     return str(getattr(error, "code", ""))
 
 
-__all__ = ["Couriers", "Engine", "Then"]
+__all__ = ["Couriers", "Then", "Write"]

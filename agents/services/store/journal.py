@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import msgpack
 
+from otpd.agents.services.store.database import Table
 from otpd.agents.services.store.messages import Finished, Kind, Message, Receipt, Recovered, Unit
 
 #: For the engine: what makes these tables. Never changed; what comes later is a script of its own.
-TABLES: Final = """
+MIGRATION: Final = """
 CREATE TABLE messages (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, key TEXT NOT NULL, sender TEXT NOT NULL, id TEXT NOT NULL,
     kind INTEGER NOT NULL, name TEXT NOT NULL, at REAL NOT NULL, max_attempts INTEGER NOT NULL, origin INTEGER NOT NULL,
@@ -49,6 +50,24 @@ SELECT {_FIXED}, attempts, body, crc, ?, ?, ?, ? FROM messages WHERE seq = ?"""
 _BURY_NEW: Final = f"""
 INSERT INTO letters ({_FIXED}, attempts, body, crc, died, reason, error, traceback) VALUES ({', '.join('?' * 17)})"""
 _LETTER: Final = f"{_FIXED}, attempts, died, reason, error, traceback"
+
+
+def _intact(row: sqlite3.Row) -> bool:
+    fixed = tuple(row[name] for name in _FIXED.split(", "))
+    try:
+        return bool(zlib.crc32(row["body"], zlib.crc32(repr(fixed[:7]).encode())) == row["crc"])
+    except TypeError:  # a byte that says what kind of value it is
+        return False
+
+
+#: For the engine: what is checked at its start, and saved from a damaged file.
+TABLES: Final = (
+    Table("messages", "seq", _intact),
+    Table("letters", "seq", _intact),
+    Table("finished", "id", lambda _: True),
+    Table("subscriptions", "name", lambda _: True),
+    Table("receipts", "sender", lambda _: True),
+)
 
 
 @dataclass(frozen=True, slots=True)

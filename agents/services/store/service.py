@@ -10,33 +10,55 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from otpd.agents import Agent, Reject, call, run
+from otpd.agents import Reject, call, run
 from otpd.agents.services.notes import note
-from otpd.agents.services.store import state
+from otpd.agents.services.store import journal, state
+from otpd.agents.services.store.asked import rejected
 from otpd.agents.services.store.ballast import Ballast
 from otpd.agents.services.store.commits import Room
+from otpd.agents.services.store.couriers import Couriers
 from otpd.agents.services.store.database import Database, Schema, damaged, open_database
 from otpd.agents.services.store.engine import Engine
-from otpd.agents.services.store.refusals import Refusal, Stale, TooLarge
+from otpd.agents.services.store.messages import Bounds
+from otpd.agents.services.store.refusals import Refusal
 
-SCHEMA: Final = Schema(migrations=(state.MIGRATION,), tables=(state.TABLE,))
+SCHEMA: Final = Schema(migrations=(state.MIGRATION, journal.MIGRATION), tables=(state.TABLE, *journal.TABLES))
 
 
-class Store(Agent):
-    """Keeps what must outlive every process of the node."""
+class Store(Couriers):
+    """Keeps what must outlive every process of the node: states, here; durable messages, in `couriers`."""
 
-    async def init(self, state_dir: str, max_state: int = 2**20, ballast: int = 16 * 2**20) -> None:
-        self.max_state = max_state
-        self.broken: BaseException | None = None
+    async def init(
+        self,
+        state_dir: str,
+        max_state: int = 2**20,
+        ballast: int = 16 * 2**20,
+        max_messages: int = 100_000,
+        max_message_bytes: int = 256 * 2**20,
+        max_attempts: int = 5,
+        max_letters: int = 10_000,
+        max_age: float = 7 * 86_400.0,
+    ) -> None:
         directory = Path(state_dir)
         self.database: Database = open_database(directory / "store.db", SCHEMA)
         kept = Ballast(directory / "store.ballast", ballast)
         kept.make()
-        self.engine = Engine(self.database, kept, self._room_changed, self._broken)
-        self.incs: dict[str, int] = {}  # of who has loaded or saved: an older incarnation does neither after that
+        bounds = Bounds(
+            messages=max_messages, per_target=max(1, max_messages // 2), bytes=max_message_bytes, letters=max_letters,
+            max_attempts=max_attempts, age=max_age,
+        )  # fmt: skip
+        await self.begin(Engine(self.database, kept, self._room_changed, self._broken), bounds, max_state)
         for problem in self.database.report.problems:
             self.log.error("%s", problem)
             note(self, "problem", self.name, detail=problem)
+
+    async def begin(self, engine: Any, bounds: Bounds, max_state: int) -> None:
+        """With what is on the disk of this engine."""
+        self.max_state = max_state
+        self.broken: BaseException | None = None
+        self.engine = engine
+        self.incs = {}
+        await self.begin_couriers(bounds)
 
     async def terminate(self, reason: str) -> None:
         if self.broken is None:
@@ -71,22 +93,6 @@ class Store(Agent):
 
         self.engine.submit(write, then, grows=grows, size=size)
 
-    def _asker(self) -> tuple[str, int]:
-        """Name and inc of who calls. Reject when a newer incarnation has been here: it speaks for nobody any more (A8)."""
-        current = self.current
-        assert current is not None
-        inc = self._otpd.endpoint.inc >> 32 << 32 | current.generation
-        if inc < self.incs.get(current.caller, 0):
-            raise rejected(Stale(f"{current.caller}: a newer incarnation has taken over"))
-        self.incs[current.caller] = inc
-        return current.caller, inc
-
-    def _only_operators(self) -> None:
-        current = self.current
-        assert current is not None
-        if not current.caller.startswith("@"):
-            raise Reject(f"{current.caller} has only its own state; that of others is for people: otpd state")
-
     # --- state of agents ---
 
     @call
@@ -102,14 +108,6 @@ class Store(Agent):
         self._fits(name, body)
         write = functools.partial(_save, name=name, inc=inc, expected=expected, body=body, now=time.time())
         self.commit(write, size=len(body))
-
-    def _fits(self, name: str, body: bytes) -> None:
-        if len(body) > self.max_state:
-            text = (
-                f"the state of {name} has {len(body)} bytes, at most {self.max_state} are stored; keep large things in a "
-                "file and its path in the state, or raise max_state of [services.store]"
-            )
-            raise rejected(TooLarge(text))
 
     # --- for people ---
 
@@ -167,11 +165,6 @@ class Store(Agent):
             "room": self.engine.room.value, "seq": self.engine.seq, "waiting": self.engine.waiting,
             "problems": report.problems, "report": dataclasses.asdict(report), "counts": dataclasses.asdict(counts),
         }  # fmt: skip
-
-
-def rejected(refusal: Refusal) -> Reject:
-    """The answer; the SDK of who asks makes its own error of the code."""
-    return Reject(str(refusal), data={"code": refusal.code})
 
 
 def _load(name: str, connection: sqlite3.Connection) -> list[Any]:

@@ -1,0 +1,43 @@
+"""Who asks the store, and what it may: the beginning of every request."""
+
+from __future__ import annotations
+
+from otpd.agents.agent import Agent
+from otpd.agents.errors import Reject
+from otpd.agents.services.store.refusals import Refusal, Stale, TooLarge
+
+
+class Asked(Agent):
+    """`incs`: of who has been here; an older incarnation does nothing after that."""
+
+    max_state: int
+    incs: dict[str, int]
+
+    def _asker(self) -> tuple[str, int]:
+        """Name and inc of who calls. Reject when a newer incarnation has been here: it speaks for nobody any more (A8)."""
+        current = self.current
+        assert current is not None
+        inc = self._otpd.endpoint.inc >> 32 << 32 | current.generation
+        if inc < self.incs.get(current.caller, 0):
+            raise rejected(Stale(f"{current.caller}: a newer incarnation has taken over"))
+        self.incs[current.caller] = inc
+        return current.caller, inc
+
+    def _only_operators(self) -> None:
+        current = self.current
+        assert current is not None
+        if not current.caller.startswith("@"):
+            raise Reject(f"{current.caller} has only its own state; that of others is for people: otpd state")
+
+    def _fits(self, name: str, body: bytes) -> None:
+        if len(body) > self.max_state:
+            text = (
+                f"the state of {name} has {len(body)} bytes, at most {self.max_state} are stored; keep large things in a "
+                "file and its path in the state, or raise max_state of [services.store]"
+            )
+            raise rejected(TooLarge(text))
+
+
+def rejected(refusal: Refusal) -> Reject:
+    """The answer; the SDK of who asks makes its own error of the code."""
+    return Reject(str(refusal), data={"code": refusal.code})
