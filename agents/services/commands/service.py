@@ -24,7 +24,7 @@ from collections import deque
 from dataclasses import fields
 from typing import Any, Final
 
-from otpd.agents import Agent, Reject, Reply, call, run
+from otpd.agents import Agent, OtpdError, Reject, Reply, call, run
 from otpd.agents.sandbox import cgroup
 from otpd.agents.sandbox.errors import ProfileError
 from otpd.agents.sandbox.pool import Pool
@@ -39,16 +39,20 @@ from otpd.agents.services.notes import note
 INLINE: Final = 128 * 1024
 #: Seconds after which what a worker that was killed has left in cgroups is looked for.
 _SWEEP: Final = (0.2, 2.0)
+#: States of a name that has a process.
+_LIVING: Final = ("starting", "ready")
 _FIELDS: Final = tuple(each.name for each in fields(Result))
 
 
 class Standing:
     """What waits for news of one command."""
 
-    __slots__ = ("reader", "run", "stream", "whole", "writing")
+    __slots__ = ("is_unsure", "owner_died", "reader", "run", "stream", "whole", "writing")
 
     def __init__(self, run: Run, stream: bool) -> None:
         self.run, self.stream = run, stream
+        self.is_unsure = False  # its caller is gone, and why is being asked
+        self.owner_died = False
         self.whole: Reply | None = None  # of the call `run`
         self.reader: Reply | None = None
         self.writing: deque[tuple[memoryview, bool, Reply]] = deque()
@@ -67,6 +71,7 @@ class Commands(Agent):
         self._nursery = Nursery(self, settings.workers)
         self._pool = Pool(settings, spawn=self._nursery.spawn)
         self._lost = 0
+        self._asking: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._pool.fileno(), self._turn)
 
@@ -112,7 +117,7 @@ class Commands(Agent):
 
     def _whole(self, entry: Entry[Standing]) -> None:
         entry.run.whole = self.defer()
-        entry.run.whole.when_gone(lambda: self._abandon(entry))
+        entry.run.whole.when_gone(lambda: self._given_up(entry))
         self._settle()
 
     def _begun(self, entry: Entry[Standing]) -> dict[str, Any]:
@@ -196,9 +201,29 @@ class Commands(Agent):
 
     async def handle_down(self, name: str, generation: int, reason: str) -> None:
         for entry in self._book.end_of(name, generation):
-            self._abandon(entry, "owner")
+            self._orphaned(entry)
 
-    def _abandon(self, entry: Entry[Standing], reason: str = "cancelled") -> None:
+    def _orphaned(self, entry: Entry[Standing]) -> None:
+        entry.run.owner_died = True
+        self._abandon(entry, "owner")
+
+    def _given_up(self, entry: Entry[Standing]) -> None:
+        """Its call waits no more. It is ended at once; that its owner has died is heard later than that."""
+        entry.run.is_unsure = True
+        asking = asyncio.ensure_future(self._ask_why(entry))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        self._abandon(entry, "cancelled")
+
+    async def _ask_why(self, entry: Entry[Standing]) -> None:
+        with contextlib.suppress(OtpdError):  # no broker: it has given up with that one
+            found = await self.whereis(entry.owner.name)
+            lives = found is not None and found.generation == entry.owner.generation and found.state in _LIVING
+            entry.run.owner_died = not lives
+        entry.run.is_unsure = False
+        self._settle()
+
+    def _abandon(self, entry: Entry[Standing], reason: str) -> None:
         """Nobody wants it any more."""
         self._pool.cancel(entry.run.run, reason)
         if entry.record is not None:
@@ -229,7 +254,7 @@ class Commands(Agent):
 
     def _look_at(self, entry: Entry[Standing]) -> None:
         standing = entry.run
-        if standing.run.done() and entry.record is None:
+        if standing.run.done() and entry.record is None and not standing.is_unsure:
             self._over(entry)
         reader = standing.reader
         if reader is None or not reader.waiting:
@@ -255,6 +280,8 @@ class Commands(Agent):
         assert result is not None
         self._close_stdin(standing)
         record = {**{name: getattr(result, name) for name in _FIELDS}, "id": entry.id}
+        if standing.owner_died and result.killed_by == "cancelled":
+            record["killed_by"] = "owner"
         summary = self._book.over(entry, record, time.monotonic())
         if result.status == "refused":
             note(self, "refused", entry.owner.name, **_noted(summary, result))
