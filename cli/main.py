@@ -57,6 +57,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "signal": Entry("actions", "signal", "Send a signal to a worker."),
     "reload": Entry("reload", "reload", "Apply the difference between file and node."),
     "doctor": Entry("doctor", "doctor", "Check this machine and the node's files."),
+    "metrics": Entry("metrics", "metrics", "The numbers of the node, for Prometheus."),
     "completion": Entry("actions", "completion", "Print the shell completion script."),
 }
 

@@ -169,8 +169,8 @@ class Events:
         source.give_back(sum(len(run.messages) for run in batch), len(frame) - HEADER)
         for run in batch:
             try:
-                if is_reserved(run.topic):
-                    raise TopicError(f"{run.topic} is the broker's own")
+                if is_reserved(run.topic, source.entry.row.kind == "service"):
+                    raise TopicError(f"{run.topic} is the node's own")
                 self._send(source, run)
             except TopicError:
                 for message in run.messages:

@@ -133,10 +133,15 @@ def _walk(node: _Node[T], words: list[str], at: int) -> Iterator[T]:
             yield from _walk(below, words, at + 1)
 
 
-def is_reserved(topic: str) -> bool:
-    """What the broker tells of names, groups and keys is believed, so nobody else may say it; what agents emit is theirs.
+def is_reserved(topic: str, for_services: bool = False) -> bool:
+    """What the broker tells of names, groups and keys is believed, so nobody else may say it; what else there is below
+    "otpd" is told by the node's services, and what agents emit is theirs.
 
     >>> is_reserved("otpd.name.feed"), is_reserved("otpd.emit.shipped"), is_reserved("orders.new")
     (True, False, False)
+    >>> is_reserved("otpd.name.feed", for_services=True), is_reserved("otpd.child.started", for_services=True)
+    (True, False)
     """
-    return topic.startswith("otpd.") and not topic.startswith("otpd.emit.")
+    if not topic.startswith("otpd.") or topic.startswith("otpd.emit."):
+        return False
+    return not for_services or topic.startswith(("otpd.name.", "otpd.group.", "otpd.key."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otpd.supervisor import checks, commandtable, healthkeys
+from otpd.supervisor import checks, commandtable, healthkeys, listening
 from otpd.supervisor.checks import Check
 from otpd.supervisor.problems import Invalid, nearest, show
 from otpd.supervisor.spec import SPAWN_POLICIES, AutoShutdown, Restart, Strategy
@@ -107,6 +107,7 @@ SERVICES: Final[Mapping[str, Mapping[str, Check]]] = {
         "max_age": checks.duration(1, "1s"),
     },
     "health": {"enabled": checks.boolean, "alerts": checks.table(healthkeys.ALERTS)},
+    "telemetry": {"enabled": checks.boolean, "listen": listening.listen, "otlp": listening.otlp},
 }
 _OF_EACH_SERVICE: Final[Mapping[str, Check]] = {"spawn": checks.word(*SPAWN_POLICIES)}
 #: What other supervisors of processes call these keys.

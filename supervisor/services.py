@@ -29,9 +29,10 @@ COMMANDS: Final = "commands"
 SCHEDULER: Final = "scheduler"
 ERRORS: Final = "errors"
 HEALTH: Final = "health"
+TELEMETRY: Final = "telemetry"
 #: Names in the tree that are the node's own, now or when it gets the service of that name.
 OWN_NAMES: Final = frozenset(
-    {SERVICES, BROKER, STORE, SCHEDULER, ERRORS, HEALTH, "telemetry", "tasks", COMMANDS}
+    {SERVICES, BROKER, STORE, SCHEDULER, ERRORS, HEALTH, TELEMETRY, "tasks", COMMANDS}
 )
 #: Seconds of silence after which the broker counts as frozen (K3): every message waits for it.
 WATCHDOG: Final = 2.0
@@ -105,6 +106,7 @@ ROWS: Final[tuple[Service, ...]] = (
     # Its start reads its database and catches up with the journal.
     Service(name=ERRORS, module="otpd.agents.services.errors.service", args=state_dir, start_timeout=15.0),
     Service(name=HEALTH, module="otpd.agents.services.health.service", args=state_dir, spawn="allow"),
+    Service(name=TELEMETRY, module="otpd.agents.services.telemetry.service", args=state_dir),
 )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sqlite3
+import urllib.request
 from collections import Counter
 from contextlib import closing, suppress
 from typing import Any
 
+from otpd.agents.services.telemetry.catalogue import EVENTS
 from tests.e2e.node import Node, node
 from tests.helpers import eventually
 
@@ -27,6 +30,23 @@ if __name__ == "__main__":
 """
 LOOP = '[programs.%s]\ncommand = ["false"]\nbackoff = { initial = "30ms", factor = 1, max = "30ms" }\n'
 CRASHERS = ("x", "y", "z")
+WATCHER = """
+from otpd.agents import Agent, call, on, run
+
+class Watcher(Agent):
+    async def init(self):
+        self.seen = []
+    @on("otpd.child.*")
+    async def child(self, event):
+        self.seen.append([event.topic, event.data["name"], event.data["metadata"].get("reason")])
+        self.emit("noticed", total=len(self.seen))
+    @call
+    async def of(self, name: str) -> list:
+        return [[topic, reason] for topic, whom, reason in self.seen if whom == name]
+
+if __name__ == "__main__":
+    run(Watcher)
+"""
 
 
 def journal(n: Node) -> list[dict[str, Any]]:
@@ -107,3 +127,51 @@ def test_a_store_that_is_damaged_is_set_aside_and_made_anew_from_the_journal() -
         eventually(lambda: (n.home / ".otpd" / "errors.db.unusable-1").exists())
         eventually(lambda: [each["name"] for each in n.json("errors", "--kind", "storage")] == ["errors"])
         eventually(lambda: stored(n)["x"] == 1, what="made anew")
+
+
+def metrics(n: Node) -> dict[str, dict[tuple[str, ...], Any]]:
+    """By name and labels."""
+    found = n.json("metrics")["metrics"]
+    return {each["name"]: {tuple(row["labels"].values()): row.get("value") for row in each["series"]} for each in found}
+
+
+def page(port: int) -> str:
+    """Nothing until somebody listens there."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def test_what_happens_is_told_on_topics_and_counted_and_root_alone_can_tell_the_rest() -> None:
+    agents = '[agents.bad]\nscript = "bad.py"\n[agents.watcher]\nscript = "watcher.py"\n'
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    config = agents + f'[services.telemetry]\nlisten = "127.0.0.1:{port}"\n'
+    with node(config, {"bad.py": BAD, "watcher.py": WATCHER}, services=("telemetry",)) as n:
+        n.otpd("call", "bad", "fail", "text=x", check=1)
+        told = [["otpd.child.death", "error(ValueError: x)"], ["otpd.child.started", None]]
+        eventually(lambda: all(each in n.json("call", "watcher", "of", "name=bad") for each in told))
+        found = eventually(lambda: ("otpd_emits_total" in (seen := metrics(n))) and seen)
+        assert found["otpd_child_deaths_total"][("bad", "agent", "error")] == 1
+        assert found["otpd_child_restarts_total"][("bad", "agent")] == 1
+        assert found["otpd_emits_total"][("watcher", "noticed")] >= 2
+        assert found["otpd_subscriber_attached"] == {("topics",): 1.0}
+        scraped = eventually(lambda: page(port))
+        assert 'otpd_child_deaths_total{name="bad",kind="agent",reason="error"} 1' in scraped
+        assert 'otpd_child_running{name="watcher",kind="agent"} 1' in scraped
+        watcher, before = n.worker("watcher"), n.worker("telemetry")
+        n.kill(before["pid"])
+        n.reborn("telemetry", before["generation"], deadline=30)
+        again = eventually(lambda: ("otpd_child_deaths_total" in (seen := metrics(n))) and seen)
+        assert again["otpd_child_deaths_total"][("bad", "agent", "error")] == 1, "counted from the journal"
+        n.otpd("call", "bad", "fail", "text=y", check=1)
+        eventually(lambda: ["otpd.child.death", "error(ValueError: y)"] in n.json("call", "watcher", "of", "name=bad"))
+        assert n.worker("watcher")["pid"] == watcher["pid"]
+        n.otpd("child", "stop", "telemetry", "broker")
+        alone = n.otpd("metrics").stdout
+        assert 'otpd_child_running{name="watcher",kind="agent"} 1' in alone
+        assert "# without what is counted from events: broker is stopped" in alone
+        unknown = {each["event"] for each in journal(n)} - {f"otpd.{name}" for name in EVENTS}
+        assert unknown == set(), "every event is in the catalogue"

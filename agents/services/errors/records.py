@@ -13,7 +13,8 @@
 | skipped | scheduler.skipped | a run of a schedule that did not take place |
 | alert | health.unhealthy, health.problem, alert.raised | a condition of a child or of the machine |
 | strike | broker.strike | a peer broke the protocol |
-| storage | log.full, log.events_lost, SERVICE.quarantined, .stalled, .missed | files that can't be written or trusted |
+| violation | child.spawned, child.spawn_refused, child.unguarded | an agent made a process by itself |
+| storage | log.full, log.events_lost, store.problem, store.full, SERVICE.{quarantined,stalled,missed} | files that fail |
 | suppressed | SERVICE.suppressed | so many events of it were left out |
 """
 
@@ -29,7 +30,7 @@ from otpd.agents.services.journal import Cursor, Event, place
 #: In the order of `otpd errors --help`.
 KINDS: Final = (
     "crash", "unclean_stop", "end", "gave_up", "root_died", "helper", "dead_letter", "breaker", "skipped", "alert",
-    "strike", "storage", "suppressed",
+    "strike", "violation", "storage", "suppressed",
 )  # fmt: skip
 #: Kinds that nobody has to look at.
 HARMLESS: Final = frozenset({"end"})
@@ -44,6 +45,11 @@ _PLAIN: Final[Mapping[str, str]] = {
     "helper.failed": "helper",
     "broker.breaker.opened": "breaker",
     "broker.strike": "strike",
+    "child.spawned": "violation",
+    "child.spawn_refused": "violation",
+    "child.unguarded": "violation",
+    "store.problem": "storage",
+    "store.full": "storage",
     "scheduler.skipped": "skipped",
     "health.unhealthy": "alert",
     "health.problem": "alert",

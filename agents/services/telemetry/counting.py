@@ -1,0 +1,65 @@
+"""Events in, numbers out: what telemetry counts of root's journal and of what agents emit. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from otpd.agents.services.journal import Event
+from otpd.agents.services.telemetry.catalogue import CODES, told
+from otpd.agents.services.telemetry.metrics import Table
+from otpd.agents.services.telemetry.spans import Span, Spans
+
+#: The classes of exit reasons that a label may say.
+_REASONS: Final = frozenset({"normal", "shutdown", "killed", "signal", "error", "linked"})
+_WORD: Final = re.compile(r"[a-z]+")
+_CPU: Final = {"user": "cpu_user_s", "system": "cpu_system_s"}
+
+
+class Counting:
+    """`table` has the numbers; they begin with the life of root whose events are taken."""
+
+    def __init__(self, table: Table) -> None:
+        self.table, self._spans = table, Spans()
+
+    def take(self, event: Event) -> list[Span]:
+        """Count one event; gives the spans that ended with it."""
+        name, what = str(event["event"]), str(event["event"]).removeprefix("otpd.")
+        self.table.add("otpd_events_total", (name if told(name) is not None else "other",))
+        match what.split("."):
+            case ["child", "death"]:
+                self._death(event)
+            case ["broker", "breaker", state]:
+                self.table.add("otpd_breaker_changes_total", (str(event.get("name")), state))
+            case ["broker", "dead_letters"]:
+                self._letters(event)
+            case ["store", "letter", "dead"]:
+                self.table.add("otpd_dead_letters_total", ("store", str(event.get("reason") or "unknown")[:40]))
+        ended = self._spans.take(event)
+        for span in ended:
+            self.table.observe("otpd_span_seconds", (span.name,), span.seconds)
+        return ended
+
+    def emitted(self, name: str, event: str, measurements: Mapping[str, Any]) -> None:
+        """What an agent told with `emit`; measurements that are no numbers are passed over."""
+        self.table.add("otpd_emits_total", (name, event))
+        for measurement, value in measurements.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                labels = (name, event, str(measurement))
+                self.table.set("otpd_emit_value", labels, float(value))
+                self.table.add("otpd_emit_sum", labels, float(value))
+
+    def _death(self, event: Event) -> None:
+        name, word = str(event.get("name")), _WORD.match(str(event.get("reason")))
+        reason = word[0] if word is not None and word[0] in _REASONS else "other"
+        self.table.add("otpd_child_deaths_total", (name, str(event.get("kind")), reason))
+        used = event.get("resources") or {}
+        for mode, key in _CPU.items():
+            if key in used:
+                self.table.add("otpd_child_cpu_seconds_total", (name, mode), used[key])
+
+    def _letters(self, event: Event) -> None:
+        for code, count in event.items():
+            if code in CODES and isinstance(count, int):
+                self.table.add("otpd_dead_letters_total", ("broker", code), count)
