@@ -34,7 +34,7 @@ class ServiceEvents:
         """A packet of any worker; only services have something to note."""
         match packet:
             case ["event", str(kind), str(name), dict(data)] if live.launch.kind == "service" and _KIND.fullmatch(kind):
-                self._event(live.name, kind, name, data)
+                self._event(live.name.partition("-")[0], kind, name, data)  # the pools tasks-NAME are one service
 
     def _event(self, service: str, kind: str, name: str, data: dict[str, Any]) -> None:
         flood = self._floods.setdefault(service, Flood(PER_SECOND, BURST))

@@ -16,6 +16,9 @@ _NAME: Final = "events.jsonl"
 #: Older parts that there may be at most: more than root's logger keeps.
 _PARTS: Final = 16
 
+#: Who "asks" for an end that is a failure all the same.
+_OF_ROOT: Final = frozenset({"health", "a link", "its children"})
+
 Event = dict[str, Any]
 
 
@@ -73,6 +76,20 @@ def _backwards(part: bytes) -> Iterator[Event]:
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 yield event
         end = start
+
+
+def crashed(event: Event) -> bool:
+    """Whether a death was abnormal and no one's wish: what root ends by itself (a link, a limit, a probe) is no wish."""
+    reason, asked = str(event.get("reason")), event.get("asked_by")
+    return not is_clean(reason) and (asked is None or asked in _OF_ROOT)
+
+
+def is_clean(reason: str) -> bool:
+    """
+    >>> is_clean("normal"), is_clean("shutdown(done)"), is_clean("killed")
+    (True, True, False)
+    """
+    return reason == "normal" or reason.startswith("shutdown")
 
 
 class Reader:

@@ -71,6 +71,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
         ("shutdown", "operator", "end"),
         ("shutdown: done", None, "end"),
         ("killed", "its supervisor", "unclean_stop"),
+        ("error(health: tcp: refused)", "health", "crash"),
+        ("linked(other, killed)", "a link", "crash"),
     ],
 )
 def test_an_end_is_a_crash_unless_it_was_clean_or_asked_for(reason: str, asked_by: str | None, kind: str) -> None:

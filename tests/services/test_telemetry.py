@@ -43,12 +43,18 @@ def value(table: Table, name: str, *labels: str) -> Any:
 #: Calls of these say the name of an event, or pass it on.
 _SAYS = ("event", "_event", "_on_event", "_on_helper", "_on_state", "_note", "note", "tell", "Tell", "send")
 _NAME = re.compile(r"[a-z_]+(\.[a-z_]+)*")
+SCHEDULER = {f"scheduler.{word}" for word in ("skipped", "lost", "overrun", "ended", "gone")}
 #: Events whose name is not a constant where it is told: the file, words of the place in it, and what it may say.
 _ELSEWHERE = (
     ("supervisor/endings.py", '"child.detached" if detached else "child.stuck"', {"child.stuck", "child.detached"}),
     ("supervisor/logevents.py", '"otpd.log.events_lost"', {"log.events_lost"}),
     ("ipc/calls.py", "breaker.", {"broker.breaker.opened", "broker.breaker.half_open", "broker.breaker.closed"}),
     ("ipc/delivery.py", "inbox.", {"broker.inbox.high", "broker.inbox.low"}),
+    ("supervisor/healthlink.py", 'f"health.{state}"', {"health.healthy", "health.unhealthy"}),
+    ("supervisor/healthlink.py", "f\"alert.{'raised' if raised else 'cleared'}\"", {"alert.raised", "alert.cleared"}),
+    ("agents/services/store/couriers.py", '"letter.dead"', {"store.letter.dead", "store.letter.dropped"}),
+    ("agents/services/scheduler/service.py", "_NOTED: Final = (", SCHEDULER),
+    ("agents/tasks/dispatch.py", "self._note(", {"tasks.failed", "tasks.timeout", "tasks.killed"}),
 )
 
 
@@ -73,7 +79,8 @@ def said_in(path: Path) -> Iterator[str]:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if name not in _SAYS:
             continue
-        for text in (text for argument in node.args[:3] for text in constants(argument)):
+        arguments = node.args[1:2] if name == "note" else node.args[:3]
+        for text in (text for argument in arguments for text in constants(argument)):
             if place.parts[0] == "supervisor" and "." in text and _NAME.fullmatch(text):
                 yield text
             elif service and name == "note" and _NAME.fullmatch(text):

@@ -55,6 +55,12 @@ def test_agents_and_programs_have_no_say() -> None:
     assert desk.noted == []
 
 
+def test_the_pools_are_one_service() -> None:
+    desk = Desk()
+    desk.hears(["event", "timeout", "tasks-pdf", {"task": "draw"}], "tasks-pdf")
+    assert desk.noted == [("tasks.timeout", "tasks-pdf", {"task": "draw"})]
+
+
 def test_a_storm_of_one_service_is_counted_and_hides_none_of_another() -> None:
     desk = Desk()
     for _ in range(BURST + 5):

@@ -10,7 +10,8 @@
 | helper | helper.exited, helper.failed | zygote, logger or sampler |
 | dead_letter | SERVICE.dead_letters, .letter.dead, .letter.dropped | messages that reached nobody |
 | breaker | broker.breaker.opened | calls to it fail at once for a while |
-| skipped | scheduler.skipped | a run of a schedule that did not take place |
+| skipped | scheduler.skipped, .lost, .overrun | a run of a schedule that did not take place, or was not finished |
+| task | tasks.failed, .timeout, .killed | a task of a pool that failed unheard, took too long, or was killed |
 | alert | health.unhealthy, health.problem, alert.raised | a condition of a child or of the machine |
 | strike | broker.strike | a peer broke the protocol |
 | violation | child.spawned, child.spawn_refused, child.unguarded | an agent made a process by itself |
@@ -25,11 +26,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from otpd.agents.services.errors.fingerprint import fingerprint, raised
-from otpd.agents.services.journal import Cursor, Event, place
+from otpd.agents.services.journal import Cursor, Event, crashed, is_clean, place
 
 #: In the order of `otpd errors --help`.
 KINDS: Final = (
-    "crash", "unclean_stop", "end", "gave_up", "root_died", "helper", "dead_letter", "breaker", "skipped", "alert",
+    "crash", "unclean_stop", "end", "gave_up", "root_died", "helper", "dead_letter", "breaker", "skipped", "task", "alert",
     "strike", "violation", "storage", "suppressed",
 )  # fmt: skip
 #: Kinds that nobody has to look at.
@@ -51,6 +52,13 @@ _PLAIN: Final[Mapping[str, str]] = {
     "store.problem": "storage",
     "store.full": "storage",
     "scheduler.skipped": "skipped",
+    "scheduler.lost": "skipped",
+    "scheduler.overrun": "skipped",
+    "scheduler.unkept": "storage",
+    "scheduler.damaged": "storage",
+    "tasks.failed": "task",
+    "tasks.timeout": "task",
+    "tasks.killed": "task",
     "health.unhealthy": "alert",
     "health.problem": "alert",
     "alert.raised": "alert",
@@ -138,9 +146,8 @@ def _kind(what: str) -> str | None:
 
 
 def _death(event: Event) -> Record:
-    reason, asked = str(event.get("reason")), event.get("asked_by")
-    clean = reason == "normal" or reason.startswith("shutdown")
-    kind = "end" if clean else "unclean_stop" if asked else "crash"
+    reason = str(event.get("reason"))
+    kind = "crash" if crashed(event) else "end" if is_clean(reason) else "unclean_stop"
     cause = f" ({event['cause']})" if event.get("cause") and str(event["cause"]) not in reason else ""
     return _record(kind, event, f"{reason}{cause}", f"{reason}{cause}", event.get("traceback"))
 

@@ -25,6 +25,8 @@ _NODE, _CHILD, _SUPERVISOR = "node", "child", "supervisor"
 #: Why a cast reached nobody, as the broker counts it.
 CODES: Final = ("noproc", "overloaded", "dropped", "expired", "circuit_open", "too_large", "refused")
 _LETTER: Final = ("letter", "method", "sender", "reason", "error")
+_SCHEDULE: Final = ("schedule", "why")
+_TASK: Final = ("task", "owner", "why")
 _COMMAND: Final = ("id", "argv", "profile", "caller_generation", "status", "killed_by", "exit_code", "why")
 _SPAWN: Final = ("call", "program", "place", "instead")
 _OFFENDER: Final = ("child", "reason", "offender")
@@ -83,6 +85,12 @@ EVENTS: Final[Mapping[str, Told]] = {
     "report.start_error": Told(_SUPERVISOR, "OTP's report of a failed start", (), _OFFENDER),
     "report.shutdown_error": Told(_SUPERVISOR, "OTP's report of a child that did not stop as asked", (), _OFFENDER),
     "report.shutdown": Told(_SUPERVISOR, "OTP's report of giving up", (), _OFFENDER),
+    # --- health ---
+    "health.healthy": Told(_CHILD, "its probes succeed"),
+    "health.unhealthy": Told(_CHILD, "they fail", (), ("reason",)),
+    "health.problem": Told("health", "what can't be looked at here", (), ("detail",)),
+    "alert.raised": Told("condition", "cpu, memory, disk or load of the machine is over its limit", ("value", "limit")),
+    "alert.cleared": Told("condition", "it is under it again", ("value", "limit")),
     # --- the broker ---
     "broker.breaker.opened": Told(_CHILD, "calls to it fail at once from now on", ("failures",), ("mode",)),
     "broker.breaker.half_open": Told(_CHILD, "one call may try it", ("failures",), ("mode",)),
@@ -93,12 +101,22 @@ EVENTS: Final[Mapping[str, Told]] = {
     "broker.strike": Told(_CHILD, "it broke the protocol; the third within a minute ends it", ("count",), ("why",)),
     "broker.key_lost": Told(_CHILD, "a key that it held before the broker's restart is another's", (), ("key", "why")),
     "broker.unsent": Told("broker", "frames that nobody took", ("frames",)),
-    # --- store, commands, error store, telemetry ---
+    # --- store, scheduler, pools, commands, error store, telemetry ---
     "store.problem": Told("store", "what was wrong with its files when it started", (), ("detail",)),
     "store.full": Told("store", "the disk is full: nothing new is stored"),
     "store.room": Told("store", "there is room again"),
     "store.letter.dead": Told(_CHILD, "a durable message for it is given up", ("attempts",), _LETTER),
     "store.letter.dropped": Told("store", "a dead letter had to make room", (), ("letter", "why")),
+    "scheduler.skipped": Told(_CHILD, "runs of a schedule that did not take place", ("count",), _SCHEDULE),
+    "scheduler.lost": Told(_CHILD, "runs that were under way when somebody died", ("count",), _SCHEDULE),
+    "scheduler.overrun": Told(_CHILD, "runs that took longer than they may", ("count",), _SCHEDULE),
+    "scheduler.ended": Told(_CHILD, "runs that raised", ("count",), _SCHEDULE),
+    "scheduler.gone": Told(_CHILD, "its schedules are gone with its name", ("count",), _SCHEDULE),
+    "scheduler.unkept": Told("scheduler", "schedules can't be kept on disk", (), ("why",)),
+    "scheduler.damaged": Told("scheduler", "what was wrong with its files when it started", (), ("what",)),
+    "tasks.failed": Told("pool", "a task failed, and nobody else hears of it", (), _TASK),
+    "tasks.timeout": Told("pool", "a task took longer than it may", (), _TASK),
+    "tasks.killed": Told("pool", "a task was killed", (), _TASK),
     "commands.ended": Told(_CHILD, "a command that it ordered has ended", ("wall_s", "cpu_s"), _COMMAND),
     "commands.refused": Told(_CHILD, "a command that it ordered was refused", ("wall_s", "cpu_s"), _COMMAND),
     "errors.stalled": Told("errors", "errors.db can't be written; tried again each second", (), ("why",)),

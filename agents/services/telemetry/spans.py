@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from otpd.agents.services.journal import Event
+from otpd.agents.services.journal import Event, crashed, is_clean
 
 #: Spans that are open at a time; more are not begun.
 MOST: Final = 20_000
@@ -91,9 +91,8 @@ class Spans:
 
     def _death(self, whom: str, at: float, event: Event) -> Iterator[Span]:
         reason = str(event.get("reason"))
-        clean = reason == "normal" or reason.startswith("shutdown")
-        yield from self._end("child.run", whom, at, clean, {"reason": reason})
-        if not clean and not event.get("asked_by"):
+        yield from self._end("child.run", whom, at, is_clean(reason), {"reason": reason})
+        if crashed(event):
             self._begin("child.recover", whom, at, event)
 
     def _begin(self, name: str, whom: str, at: float, event: Event) -> None:
