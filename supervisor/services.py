@@ -102,6 +102,7 @@ ROWS: Final[tuple[Service, ...]] = (
         args=_commands,
         optional=False,
         there=lambda node: node.commands is not None,
+        spawn="allow",
     ),
     # Its start reads its database and catches up with the journal.
     Service(name=ERRORS, module="otpd.agents.services.errors.service", args=state_dir, start_timeout=15.0),
