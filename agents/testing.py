@@ -24,7 +24,8 @@ rest of the node: it calls the agent, stands in for its peers, ends them, and lo
 5.0 after 3600 s
 [('shop.quoted', {'sku': 'A'})] [('prices', 'get', {'sku': 'A'})]
 
-Guarantees: `cast`, `publish` and `down` return when the agent has handled what they caused. `asyncio.sleep`, timeouts and
+Guarantees: schedules and timers are those of the real scheduler, on this clock: sleep in the test for as long as they need.
+`cast`, `publish` and `down` return when the agent has handled what they caused. `asyncio.sleep`, timeouts and
 deadlines cost no real time; `time.sleep` and the wall clock are as ever. A crash of the agent that the test has not seen
 (by `ended`, or as a RemoteError) is raised at the end of the block, so that no test passes beside one.
 
@@ -48,6 +49,7 @@ from otpd.agents.errors import ChildError, Reject, RemoteError
 from otpd.agents.host import Host
 from otpd.agents.testing_clock import Clock
 from otpd.agents.testing_node import Node
+from otpd.agents.testing_scheduler import SCHEDULER, Scheduler
 from otpd.agents.testing_store import STORE, RecordingSubmissions, Store
 from otpd.agents.verbs import TIMEOUT, Verbs
 from otpd.agents.waiting import Waiting
@@ -85,6 +87,7 @@ class Running(Generic[A]):
         self._clock = Clock(self._turn, self._due, self._threads)
         self._node = Node(self._clock.now, self._terminate)
         self._store = Store(self, self)
+        self._scheduler = Scheduler(self, self, self._clock.now)
         self._host: Host | None = None
         self._crash_is_seen = False
 
@@ -150,6 +153,7 @@ class Running(Generic[A]):
     async def __aexit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._hosted().stop("shutdown")
         await asyncio.wait((self._life,))
+        await self._scheduler.end()
         await self._store.end()
         self._put_back(asyncio.get_running_loop())
         crash = self._life.exception()
@@ -278,6 +282,15 @@ class Running(Generic[A]):
     def store_ready(self) -> None:
         self._node.ready(STORE.name)
 
+    def join_service(self, name: str) -> tuple[Conversation, int]:
+        endpoint, generation = self._node.endpoint(name)
+        conversation = Conversation(endpoint, self._clock.now)
+        self._node.join(conversation, "starting", kind="service")
+        return conversation, generation
+
+    def service_ready(self, name: str) -> None:
+        self._node.ready(name)
+
     def _cast_durably(self, to: str, method: str, args: dict[str, Any]) -> None:
         self.casts.append((to, method, args))
 
@@ -325,6 +338,8 @@ class _Recording(Conversation):
     ) -> Any:
         if to == STORE:
             self.record._store.begin()
+        elif to.name == SCHEDULER and SCHEDULER not in self.record.peers:
+            self.record._scheduler.begin()
         else:
             self.record.calls.append((to.name, method, dict(args)))
         return await super().call(to, method, args, timeout, inherit)
@@ -341,7 +356,8 @@ class _Recording(Conversation):
         super().put_event(topic, data)
 
     def monitor(self, name: str, follow: bool) -> int:
-        self.record.monitors.append(name)
+        if name != SCHEDULER:
+            self.record.monitors.append(name)
         return super().monitor(name, follow)
 
     def link(self, name: str) -> None:

@@ -1,0 +1,212 @@
+"""Timers of agents, with the real scheduler in memory: declared and one-shot ones, their handlers, their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+from typing import Any
+
+import pytest
+
+from otpd.agents import Agent, BadArguments, NoMethod, Reject, call, cron, every, testing
+from tests.agents.scenes import scene
+
+
+class Ticker(Agent):
+    async def init(self) -> None:
+        self.seen: list[str] = []
+
+    @every("10s")
+    async def tick(self) -> None:
+        self.seen.append("tick")
+
+    @cron("0 * * * *")
+    def hourly(self) -> None:
+        self.seen.append("hourly")
+
+    async def remind(self, who: str, n: int = 1) -> None:
+        self.seen.append(f"{who} {n}")
+
+    @call
+    async def later(self, who: str) -> str:
+        return await self.schedule(after="5s", method="remind", who=who)
+
+    @call
+    def from_a_thread(self, who: str) -> bool:
+        return self.sync.cancel(self.sync.schedule(after=5, method="remind", who=who))
+
+
+@scene
+async def test_declared_schedules_run_between_messages_on_the_clock_that_jumps() -> None:
+    async with testing.run(Ticker) as ticker:
+        await asyncio.sleep(65)
+        assert ticker.instance.seen.count("tick") == 6
+        await asyncio.sleep(3600)
+        assert ticker.instance.seen.count("hourly") in (1, 2), "the wall clock begins somewhere in an hour"
+        assert (ticker.calls, ticker.monitors) == ([], []), "what it says to the scheduler is nobody's business"
+
+
+@scene
+async def test_a_timer_runs_once_with_its_arguments_and_not_when_it_was_cancelled() -> None:
+    async with testing.run(Ticker) as ticker:
+        first, second = await ticker.call("later", who="ann"), await ticker.call("later", who="bob")
+        assert first.startswith("ticker/remind/") and first != second
+        assert await ticker.instance.cancel(second)
+        assert not await ticker.instance.cancel(second)
+        await asyncio.sleep(6)
+        assert ticker.instance.seen == ["ann 1"]
+        assert not await ticker.instance.cancel(first), "it has run"
+
+
+@scene
+async def test_a_timer_at_a_time_of_day_and_one_of_a_key() -> None:
+    async with testing.run(Ticker) as ticker:
+        agent = ticker.instance
+        soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=3)
+        await agent.schedule(at=soon, method="remind", who="at")
+        for n in (1, 2, 3):
+            await agent.schedule(after=4, method="remind", key="poll", who="key", n=n)
+        await asyncio.sleep(9)
+        assert agent.seen == ["at 1", "key 3"]
+
+
+@scene
+async def test_plain_handlers_have_the_verbs_too() -> None:
+    async with testing.run(Ticker) as ticker:
+        assert await ticker.call("from_a_thread", who="x")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ({"method": "remin", "after": 1}, NoMethod, "no method of its own named 'remin'; did you mean remind?"),
+        ({"method": "schedule", "after": 1}, NoMethod, "no method of its own named 'schedule'"),
+        ({"method": "remind", "after": 1}, BadArguments, "ticker.remind, argument who: expected str, got nothing"),
+        ({"method": "tick"}, BadArguments, 'expected one of after="5m" and at=datetime, got none'),
+        ({"method": "tick", "after": "5 parsecs"}, BadArguments, "after: expected a duration"),
+        ({"method": "tick", "at": datetime.datetime(2026, 1, 1)}, BadArguments, "expected a datetime with a time zone"),
+    ],
+)  # fmt: skip
+def test_what_could_not_run_is_refused_where_it_is_said(wrong: dict[str, Any], error: type[Exception], said: str) -> None:
+    async def play() -> None:
+        async with testing.run(Ticker) as ticker:
+            with pytest.raises(error, match=said.replace("(", r"\(")):
+                await ticker.instance.schedule(**wrong)
+
+    asyncio.run(play())
+
+
+def test_a_method_with_parameters_can_t_be_declared_and_neither_can_a_wrong_plan() -> None:
+    with pytest.raises(TypeError, match="expected no parameter but self, time has none"):
+
+        class _Wrong(Agent):
+            @every("1s")
+            async def tick(self, n: int) -> None: ...
+
+    with pytest.raises(ValueError, match="every: expected a duration of at least 10ms"):
+        every("1ms")
+    with pytest.raises(ValueError, match=r"every, overlap: expected one of skip, queue\(n\), allow, kill_previous"):
+        every("1s", overlap="queue")
+    with pytest.raises(ValueError, match="cron: expected five fields"):
+        cron("soon")
+
+
+@scene
+async def test_a_handler_that_raises_is_a_crash_and_one_that_rejects_is_none() -> None:
+    class Angry(Agent):
+        done = 0
+
+        @every("10s")
+        async def no(self) -> None:
+            raise Reject("not today")
+
+        @every("25s")
+        async def crash(self) -> None:
+            self.done = 1
+            raise ValueError("too much")
+
+    async with testing.run(Angry) as angry:
+        assert await angry.ended() == "error(ValueError: too much)"
+        assert angry.elapsed == pytest.approx(25, abs=1)
+
+
+@scene
+async def test_a_run_that_overlaps_is_skipped_and_messages_are_handled_in_between() -> None:
+    class Slow(Agent):
+        async def init(self) -> None:
+            self.begun: list[float] = []
+
+        @every("10s")
+        async def work(self) -> None:
+            self.begun.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(15)
+
+        @call
+        async def count(self) -> int:
+            return len(self.begun)
+
+    async with testing.run(Slow) as slow:
+        await asyncio.sleep(61)
+        assert await slow.call("count", timeout=20) == 3, "at 10, 30 and 50 s"
+
+
+@scene
+async def test_a_run_that_takes_too_long_is_cancelled_and_its_agent_lives() -> None:
+    class Long(Agent):
+        async def init(self) -> None:
+            self.ends: list[str] = []
+
+        @every("10s", max_runtime="2s")
+        async def work(self) -> None:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                self.ends.append("cancelled")
+                raise
+
+    async with testing.run(Long) as long:
+        await asyncio.sleep(35)
+        assert long.instance.ends == ["cancelled"] * 3
+
+
+@scene
+async def test_one_that_goes_on_after_it_was_cancelled_is_a_crash() -> None:
+    class Deaf(Agent):
+        @every("10s", overlap="kill_previous")
+        async def work(self) -> None:
+            for _ in range(2):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(3600)
+
+    async with testing.run(Deaf) as deaf:
+        reason = await deaf.ended()
+        assert reason.startswith("error(TimeoutError: deaf/work: went on 5 s after it was cancelled;")
+        assert deaf.elapsed == pytest.approx(25, abs=1)
+
+
+@scene
+async def test_a_new_broker_changes_nothing_and_a_run_that_goes_on_is_not_begun_again() -> None:
+    class Slow(Agent):
+        async def init(self) -> None:
+            self.begun: list[int] = []
+
+        @every("10s")
+        async def work(self) -> None:
+            self.begun.append(round(slow.elapsed))
+            await asyncio.sleep(7)
+
+    slow = testing.run(Slow)
+    async with slow:
+        while slow.elapsed < 60:
+            await asyncio.sleep(3)
+            await slow.new_broker()
+        assert slow.instance.begun[:6] == [10, 20, 30, 40, 50, 60]
+
+
+@scene
+async def test_schedules_are_described() -> None:
+    async with testing.run(Ticker) as ticker:
+        described = await ticker.call("otpd.describe")
+        plans = [(each["name"], each["plan"]) for each in described["schedules"]]
+        assert plans == [("tick", "every 10s"), ("hourly", "cron 0 * * * * (UTC)")]
