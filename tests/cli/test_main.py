@@ -23,14 +23,14 @@ def test_help_lists_every_command_and_the_exit_codes(down: FakeNode) -> None:
     text = down.otpd("--help").stdout
     commands = (
         "init check start stop tree status top why logs events errors call cast publish describe exec commands "
-        "health letters breaker child restart scale signal reload doctor metrics completion"
+        "health letters schedule breaker child restart scale signal reload doctor metrics completion"
     )
     assert [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line] == commands.split()
     assert "7 node not running" in text
 
 
 @pytest.mark.parametrize("command", ["init", "check", "start", "stop", "tree", "status", "top", "why", "logs", "events",
-    "errors", "call", "cast", "publish", "describe", "exec", "commands", "breaker", "child", "restart",
+    "errors", "call", "cast", "publish", "describe", "exec", "commands", "schedule", "breaker", "child", "restart",
     "scale", "signal", "reload", "doctor", "metrics", "completion"])  # fmt: skip
 def test_every_command_has_help(down: FakeNode, command: str) -> None:
     assert down.otpd(command, "--help").stdout.startswith(f"Usage: otpd {command}")
