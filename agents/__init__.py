@@ -21,6 +21,7 @@ from otpd.agents.errors import (
     CallTimeout,
     ChildError,
     CircuitOpen,
+    DamagedState,
     Deadlock,
     Exited,
     NodeNotRunning,
@@ -44,8 +45,8 @@ from otpd.agents.values import Child, Entry, Event, Whereabouts
 
 __all__ = [
     "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
-    "CircuitOpen", "Client", "Command", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod", "NoProcess",
-    "NodeNotRunning", "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply", "Result",
-    "SpawnRefused", "Stale", "StoreFull", "TooLarge", "Whereabouts", "call", "cast", "connect", "cron", "every", "health",
-    "on", "run",
+    "CircuitOpen", "Client", "Command", "DamagedState", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod",
+    "NoProcess", "NodeNotRunning", "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply",
+    "Result", "SpawnRefused", "Stale", "StoreFull", "TooLarge", "Whereabouts",
+    "call", "cast", "connect", "cron", "every", "health", "on", "run",
 ]  # fmt: skip

@@ -27,6 +27,8 @@ from otpd.agents.deliveries import DELIVERY, Delivery
 from otpd.agents.errors import OtpdError
 from otpd.agents.names import checked
 from otpd.agents.replies import Reply
+from otpd.agents.stored import TIMEOUT as STATE_TIMEOUT
+from otpd.agents.stored import Stored
 from otpd.agents.tasks.verbs import TaskVerbs
 from otpd.agents.timed import Timed
 from otpd.agents.transactions import Transaction
@@ -73,6 +75,7 @@ class Agent(Verbs):
     generation: int = 0
     log: logging.Logger = logging.getLogger("otpd.agent")
     _host: Home
+    _stored: Stored
     _traps: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -86,7 +89,7 @@ class Agent(Verbs):
     if not TYPE_CHECKING:  # a typo of the user's must stay an error of the type checker
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("_otpd", "_host"):
+            if name in ("_otpd", "_host", "_stored"):
                 kind = type(self).__name__
                 text = f"this {kind} is not running: put its script into otpd.toml, or in a test: testing.run({kind})"
                 raise RuntimeError(text)
@@ -152,6 +155,23 @@ class Agent(Verbs):
         self._otpd.here()
         self._host.stop(reason)
         return _DONE
+
+    # --- durable state ---
+
+    async def load(self, default: Any = None, timeout: float | None = STATE_TIMEOUT) -> Any:
+        """The state that this name has saved, whichever incarnation it was; `default` when there is none.
+
+        DamagedState when it can't be told what there was; CallTimeout when the store is not back within `timeout` seconds.
+        """
+        return await self._stored.load(default, timeout)
+
+    async def save(self, state: Any, timeout: float | None = STATE_TIMEOUT) -> None:
+        """Keep `state`, any data, for the next incarnation of this name: on disk when it returns.
+
+        Stale when a newer incarnation has taken over, or somebody else has changed it since it was loaded; TooLarge;
+        StoreFull when the disk is full. In a transaction it is kept with that.
+        """
+        await self._stored.save(state, timeout)
 
     # --- durable messages ---
 
@@ -255,6 +275,12 @@ RESERVED: Final = frozenset(
 
 class Sync(Blocking[Agent]):
     """The verbs of an agent for its plain def handlers."""
+
+    def load(self, default: Any = None, timeout: float | None = STATE_TIMEOUT) -> Any:
+        return self._do(self._verbs.load, default, timeout)
+
+    def save(self, state: Any, timeout: float | None = STATE_TIMEOUT) -> None:
+        self._do(self._verbs.save, state, timeout)
 
     def monitor(self, name: str, follow: bool = False) -> Ref:
         return self._do(self._verbs.monitor, name, follow)  # type: ignore[no-any-return]

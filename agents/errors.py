@@ -70,7 +70,11 @@ class Stale(OtpdError):
 
 
 class TooLarge(OtpdError):
-    """A message of more than 16 MiB. Nothing was sent."""
+    """A message of more than 16 MiB, or a state of more than the store takes. Nothing was sent or stored."""
+
+
+class DamagedState(OtpdError):
+    """What is stored of a name is not what was saved, or may be missing: it is not given out. Not executed."""
 
 
 class Deadlock(OtpdError):

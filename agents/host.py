@@ -25,6 +25,7 @@ from otpd.agents.current import Current
 from otpd.agents.mailbox import Mailbox
 from otpd.agents.methods import Method, Methods
 from otpd.agents.replies import Reply
+from otpd.agents.stored import Stored
 from otpd.agents.timed import Timed
 
 
@@ -48,7 +49,7 @@ class Host:
         self.conversation, self._parent = conversation, parent
         self.agent = agent_class()
         self.agent.name, self.agent.generation, self.agent.log = conversation.endpoint.name, generation, log
-        self.agent._otpd, self.agent._host = conversation, self
+        self.agent._otpd, self.agent._host, self.agent._stored = conversation, self, Stored(conversation)
         conversation.crash = self.crash
         complain = conversation.complain = Complaints(log, conversation.clock)
         self._methods = Methods(agent_class)

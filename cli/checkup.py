@@ -63,6 +63,9 @@ def examine(context: Context) -> Iterator[Finding]:
         yield socket_path(paths)
         found, node = running(paths)
         yield found
+        from otpd.cli import storecheck
+
+        yield storecheck.examine(paths.state_dir)
     if node is not None:
         yield Finding("ownership", Level.OK, f"workers are owned by {node.get('ladder', 'an unknown way')}")
     yield files(int((node or {}).get("children", 0)))

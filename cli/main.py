@@ -51,6 +51,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "health": Entry("health", "health", "Whether the children and the host are well; ask at once."),
     "letters": Entry("letters", "letters", "Durable messages that were given up, or wait."),
     "schedule": Entry("schedule", "schedule", "What runs by time: list, next, run, pause, resume."),
+    "state": Entry("state", "state", "What agents have saved: show, export, import, drop, backup."),
     "breaker": Entry("breaker", "breaker", "Force an agent's circuit breaker, or give it back."),
     "child": Entry("child", "child", "Start, stop, restart or delete children by name."),
     "restart": Entry("child", "restart", "Restart children by name."),

@@ -15,7 +15,7 @@ from otpd.supervisor import oom
 from tests.cli.fake import FakeNode
 
 CHECKS = ["kernel", "python", "pidfd", "subreaper", "cgroup", "oom", "/proc", "clock", "config", "state directory",
-    "runtime directory", "socket path", "node", "open files", "processes", "commands"]  # fmt: skip
+    "runtime directory", "socket path", "node", "store", "open files", "processes", "commands"]  # fmt: skip
 
 
 def levels(node: FakeNode, code: int = 0, **more: str) -> dict[str, str]:

@@ -23,14 +23,15 @@ def test_help_lists_every_command_and_the_exit_codes(down: FakeNode) -> None:
     text = down.otpd("--help").stdout
     commands = (
         "init check start stop tree status top why logs events errors call cast publish describe exec commands "
-        "health letters schedule breaker child restart scale signal reload doctor metrics completion"
+        "health letters schedule state breaker child restart scale signal reload doctor metrics completion"
     )
     assert [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line] == commands.split()
     assert "7 node not running" in text
 
 
 @pytest.mark.parametrize("command", ["init", "check", "start", "stop", "tree", "status", "top", "why", "logs", "events",
-    "errors", "call", "cast", "publish", "describe", "exec", "commands", "schedule", "breaker", "child", "restart",
+    "errors", "call", "cast", "publish", "describe", "exec", "commands", "schedule", "state", "breaker", "child",
+    "restart",
     "scale", "signal", "reload", "doctor", "metrics", "completion"])  # fmt: skip
 def test_every_command_has_help(down: FakeNode, command: str) -> None:
     assert down.otpd(command, "--help").stdout.startswith(f"Usage: otpd {command}")
@@ -158,7 +159,7 @@ def test_names_of_the_running_node_are_completed(node: FakeNode) -> None:
 
 def test_commands_are_completed_while_the_node_is_down(down: FakeNode) -> None:
     done = down.otpd(env={"_OTPD_COMPLETE": "bash_complete", "COMP_WORDS": "otpd sta", "COMP_CWORD": "1"})
-    assert done.stdout == "plain,start\nplain,status\n"
+    assert done.stdout == "plain,start\nplain,status\nplain,state\n"
 
 
 def test_names_are_not_completed_while_the_node_is_down(down: FakeNode) -> None:

@@ -171,7 +171,7 @@ class Node:
     def states(self) -> dict[str, str]:
         return {name: row["state"] for name, row in self.workers().items()}
 
-    def when(self, name: str, deadline: float = 10.0, **wanted: Any) -> dict[str, Any]:
+    def when(self, name: str, deadline: float = 30.0, **wanted: Any) -> dict[str, Any]:
         """The worker's row once each key has the wanted value."""
 
         def found() -> dict[str, Any] | None:
@@ -183,7 +183,7 @@ class Node:
 
         return eventually(found, deadline, f"{name} with {wanted}")  # type: ignore[return-value]
 
-    def reborn(self, name: str, generation: int, deadline: float = 10.0) -> dict[str, Any]:
+    def reborn(self, name: str, generation: int, deadline: float = 30.0) -> dict[str, Any]:
         """The worker's row once a generation after `generation` runs."""
 
         def found() -> dict[str, Any] | None:

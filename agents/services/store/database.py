@@ -129,6 +129,14 @@ class Database:
     seq: int
     _lock: int
 
+    def suspect(self, error: sqlite3.Error) -> bool:
+        """An error of one that is used: whether the file is damaged. Then the next start saves what can be read, although
+        its checks may find nothing."""
+        if _code(error) not in _DAMAGE:
+            return False
+        _suspect(Path(self.report.path)).write_text(str(error))
+        return True
+
     def close(self) -> None:
         """Writes the whole log back; to be called once."""
         with contextlib.suppress(sqlite3.Error):
@@ -196,6 +204,8 @@ class _Opening:
         try:
             connection.execute(f"PRAGMA {_ALONE}")
             self._recognise(connection)
+            if _suspect(self._path).exists():
+                raise _Damaged(_suspect(self._path).read_text() or "it was found damaged while it was used")
             _set_up(connection)
             self._quick_check(connection)
             self._migrate(connection, self._schema.version)
@@ -304,6 +314,7 @@ class _Opening:
         finally:
             old.close()
         self._report = replace(self._report, migrated_from=None)
+        _suspect(self._path).unlink(missing_ok=True)
         return new
 
 
@@ -378,6 +389,10 @@ def _version_of(connection: sqlite3.Connection, schema: Schema) -> int:
     found = _readable(connection, "PRAGMA user_version")
     version = found[0][0] if found else 0
     return version if 0 < version <= schema.version else schema.version
+
+
+def _suspect(path: Path) -> Path:
+    return path.with_suffix(".suspect")
 
 
 def _copy_aside(source: str, target: str) -> None:

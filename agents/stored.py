@@ -1,0 +1,110 @@
+"""The durable state of an agent: `self.load(default)` and `self.save(state)`.
+
+>>> # async def init(self):
+>>> #     self.stock = await self.load(default={})
+>>> # @call
+>>> # async def reserve(self, sku: str) -> int:
+>>> #     self.stock[sku] -= 1
+>>> #     await self.save(self.stock)               # on disk when it returns
+>>> #     return self.stock[sku]
+
+One state for each name; the next incarnation finds it. Guarantees: what `save` has returned for survives the kill of any
+process and a power cut; a process that a newer incarnation has replaced saves nothing any more (Stale); a state that can't
+be read as it was saved is never given out (DamagedState). A restart of the store, or of the broker, is waited out within the
+timeout: a save that is said again because its answer was lost is done once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from otpd.agents.conversation import Conversation
+from otpd.agents.data import decode
+from otpd.agents.errors import (
+    BrokerLost,
+    CallTimeout,
+    CircuitOpen,
+    DamagedState,
+    Exited,
+    NoProcess,
+    OtpdError,
+    Overloaded,
+    Reject,
+    Stale,
+    StoreFull,
+    TooLarge,
+)
+from otpd.agents.transactions import TRANSACTION
+
+STORE: Final = "store"
+#: Seconds: a store that is killed is back in less than one, one that hangs is ended by its watchdog after 10.
+TIMEOUT: Final = 30.0
+#: Seconds between two attempts, the first and the longest.
+_PAUSE, _LONGEST = 0.02, 0.5
+_KINDS: Final[dict[str, type[OtpdError]]] = {
+    "stale": Stale, "damaged": DamagedState, "too_large": TooLarge, "store_full": StoreFull, "overloaded": Overloaded,
+}  # fmt: skip
+#: What passes by itself.
+_PASSING: Final = (Exited, BrokerLost, CircuitOpen)
+_NO_STORE: Final = (
+    "{}: this node has no store just now; if it was stopped: otpd child start store; if [services.store] of otpd.toml says "
+    "enabled = false, take that out"
+)
+
+
+class Stored:
+    """What the current incarnation of one name knows of its state: the version that its next save replaces."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._turn = asyncio.Lock()
+        self.version: int | None = None
+
+    async def load(self, default: Any, timeout: float | None) -> Any:
+        async with self._turn:
+            self.version, body = await ask(self._conversation, "load", "load_state", timeout)
+        return default if body is None else decode(body)
+
+    async def save(self, state: Any, timeout: float | None) -> None:
+        """One at a time, in the order in which they were said."""
+        self._conversation.here()
+        body = self._conversation.encoder.encode(state, f"save of {self._conversation.endpoint.name}")
+        transaction = TRANSACTION.get()
+        if transaction is not None:
+            return transaction.save([body, self.version], self._saved)
+        async with self._turn:
+            self._saved(
+                await ask(self._conversation, "save", "save_state", timeout, body=body, expected=self.version)
+            )
+        return None
+
+    def _saved(self, version: Any) -> None:
+        self.version = int(version)
+
+
+async def ask(conversation: Conversation, verb: str, method: str, timeout: float | None, **args: Any) -> Any:
+    """The store's answer; while it, or the broker, is started again it is asked again, until the deadline."""
+    what = f"{verb} of {conversation.endpoint.name}"
+    deadline = conversation.deadline(timeout, verb, STORE)
+    pause = _PAUSE
+    while True:
+        left = (deadline - conversation.clock()) / 1e9 if deadline else None
+        try:
+            return await conversation.call(conversation.names.address(STORE), method, args, left)
+        except Reject as error:
+            raise _refusal(error) from None
+        except NoProcess:
+            raise NoProcess(_NO_STORE.format(what)) from None
+        except _PASSING as error:
+            if left is not None and left <= pause:
+                raise CallTimeout(f"{what}: the store did not come back in time ({error}); see: otpd why store") from error
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST)
+
+
+def _refusal(error: Reject) -> OtpdError:
+    """As the store says it; what it says for people stays a Reject."""
+    code = error.data.get("code", "") if isinstance(error.data, dict) else ""
+    kind = _KINDS.get(code)
+    return error if kind is None else kind(error.message, "no")
