@@ -7,11 +7,16 @@ import json
 import sys
 from itertools import chain
 
-from scripts.benchmarks import fleet, messaging, supervision, work
+from scripts.benchmarks import fleet, messaging, services, supervision, work
 from scripts.benchmarks.table import Row, show
 
 #: A suite is one or several modules with a `run`.
-SUITES = {"messaging": (messaging.run, fleet.run), "supervision": (supervision.run,), "work": (work.run,)}
+SUITES = {
+    "messaging": (messaging.run, fleet.run),
+    "services": (services.run,),
+    "supervision": (supervision.run,),
+    "work": (work.run,),
+}
 
 
 def main() -> int:
