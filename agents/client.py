@@ -49,8 +49,7 @@ def connect(config: str | os.PathLike[str] | None = None, timeout: float = 10.0)
     path = control_socket(config, os.environ, Path.cwd())
     try:
         control = Control.open(str(path), timeout)
-        stream = control.stream("connect", first=timeout)
-        first = next(stream)
+        first, stream = _introduced(control, timeout)
     except ControlError as error:
         kind: type[OtpdError] = {7: NodeNotRunning, 8: CallTimeout}.get(error.code, Refused)
         raise kind(f"connect: {error.error}; {error.hint}") from None
@@ -61,6 +60,16 @@ def connect(config: str | os.PathLike[str] | None = None, timeout: float = 10.0)
         client.close()
         raise
     return client
+
+
+def _introduced(control: Control, timeout: float) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+    """What root says first, and the stream of what it says later. A node that ends meanwhile leaves no socket behind."""
+    try:
+        stream = control.stream("connect", first=timeout)
+        return next(stream), stream
+    except BaseException:
+        control.close()
+        raise
 
 
 class Client(Blocking[Verbs]):

@@ -43,6 +43,19 @@ class Books(Agent):
         if then == "raise after it":
             raise RuntimeError("after the block")
 
+    @cast
+    async def book(self, order: str, fail: bool = False) -> None:
+        async with self.transaction():
+            books = await self.load(default=[])
+            await self.save([*books, order])
+            if fail and len(books) < 2:
+                raise RuntimeError("not yet")
+
+    @call
+    async def books(self) -> list[str]:
+        found: list[str] = await self.load(default=[])
+        return found
+
     @on("news.*", durable=True)
     async def news(self, event: Event) -> None:
         self.seen.append((event.topic, event["n"], event.source))
@@ -121,6 +134,18 @@ async def test_a_transaction_that_raises_has_not_taken_place() -> None:
         await books.cast("ship", durable=True, order="A", then="raise")
         await asyncio.sleep(60)
         assert (shipping.casts, [each["attempts"] for each in await letters(books)]) == ([], [5])
+
+
+@scene
+async def test_a_state_that_is_saved_in_a_transaction_is_saved_with_it_or_not_at_all() -> None:
+    async with testing.run(Books) as books:
+        await books.cast("book", durable=True, key="1", order="A", fail=True)
+        assert await books.call("books") == []
+        await books.cast("book", durable=True, key="2", order="B")
+        await books.cast("book", durable=True, key="3", order="C")
+        assert await books.call("books") == ["B", "C"]
+        await asyncio.sleep(60)
+        assert await books.call("books") == ["B", "C", "A"]
 
 
 @scene

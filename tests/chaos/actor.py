@@ -24,11 +24,11 @@ class Actor(Agent):
         path = os.path.join(facts, f"{self.name}.{os.getpid()}.jsonl")
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.random = random.Random(f"{seed}.{self.name}.{os.getpid()}")
-        self.count = 0
+        self.count, self.hushed = 0, False
         self.note("born", generation=self.generation)
         for peer in self.random.sample(self.peers, 3):
             self.note("monitor", ref=await self.monitor(peer), peer=peer)
-        self.chatter = [asyncio.create_task(talk()) for talk in (self.calling, self.casting, self.publishing)]
+        self.chatter = [asyncio.create_task(talk()) for talk in (self.calling, self.casting, self.publishing, self.keeping)]
 
     def note(self, what: str, **facts: Any) -> None:
         line = json.dumps({"what": what, "at": time.monotonic(), **facts}) + "\n"
@@ -62,6 +62,18 @@ class Actor(Agent):
             self.note("casted", id=number, outcome=outcome)
             await asyncio.sleep(self.random.expovariate(200))
 
+    async def keeping(self) -> None:
+        while not self.hushed:
+            peer, number = self.random.choice(self.peers), self.number()
+            self.note("durable", id=number, peer=peer)
+            try:
+                await self.cast(peer, "keep", durable=True, id=number, number=number)
+                outcome = "accepted"
+            except OtpdError as error:
+                outcome = type(error).__name__
+            self.note("durabled", id=number, outcome=outcome)
+            await asyncio.sleep(self.random.expovariate(3))
+
     async def publishing(self) -> None:
         while True:
             await self.publish(f"chaos.{self.name}", number=self.number())
@@ -74,6 +86,25 @@ class Actor(Agent):
     @cast
     async def take(self, number: str) -> None:
         self.note("took", id=number)
+
+    @cast
+    async def keep(self, number: str) -> None:
+        """Its effect is in the state, so that it can be counted whoever was killed."""
+        async with self.transaction():
+            kept = await self.load(default=[])
+            await self.save([*kept, number])
+            if self.random.random() < 0.02:
+                raise RuntimeError("by chance")
+
+    @call
+    async def hush(self) -> None:
+        """Nothing durable is begun any more; what was begun comes to its end."""
+        self.hushed = True
+
+    @call
+    async def kept(self) -> list[str]:
+        kept: list[str] = await self.load(default=[])
+        return kept
 
     @on("chaos.*")
     async def heard(self, event: Any) -> None:

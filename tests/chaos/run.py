@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -33,9 +34,11 @@ def chaos(seconds: float, seed: int) -> Outcome:
         storm = Storm(node, seed)
         storm.rage(seconds)
         _all_answer(node)
+        _hush(node)
+        kept = _kept(node)
         problems = [f"{what} grew from {before[what]} to {value}" for what, value in _calmed(node, before).items()]
         node.stop()
-        return Outcome(judge(facts), storm.done, problems)
+        return Outcome(judge(facts, kept), storm.done, problems)
 
 
 def _all_answer(node: Node) -> None:
@@ -50,6 +53,29 @@ def _all_answer(node: Node) -> None:
             return False
 
     eventually(answer, RECOVERY, "every actor answers")
+
+
+def _hush(node: Node) -> None:
+    with connect(node.control) as client:
+        for number in range(AGENTS):
+            client.call(f"actor{number}", "hush", timeout=RECOVERY)
+
+
+def _kept(node: Node) -> dict[str, list[str]]:
+    """What the durable messages have left in the states of their targets, when none waits any more; and the dead letters."""
+
+    def drained() -> dict[str, list[str]] | None:
+        with suppress(OtpdError, OSError):
+            with connect(node.control) as client:
+                if not client.call("store", "waiting", timeout=5):
+                    letters = [str(each) for each in client.call("store", "letters", timeout=5)]
+                    names = [f"actor{number}" for number in range(AGENTS)]
+                    return {"": letters} | {name: client.call(name, "kept", timeout=5) for name in names}
+        return None
+
+    found = eventually(drained, RECOVERY, "no durable message waits")
+    assert found is not None
+    return found
 
 
 def _footprint(node: Node) -> dict[str, int]:

@@ -17,9 +17,11 @@ from tests.e2e.node import Node, node
 
 AGENTS = 20
 #: How often each is chosen, and how long one may stand still (seconds). root's death takes everybody with it: rarely.
-VICTIMS = {"agent": 12, "broker": 5, "zygote": 3, "root": 1}
+VICTIMS = {"agent": 12, "broker": 5, "store": 4, "zygote": 3, "root": 1}
 STANDSTILL = (0.05, 1.5)
 PAUSE = (0.05, 0.4)
+#: Kills are no faults of the messages that they hit: none must be given up for them.
+STORE = "[services.store]\nmax_attempts = 100\n"
 
 
 @contextmanager
@@ -27,13 +29,13 @@ def stage(seed: int) -> Iterator[tuple[Node, Path]]:
     """A node of actors that talk, and the directory of their facts."""
     names = [f"actor{number}" for number in range(AGENTS)]
     script = (Path(__file__).parent / "actor.py").read_text()
-    with node("", start=False) as made:
+    with node("", start=False, services=("store",)) as made:
         facts = made.home / "facts"
         facts.mkdir()
         args = f'args = {{ peers = {names}, facts = "{facts}", seed = {seed} }}'.replace("'", '"')
         backoff = 'backoff = { initial = "10ms", max = "100ms" }'
         tables = [f'[agents.{name}]\nscript = "actor.py"\n{args}\n{backoff}\n' for name in names]
-        made.write("otpd.toml", "\n".join(tables))
+        made.write("otpd.toml", "\n".join([*tables, STORE]))
         made.write("actor.py", script)
         made.start()
         yield made, facts
@@ -71,5 +73,5 @@ class Storm:
             return int(self._node.facts()["pid"])
         if kind == "zygote":
             return int(self._node.facts()["zygote_pid"])
-        name = "broker" if kind == "broker" else f"actor{self._random.randrange(AGENTS)}"
+        name = kind if kind in ("broker", "store") else f"actor{self._random.randrange(AGENTS)}"
         return self._node.pid(name)

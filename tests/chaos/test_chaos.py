@@ -16,7 +16,8 @@ from tests.chaos.verdict import judge
 def test_whatever_is_killed_every_call_ends_no_cast_is_doubled_and_nothing_is_left() -> None:
     outcome = chaos(seconds=12.0, seed=7)
     assert (outcome.verdict.problems, outcome.problems) == ([], [])
-    assert outcome.struck["agent killed"] and outcome.struck["broker killed"] and outcome.verdict.outcomes["ok"] > 1000
+    struck = [outcome.struck[f"{what} killed"] for what in ("agent", "broker", "store")]
+    assert all(struck) and outcome.verdict.outcomes["ok"] > 1000 and outcome.verdict.facts["durabled"] > 50
 
 
 def fact(what: str, at: float, **more: Any) -> dict[str, Any]:
@@ -58,6 +59,24 @@ def test_the_judge_convicts(tmp_path: Path, facts: list[dict[str, Any]], problem
     (tmp_path / "a.1.jsonl").write_text("".join(json.dumps(each) + "\n" for each in facts))
     verdict = judge(tmp_path)
     assert [found.replace("a.1.jsonl", "a.1") for found in verdict.problems] == [problem]
+
+
+@pytest.mark.parametrize(
+    ("kept", "problem"),
+    [
+        ({"x": []}, "durable cast d was accepted and is lost"),
+        ({"x": ["d", "d"]}, "durable cast d has its effect 2 times"),
+        ({"y": ["d"], "x": []}, "durable cast d was accepted and is lost"),
+        ({"": ["7"], "x": ["d"]}, "dead letter: 7"),
+    ],
+)
+def test_the_judge_convicts_who_loses_or_doubles_what_is_durable(
+    tmp_path: Path, kept: dict[str, list[str]], problem: str
+) -> None:
+    facts = [fact("durable", 1.0, id="d", peer="x"), fact("durabled", 1.1, id="d", outcome="accepted")]
+    (tmp_path / "a.1.jsonl").write_text("".join(json.dumps(each) + "\n" for each in facts))
+    assert judge(tmp_path, kept).problems == [problem]
+    assert judge(tmp_path, {"x": ["d"]}).problems == []
 
 
 def test_a_call_whose_caller_died_needs_no_outcome(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ _SILENCE = 0.1
 NOT_EXECUTED = ("NoProcess", "Overloaded", "CircuitOpen")
 
 Fact = dict[str, Any]
+Kept = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Verdict:
     facts: Counter[str]  # of each kind
 
 
-def judge(directory: Path) -> Verdict:
-    """All files of one run."""
+def judge(directory: Path, kept: Kept | None = None) -> Verdict:
+    """All files of one run; `kept`: of each actor, the durable messages that are in its state, under "" the dead letters."""
     lives = {path.name: list(_facts(path)) for path in sorted(directory.glob("*.jsonl"))}
     problems = [problem for name, life in lives.items() for problem in (*_calls(name, life), *_downs(name, life))]
     problems += _casts([fact for life in lives.values() for fact in life])
     everything = [fact for life in lives.values() for fact in life]
+    if kept is not None:
+        problems += _durable(everything, kept)
     outcomes = Counter(fact["outcome"] for fact in everything if fact["what"] == "called")
     return Verdict(problems, outcomes, Counter(fact["what"] for fact in everything))
 
@@ -90,6 +93,22 @@ def _casts(everything: Iterable[Fact]) -> list[str]:
     problems = [f"cast {number} was handled {times} times" for number, times in taken.items() if times > 1]
     problems += [f"cast {number} was handled and never sent" for number in taken.keys() - sent]
     return problems + [f"cast {n} was handled, its sender heard {refused[n]}" for n in taken.keys() & refused.keys()]
+
+
+def _durable(everything: Iterable[Fact], kept: Kept) -> list[str]:
+    """What was accepted has its effect, at its target, once; nothing has it twice (E1, E7)."""
+    to: dict[str, str] = {}
+    accepted: set[str] = set()
+    for fact in everything:
+        match fact["what"]:
+            case "durable":
+                to[fact["id"]] = fact["peer"]
+            case "durabled" if fact["outcome"] == "accepted":
+                accepted.add(fact["id"])
+    times = Counter(number for name, numbers in kept.items() if name for number in numbers)
+    problems = [f"durable cast {n} was accepted and is lost" for n in sorted(accepted) if n not in kept.get(to[n], [])]
+    problems += [f"durable cast {number} has its effect {count} times" for number, count in times.items() if count > 1]
+    return problems + [f"dead letter: {letter}" for letter in kept.get("", [])]
 
 
 def _downs(name: str, life: list[Fact]) -> Iterator[str]:
