@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pytest import MonkeyPatch
 
-from otpd.ipc import calls, delivery, endpoint, groups, lives, lobby, outbox
+from otpd.ipc import calls, delivery, endpoint, groups, lives, lobby, outbox, reception
 from otpd.ipc.breaker import Breaker, Circuit
 from otpd.ipc.credit import Allowance, Intake
 from otpd.ipc.events import Backlog
@@ -320,9 +320,9 @@ def leaving_a_group_has_no_revision_of_its_own(patch: MonkeyPatch) -> None:
 @found_by(12)
 def a_late_reply_is_delivered(patch: MonkeyPatch) -> None:
     def take(self: Any, frame: bytes) -> None:
-        for request, status, body in endpoint.split(frame):
+        for request, status, body in reception.split(frame):
             self._calls.end(request)
-            self.happened.append(endpoint.Replied(request, endpoint._STATUSES[status], body))
+            self.happened.append(reception.Replied(request, reception._STATUSES[status], body))
 
     patch.setattr(endpoint.Endpoint, "_take_replies", take)
 
