@@ -10,7 +10,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from otpd.agents import Client, connect
 from scripts.benchmarks.table import Row, percentile
 from tests.e2e.node import Node, node
 
-Chosen = Callable[[str], bool]
 ROUNDS, ALONE, MANY, WIDTH = 5, 200, 12_000, 512
 BODY = b"x" * 256
 SENDER = '''
@@ -57,9 +56,7 @@ if __name__ == "__main__":
 CONFIG = '[agents.sender]\nscript = "sender.py"\n[services.store]\nmax_messages = 1000000\nmax_message_bytes = "1GiB"\n'
 
 
-def run(chosen: Chosen) -> Iterator[Row]:
-    if not chosen("durable"):
-        return
+def rows() -> Iterator[Row]:
     with node(CONFIG, {"sender.py": SENDER}, services=("store",)) as made, connect(made.control) as client:
         _call(client, "alone", count=20)
         bare: list[float] = []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import socket
 import sqlite3
+import threading
 import urllib.request
 from collections import Counter
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from otpd.agents.services.telemetry.catalogue import EVENTS
@@ -72,7 +76,7 @@ def stored(n: Node) -> Counter[str]:
 def test_a_death_is_in_the_error_store_with_all_that_is_known_of_it() -> None:
     with node('[agents.bad]\nscript = "bad.py"\n', {"bad.py": BAD}, services=("errors",)) as n:
         n.otpd("call", "bad", "fail", "text=no price for 12", check=1)
-        n.reborn("bad", 1)
+        n.reborn("bad", 1, deadline=30)
         n.otpd("call", "bad", "fail", "text=no price for 13", check=1)
         (group,) = eventually(lambda: [each for each in n.json("errors", "bad") if each["count"] == 2])
         assert (group["kind"], group["summary"]) == ("crash", "error(ValueError: no price for 13)")
@@ -142,6 +146,53 @@ def page(port: int) -> str:
             return str(answer.read().decode())
     except OSError:
         return ""
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """Of OpenTelemetry: its URL, and what was posted to it."""
+    posted: list[tuple[str, bytes]] = []
+
+    class Post(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            posted.append((self.path, gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Post) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", posted
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_collector_gets_the_lives_of_children_and_one_that_stands_still_holds_up_nobody() -> None:
+    with collector() as (url, posted):
+        config = f'[agents.bad]\nscript = "bad.py"\n[services.telemetry]\notlp = "{url}"\n'
+        with node(config, {"bad.py": BAD}, services=("telemetry",)) as n:
+            eventually(lambda: ("otel",) in metrics(n).get("otpd_subscriber_attached", {}))
+            telemetry = n.worker("telemetry")
+            n.kill(telemetry["pid"], signal.SIGSTOP)
+            assert "# without what is counted from events" in n.otpd("metrics").stdout
+            n.otpd("call", "bad", "fail", "text=x", check=1)
+            n.reborn("bad", 1, deadline=30)
+            with suppress(ProcessLookupError):  # the watchdog was sooner: it tells of no past then
+                n.kill(telemetry["pid"], signal.SIGCONT)
+
+            def traced() -> bool:
+                n.otpd("call", "bad", "fail", "text=y", check=None)
+                return any(path == "/v1/traces" and b"otpd.child.run" in body for path, body in posted)
+
+            eventually(traced, 60)
+            eventually(lambda: metrics(n)["otpd_child_deaths_total"] == {("bad", "agent", "error"): deaths(n)["bad"]})
 
 
 def test_what_happens_is_told_on_topics_and_counted_and_root_alone_can_tell_the_rest() -> None:

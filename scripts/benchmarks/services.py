@@ -1,0 +1,21 @@
+"""What the services cost, each with its baseline in the same run: a module for each, by the word that --only looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from scripts.benchmarks import durable, state
+from scripts.benchmarks.table import Row
+
+Chosen = Callable[[str], bool]
+PARTS: Final[dict[str, Callable[[], Iterator[Row]]]] = {
+    "state": state.rows,
+    "durable": durable.rows,
+}
+
+
+def run(chosen: Chosen) -> Iterator[Row]:
+    for name, measure in PARTS.items():
+        if chosen(name):
+            yield from measure()
