@@ -110,10 +110,17 @@ class Channel:
 
     async def reach(self, name: str) -> socket.socket:
         """A line to a pool or service of this node, which is started if it has to be. Refused says why there is none."""
+        return socket.socket(fileno=await self._reached(name))
+
+    async def summon(self, name: str) -> None:
+        """As `reach`, without a line: when it returns, it is there."""
+        await self._reached(name, False)
+
+    async def _reached(self, name: str, *line: bool) -> Any:
         self._ref += 1
         ref, deadline = self._ref, inherited_deadline()
         answer = self._asked[ref] = asyncio.get_running_loop().create_future()
-        self._ask(["reach", ref, name])
+        self._ask(["reach", ref, name, *line])
         try:
             async with asyncio.timeout_at(deadline / 1e9 if deadline else None):
                 ok, value = await answer
@@ -123,7 +130,7 @@ class Channel:
             self._asked.pop(ref, None)
         if not ok:
             raise Refused(f"reach {name}: {value}")
-        return socket.socket(fileno=value)
+        return value
 
     def _ask(self, packet: list[Any]) -> None:
         if os.getpid() != self._pid:
@@ -152,7 +159,7 @@ class Channel:
             case ["reach", int(ref), bool(ok), value]:
                 answer = self._asked.get(ref)
                 if answer is not None and not answer.done():
-                    answer.set_result((ok, fds.pop() if ok else value))
+                    answer.set_result((ok, fds.pop() if fds else value))
             case ["caller", dict(who)] if self.caller is not None and len(fds) == 2:
                 self.caller(who, fds.pop(0), fds.pop(0))
             case ["ended", str(name), str(reason)]:

@@ -39,6 +39,8 @@ from otpd.ipc.happenings import Delivered, Fenced, Welcomed
 from otpd.ipc.wire import Status
 
 _CLOSE: Final = 5.0
+#: Seconds for root's answer: a little longer than root waits for a service.
+_SUMMONED: Final = 20.0
 
 
 def connect(config: str | os.PathLike[str] | None = None, timeout: float = 10.0) -> Client:
@@ -168,6 +170,7 @@ class Client(Blocking[Verbs]):
         for happening in (Welcomed, Fenced):
             conversation.hears[happening] = functools.partial(self._settled, conversation.hears[happening])
         conversation.reach = functools.partial(reach, self._control_path)
+        conversation.summon = functools.partial(_summon, self._control_path)
         conversation.complain = Complaints(logging.getLogger("otpd.client"), conversation.clock)
         conversation.rejections = functools.partial(
             conversation.complain, "casts rejected", "cast to %s.%s rejected: %s; with confirm=True the sender is told"
@@ -210,6 +213,20 @@ class Client(Blocking[Verbs]):
             self._line.broker(None, None)
             self._verbs._otpd.end(NodeNotRunning(why))
             self._welcome.set()
+
+
+async def _summon(control: str, name: str) -> None:
+    """Have root start a service that comes on demand; when it returns, it is there. NodeNotRunning, Refused."""
+
+    def ask() -> None:
+        with Control.open(control, _SUMMONED) as client:
+            client.ask("reach", timeout=_SUMMONED, name=name, line=False)
+
+    try:
+        await asyncio.to_thread(ask)
+    except ControlError as error:
+        kind: type[OtpdError] = NodeNotRunning if error.code == 7 else Refused
+        raise kind(f"{error.error}; {error.hint}") from None
 
 
 class _Speaker(Verbs):

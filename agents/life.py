@@ -114,6 +114,7 @@ class Life:
         conversation = Conversation(Endpoint(job.name, job.inc, job.token))
         conversation.hears[Fenced] = self._fenced
         conversation.reach = self._channel.reach
+        conversation.summon = self._channel.summon
         host = Host(self._class, job.generation, conversation, self._channel, logger(job.name))
         loop.set_task_factory(host.task_factory)
         for number in {job.stop_signal, signal.SIGTERM}:

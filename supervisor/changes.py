@@ -137,6 +137,8 @@ class Changes:
             new = specdata.from_data(request.get("spec"))
         except (specdata.SpecDataError, TypeError, ValueError) as error:
             raise OperationError(2, f"the new configuration can't be read: {error}", "use the node's own otpd") from error
+        if self._root.node.commands is not None:
+            new = services.keeping(new, frozenset({services.COMMANDS}))
         if request.get("plan"):
             _answer(connection, self._plan(new), applied=False)
         else:

@@ -22,7 +22,7 @@ from otpd.supervisor.control import Connection, OperationError
 from otpd.supervisor.events import StartChild
 from otpd.supervisor.loop import Timer
 from otpd.supervisor.problems import quote, show
-from otpd.supervisor.services import script_of
+from otpd.supervisor.services import SERVICES, on_demand, script_of
 from otpd.supervisor.spec import SPEAKING, ChildSpec
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ class Reaching:
         """Name -> the supervisor that it belongs to, and what to start there."""
         node, sup = self._root.node, self._root.path_below_top(pools.TASKS)
         own = pools.pools_of(node).items()
-        return {name: (sup, pools.pool_spec(name, options, node, self._script)) for name, options in own}
+        found = {name: (sup, pools.pool_spec(name, options, node, self._script)) for name, options in own}
+        services = self._root.path_below_top(SERVICES)
+        return found | {name: (services, spec) for name, spec in on_demand(node).items()}
 
     def _see_to(self, path: str, sup: str, spec: ChildSpec) -> None:
         view = self._root.tree.view(path)
@@ -135,7 +137,9 @@ class Reaching:
 
         def answered(result: Any) -> None:
             self._root.names.release(spec.id)
-            if not (isinstance(result, list) and result[0] == "ok"):
+            if isinstance(result, list) and result[0] == "ok":
+                self._root.keep_service(spec.id)
+            else:
                 self._refuse(path, f"{spec.id} did not start: {result}; what it printed: otpd logs {spec.id}")
 
         self._root.request(StartChild(sup, spec), answered)

@@ -439,6 +439,14 @@ class Root:
             self.life = life.Life(self.life.number)
             self.journal.event("life.saved", self.node.name, life=self.life.number)
 
+    def keep_service(self, name: str) -> None:
+        """It has come on demand, and belongs to the node from now on: another root starts it at once."""
+        kept = services.keeping(self.node, frozenset({name}))
+        if kept is not self.node:
+            self.node = kept
+            with contextlib.suppress(OSError):
+                self.save_spec()
+
     def save_spec(self) -> None:
         """The spec that root starts with, should it have to start again: all of it or nothing."""
         draft = self.paths.spec.with_name("spec.new")

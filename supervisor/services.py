@@ -125,6 +125,17 @@ def with_services(node: NodeSpec, rows: tuple[Service, ...] = ROWS) -> Superviso
     return replace(node.top, children=(services, TASKS_SPEC, *node.top.children))
 
 
+def on_demand(node: NodeSpec, rows: tuple[Service, ...] = ROWS) -> dict[str, ChildSpec]:
+    """Children of `services` that come when somebody needs them, by name; also those that are there already."""
+    needed = keeping(node, frozenset({COMMANDS}))
+    return {row.name: _child(row, needed) for row in rows if row.there is not _always}
+
+
+def keeping(node: NodeSpec, there: frozenset[str]) -> NodeSpec:
+    """`node`, but that it has the services in `there`, which have come on demand: they stay until it ends."""
+    return replace(node, commands={}) if COMMANDS in there and node.commands is None else node
+
+
 def is_own(path: str) -> bool:
     """Whether the tree's `path` is that of the services or the task pools, or of one of them."""
     return path.split("/")[1:2] in ([SERVICES], [TASKS])
