@@ -41,12 +41,17 @@ from otpd.agents.errors import (
 from otpd.agents.life import run
 from otpd.agents.replies import Reply
 from otpd.agents.sandbox.result import Result
+from otpd.agents.tasks.executor import PoolExecutor
+from otpd.agents.tasks.handle import Task
+from otpd.agents.tasks.running import current_task
+from otpd.agents.tasks.stream import Stream
+from otpd.agents.tasks.values import Exit, Ok, Outcome
 from otpd.agents.values import Child, Entry, Event, Whereabouts
 
 __all__ = [
     "Agent", "AlreadyRegistered", "ArgumentError", "BadArguments", "BrokerLost", "CallTimeout", "Child", "ChildError",
-    "CircuitOpen", "Client", "Command", "DamagedState", "Deadlock", "Entry", "Event", "Exited", "Ignore", "NoMethod",
-    "NoProcess", "NodeNotRunning", "NotData", "OtpdError", "Overloaded", "Refused", "Reject", "RemoteError", "Reply",
-    "Result", "SpawnRefused", "Stale", "StoreFull", "TooLarge", "Whereabouts",
-    "call", "cast", "connect", "cron", "every", "health", "on", "run",
+    "CircuitOpen", "Client", "Command", "DamagedState", "Deadlock", "Entry", "Event", "Exit", "Exited", "Ignore",
+    "NoMethod", "NoProcess", "NodeNotRunning", "NotData", "Ok", "OtpdError", "Outcome", "Overloaded", "PoolExecutor",
+    "Refused", "Reject", "RemoteError", "Reply", "Result", "SpawnRefused", "Stale", "StoreFull", "Stream", "Task",
+    "TooLarge", "Whereabouts", "call", "cast", "connect", "cron", "current_task", "every", "health", "on", "run",
 ]  # fmt: skip

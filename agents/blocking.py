@@ -19,6 +19,7 @@ from otpd.agents.commands import Command, Options, Word
 from otpd.agents.locks import Lock
 from otpd.agents.proxies import Proxy
 from otpd.agents.sandbox.result import Result
+from otpd.agents.tasks.blocking import BlockingTasks
 from otpd.agents.values import Entry, Whereabouts
 from otpd.agents.verbs import TIMEOUT, Verbs
 from otpd.ipc.endpoint import Address
@@ -33,7 +34,7 @@ _ON_THE_LOOP = (
 _FORKED = "this process was forked from the one that had connected, and threads don't cross a fork: connect() again here"
 
 
-class Blocking(Generic[V]):
+class Blocking(BlockingTasks, Generic[V]):
     """Usable from any thread but that of the loop."""
 
     def __init__(self, verbs: V) -> None:
@@ -53,6 +54,9 @@ class Blocking(Generic[V]):
         except BaseException:
             future.cancel()
             raise
+
+    def _tasks_of(self) -> Verbs:
+        return self._verbs
 
     # --- messages ---
 

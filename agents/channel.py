@@ -84,6 +84,10 @@ class Channel:
         """For the event log, of a service; False: not taken."""
         return self._offer(pack(["event", kind, name, data]))
 
+    def counts(self, counts: dict[str, int]) -> None:
+        """For the picture of the tree, of a service; a root that stands still is told the next time."""
+        self._offer(pack(["counts", counts]))
+
     def _offer(self, packet: bytes) -> bool:
         try:
             self._channel.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -29,6 +29,8 @@ class Current:
 
 #: Who has sent the cast that is being handled; "" while there is none.
 CASTER: contextvars.ContextVar[str] = contextvars.ContextVar("otpd_caster", default="")
+#: Whose code runs, an agent's host: in a test, tasks of the agent are told from those of the test by it.
+OWNER: contextvars.ContextVar[object] = contextvars.ContextVar("otpd_host", default=None)
 CURRENT: contextvars.ContextVar[Current | None] = contextvars.ContextVar("otpd_current", default=None)
 
 

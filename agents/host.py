@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import inspect
 import logging
@@ -21,7 +20,7 @@ from otpd.agents.agent import Agent, Sync
 from otpd.agents.arguments import bind
 from otpd.agents.complaints import Complaints
 from otpd.agents.conversation import Conversation
-from otpd.agents.current import Current
+from otpd.agents.current import OWNER, Current
 from otpd.agents.mailbox import Mailbox
 from otpd.agents.methods import Method, Methods
 from otpd.agents.replies import Reply
@@ -34,6 +33,8 @@ class Parent(Protocol):
 
     caller: Callable[[dict[str, Any], int, int], None] | None
     child_ended: Callable[[str, str], None]
+
+    def counts(self, counts: dict[str, int]) -> None: ...
 
     async def child(self, what: str, *arguments: Any) -> Any: ...
 
@@ -83,6 +84,10 @@ class Host:
         """Be reached: `caller(who, socket, pidfd)` for each line that root makes; and be told why own children ended."""
         self._parent.caller, self._parent.child_ended = caller, child_ended
 
+    def counts(self, counts: dict[str, int]) -> None:
+        """What root shows of this service in the tree."""
+        self._parent.counts(counts)
+
     def note(self, kind: str, name: str, data: dict[str, Any]) -> bool:
         return self._parent.note(kind, name, data)
 
@@ -98,7 +103,7 @@ class Host:
 
     async def init(self, args: Mapping[str, Any]) -> bool:
         """False when the stop came first; then init() is cancelled."""
-        _OWNER.set(self)
+        OWNER.set(self)
         self.mailbox.subscribe()
         if self.agent.trap_exits:
             self.agent.trap_exits = True
@@ -149,7 +154,7 @@ class Host:
         """Tasks of an agent are linked to it: one that fails while nobody awaits it is a crash of the agent, as for
         linked processes. asyncio alone would keep silent until the task object is collected, so perhaps for ever."""
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
-        if _OWNER.get() is self:
+        if OWNER.get() is self:
             task.add_done_callback(lambda done: loop.call_soon(loop.call_soon, self._ended, done))
         return task
 
@@ -158,10 +163,6 @@ class Host:
         error = None if task.cancelled() or not getattr(task, "_log_traceback", False) else task.exception()
         if error is not None:
             self.crash(error)
-
-
-#: Whose code runs: in a test, the agent's tasks are told from those of the test by it.
-_OWNER: contextvars.ContextVar[Host | None] = contextvars.ContextVar("otpd_host", default=None)
 
 
 async def _first(task: asyncio.Future[Any], event: asyncio.Event) -> None:

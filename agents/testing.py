@@ -47,6 +47,7 @@ from otpd.agents.conversation import Conversation
 from otpd.agents.data import decode
 from otpd.agents.errors import ChildError, Reject, RemoteError
 from otpd.agents.host import Host
+from otpd.agents.tasks.local import LocalPools
 from otpd.agents.testing_clock import Clock
 from otpd.agents.testing_node import Node
 from otpd.agents.testing_scheduler import SCHEDULER, Scheduler
@@ -124,6 +125,8 @@ class Running(Generic[A]):
         conversation.submissions = RecordingSubmissions(conversation, self._store, self._cast_durably)
         log = logging.getLogger(f"otpd.agent.{self.name}")
         host = self._host = Host(self._class, generation, conversation, self, log)
+        self.pools = LocalPools(conversation.reach, self.name, host.crash)
+        conversation.__dict__["pools"] = self.pools
         self._node.join(conversation, "starting")
         loop.set_task_factory(host.task_factory)
         self._ready = loop.create_future()
@@ -146,6 +149,7 @@ class Running(Generic[A]):
             raise
         finally:
             self._turn()
+            host.conversation.close_pools()
             self._node.died(self.name, reason)
             self._node.gone(self.name)
         return reason
@@ -241,6 +245,9 @@ class Running(Generic[A]):
         return self.peers[name]
 
     # --- the rest of the node ---
+
+    def counts(self, counts: dict[str, int]) -> None:
+        """In the place of root."""
 
     def note(self, kind: str, name: str, data: dict[str, Any]) -> bool:
         """In the place of root: what a service wants noted is in `notes`."""

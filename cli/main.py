@@ -58,9 +58,12 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "scale": Entry("actions", "scale", "Change the number of instances of a child."),
     "signal": Entry("actions", "signal", "Send a signal to a worker."),
     "reload": Entry("reload", "reload", "Apply the difference between file and node."),
+    "tasks": Entry("tasks", "tasks", "What the task pools are doing."),
+    "pool": Entry("tasks", "pool", "Resize or drain a task pool."),
     "doctor": Entry("doctor", "doctor", "Check this machine and the node's files."),
     "metrics": Entry("metrics", "metrics", "The numbers of the node, for Prometheus."),
     "completion": Entry("actions", "completion", "Print the shell completion script."),
+    "embed": Entry("embed", "embed", ""),  # for programs; not shown
 }
 
 
@@ -68,7 +71,7 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for name, entry in COMMANDS.items() if entry.help]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = COMMANDS.get(cmd_name)
@@ -89,7 +92,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items() if entry.help])
 
 
 def _nearest(word: str) -> str:

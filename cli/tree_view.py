@@ -162,5 +162,17 @@ def _past(node: Mapping[str, Any], now: float) -> str:
     found += [harmless(str(node["what"]))] if node.get("what") and node["what"] != reason else []
     health = node.get("health") or {}
     found += [f"{health['state']}: {harmless(str(health['why']))}"] if health.get("why") else []
+    found += [tasks_words(node["tasks"])] if node.get("tasks") else []
     found += ["runtime"] if node.get("runtime") else []
     return "  ".join(found)
+
+
+def tasks_words(counts: Mapping[str, int]) -> str:
+    """What a task pool says of itself.
+
+    >>> tasks_words({"queued": 0, "running": 2, "done": 7, "failed": 0, "timed_out": 1, "submitted": 10})
+    'tasks: 2 running, 7 done, 1 timed out'
+    """
+    names = ("queued", "running", "done", "failed", "timed_out", "killed", "cancelled", "refused")
+    shown = [f"{counts[name]} {name.replace('_', ' ')}" for name in names if counts.get(name)]
+    return f"tasks: {', '.join(shown) or 'none'}"

@@ -49,6 +49,7 @@ class Live:
     left: list[str] = field(default_factory=list)
     ready_at: float = 0.0
     tells_health: bool = False  # it has a method that says whether it is well
+    counts: dict[str, int] | None = None  # what a pool says of its tasks, for the picture
     requests: Requests | None = None  # for children of its own, once it has asked
 
     @property

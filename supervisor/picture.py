@@ -242,6 +242,7 @@ def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
         "next_attempt_s": _seconds_to(root, view),
         "what": str(view.reason) if view.reason and view.state != "running" else None,
         "group": launch.group,
+        **({"tasks": live.counts} if live is not None and live.counts is not None else {}),
         "runtime": view.path in root.runtime or root.tree.is_own(view.path),
         **({"spawn": root.spawns.counts(view.name, launch)} if launch.kind in SPEAKING else {}),
     }

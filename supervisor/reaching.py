@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from otpd.supervisor.live import Live
     from otpd.supervisor.root import Root
 
+#: Counts that a service may show of itself in the tree.
+MAX_COUNTS: Final = 16
 #: Seconds that a service has to become ready before those who wait for it are told.
 DEADLINE: Final = 15.0
 #: Who waits for one service at a time.
@@ -69,6 +71,8 @@ class Reaching:
 
                 line = rest[:1] != [False]
                 self._ask(name, Asker({**caller, "pid": live.pid}, lambda: os.dup(live.pidfd), answer, line))
+            case ["counts", dict(counts)] if live.launch.kind == "service" and _are_counts(counts):
+                live.counts = counts
 
     def client(self, connection: Connection, request: dict[str, Any]) -> None:
         """The operation."""
@@ -185,3 +189,8 @@ class Reaching:
     def _drop_timer(asker: Asker) -> None:
         if asker.late is not None:
             asker.late.cancel()
+
+
+def _are_counts(counts: dict[Any, Any]) -> bool:
+    small = len(counts) <= MAX_COUNTS and all(isinstance(key, str) and len(key) <= 32 for key in counts)
+    return small and all(isinstance(value, int) for value in counts.values())

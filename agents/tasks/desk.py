@@ -42,7 +42,7 @@ class Entry:
     timeout: float | None = None
     patient: bool = False
     detached: bool = False
-    values: bool = True  # False: nobody wants the value
+    function: Any = None  # itself, where it is at hand
 
 
 @dataclass(slots=True)
@@ -81,6 +81,10 @@ class Desk:
         """It is to end, and nobody wants to hear of it."""
         if self._open.pop(task, None) is not None:
             self.out.append((["stop", task], ()))
+
+    def unqueue_all(self) -> None:
+        """Those that have not begun are to end."""
+        self.out.extend((["unqueue", task], ()) for task in self._open)
 
     # --- what the pool says ---
 

@@ -96,6 +96,11 @@ class Dispatch:
                 task = self.owners[key].tasks.get(number)
                 if task is not None:
                     self._carry_out(self.pool.withdraw(task, self._clock()))
+            case ["unqueue", int(number)]:
+                close_all(fds)
+                task = self.owners[key].tasks.get(number)
+                if task is not None and self.pool.worker_of(task) is None:
+                    self._carry_out(self.pool.withdraw(task, self._clock()))
             case _:
                 close_all(fds)
 
@@ -116,7 +121,7 @@ class Dispatch:
         self.rows[task] = Row(key, number, name, (owner.name, owner.generation), detached, given, fds, now)
         limit = float(timeout) if isinstance(timeout, int | float) else None
         self._carry_out(self.pool.submit(task, None if detached else key, now, limit, patient))
-        if detached and task in self.rows and self.rows[task].fds is fds:
+        if detached and self.pool.has(task):
             owner.put(["accepted", number], ())
 
     # --- workers ---

@@ -114,6 +114,7 @@ class TaskPool(Agent):
         names = ("submitted", "done", "failed", "timed_out", "killed", "cancelled", "refused")
         told = {name: getattr(counters, name) for name in names}
         self.emit(f"tasks.{self.pool_name}", queued=pool.queued, running=pool.running, **told)
+        self._host.counts({"queued": pool.queued, "running": pool.running, **told})
 
     # --- what operators ask ---
 

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import Any, Final
 
-from otpd.agents.current import inherited_deadline
+from otpd.agents.current import OWNER, inherited_deadline
 from otpd.agents.errors import CallTimeout, Exited, OtpdError
 from otpd.agents.tasks.desk import Entry
 from otpd.agents.tasks.pools import Counter, Pools, refused
@@ -37,6 +37,7 @@ class Task:
         self._number: int | None = None
         self._withdrawn = False
         self._told: list[Callable[[], None]] = []
+        self._maker = OWNER.get()
 
     def __repr__(self) -> str:
         state = "running" if self.outcome is None else "ok" if self.outcome.ok else "exited"
@@ -165,7 +166,7 @@ class Task:
                 await asyncio.shield(self._changed)
 
     def _here(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self._loop or OWNER.get() is not self._maker:
             raise RuntimeError(
                 f"task {self.name} belongs to {self.owner}, and only its owner may wait for it; send the result instead"
             )

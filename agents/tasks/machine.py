@@ -171,6 +171,10 @@ class Pool:
     def task_of(self, worker: int) -> int | None:
         return self._workers[worker].task if worker in self._workers else None
 
+    def has(self, task: int) -> bool:
+        """Whether it was accepted and is not over."""
+        return task in self._tasks
+
     def worker_of(self, task: int) -> int | None:
         return self._tasks[task].worker if task in self._tasks else None
 

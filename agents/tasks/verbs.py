@@ -84,7 +84,12 @@ class TaskVerbs:
         pack = packer(what, args, kwargs or {}, lambda: counter.pickles)
         await counter.connect()
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = Entry(what.name, pack, answer.set_result, _limit(timeout, what.name), wait, detached=True)
+
+        def done(outcome: Outcome) -> None:
+            if not answer.done():  # who waited may have been cancelled
+                answer.set_result(outcome)
+
+        entry = Entry(what.name, pack, done, _limit(timeout, what.name), wait, True, function)
         counter.submit(entry)
         outcome = await answer
         if isinstance(outcome, Exit):
@@ -134,7 +139,7 @@ class TaskVerbs:
         what = pools.names.of(function)
         task = Task(pools, counter, what.name, linked)
         pack = packer(what, args, kwargs or {}, lambda: counter.pickles)
-        task.begin(Entry(what.name, pack, task.settle, _limit(timeout, what.name), wait))
+        task.begin(Entry(what.name, pack, task.settle, _limit(timeout, what.name), wait, False, function))
         return task
 
 

@@ -70,7 +70,7 @@ class Worker:
         try:
             ok, answer = True, encode(self._result(function, owner, sent), codec, "result")
         except BaseException as error:
-            ok, answer = False, _failure(error, codec)
+            ok, answer = False, failure(error, codec)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -103,7 +103,7 @@ class Worker:
             select.select([], [self._wire], [])
 
 
-def _failure(error: BaseException, codec: int) -> Payload:
+def failure(error: BaseException, codec: int) -> Payload:
     """[type, text, traceback]; in a pool that pickles with the exception itself, if that can be pickled."""
     kind = type(error).__name__
     own = error.__traceback__

@@ -23,7 +23,7 @@ def test_help_lists_every_command_and_the_exit_codes(down: FakeNode) -> None:
     text = down.otpd("--help").stdout
     commands = (
         "init check start stop tree status top why logs events errors call cast publish describe exec commands "
-        "health letters schedule state breaker child restart scale signal reload doctor metrics completion"
+        "health letters schedule state breaker child restart scale signal reload tasks pool doctor metrics completion"
     )
     assert [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line] == commands.split()
     assert "7 node not running" in text
@@ -32,7 +32,7 @@ def test_help_lists_every_command_and_the_exit_codes(down: FakeNode) -> None:
 @pytest.mark.parametrize("command", ["init", "check", "start", "stop", "tree", "status", "top", "why", "logs", "events",
     "errors", "call", "cast", "publish", "describe", "exec", "commands", "schedule", "state", "breaker", "child",
     "restart",
-    "scale", "signal", "reload", "doctor", "metrics", "completion"])  # fmt: skip
+    "scale", "signal", "reload", "tasks", "pool", "doctor", "metrics", "completion"])  # fmt: skip
 def test_every_command_has_help(down: FakeNode, command: str) -> None:
     assert down.otpd(command, "--help").stdout.startswith(f"Usage: otpd {command}")
 

@@ -1,0 +1,245 @@
+"""`PoolExecutor`: a task pool as a concurrent.futures.Executor, for code that knows nothing of otpd.
+
+>>> # with PoolExecutor() as executor:
+>>> #     print(list(executor.map(pow, [2, 3], [8, 4])))
+
+Inside a running node it uses a pool of that; without one it starts a node of its own, which ends with it, with this process,
+or when this process is killed. Unlike ProcessPoolExecutor: the death of a worker fails its future alone (Exited) and the
+executor goes on; `future.cancel()` also ends a task that runs, with its worker. In a pool with pickle = true (as the node of
+its own has) functions, arguments, results and exceptions are whatever pickle takes; in others what msgpack does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import os
+import select
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from otpd.agents.errors import NodeNotRunning, OtpdError
+from otpd.agents.locate import control_socket
+from otpd.agents.tasks.desk import Desk, Entry
+from otpd.agents.tasks.embedded import POOL, Embedded
+from otpd.agents.tasks.pools import DEFAULT, Names, packer
+from otpd.agents.tasks.reach import reach_blocking
+from otpd.agents.tasks.values import Exit, Outcome
+from otpd.agents.tasks.wire import Wire
+
+#: Seconds in which the pool must have said hello.
+_HELLO: Final = 20.0
+
+
+class PoolExecutor(concurrent.futures.Executor):
+    """`pool` of the running node (by `config`, $OTPD_CONTROL, $OTPD_CONFIG, or the nearest otpd.toml); without `pool` and
+    `config`, and when no node runs, of a node of its own with `max_workers` workers (default: the cores here).
+
+    `timeout`: seconds that each task may run. Threads may share it; it does not cross a fork. NodeNotRunning, Refused.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        pool: str | None = None,
+        config: str | os.PathLike[str] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):
+            raise ValueError(f"expected max_workers of at least 1, got {max_workers!r}")
+        self._embedded: Embedded | None = None
+        self._timeout = timeout
+        self._pid = os.getpid()
+        control, name = self._place(max_workers, pool, config)
+        self._control = control
+        self._names = Names()
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._desk = Desk(name, original=True)
+        self._wire: Wire | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._closed = False
+        self._reader: threading.Thread | None = None
+        self._at_exit: weakref.WeakMethod[Callable[..., None]] = weakref.WeakMethod(self.shutdown)
+        atexit.register(_shut, self._at_exit)
+        try:
+            with self._lock:
+                self._connect()
+        except BaseException:
+            self.shutdown()
+            raise
+
+    def _place(self, size: int | None, pool: str | None, config: str | os.PathLike[str] | None) -> tuple[str, str]:
+        """The control socket of a node, and the name of a pool there."""
+        try:
+            path = str(control_socket(config, os.environ, Path.cwd()))
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.connect(path)
+            return path, pool or DEFAULT
+        except (NodeNotRunning, OSError) as error:
+            if pool is not None or config is not None:
+                raise NodeNotRunning(str(error)) from None
+        self._embedded = Embedded.start(size)
+        return self._embedded.control, POOL
+
+    # --- the interface of an Executor ---
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """NotData at once for what can't be sent."""
+        self._usable()
+        future = _Future(self)
+        what = self._names.of(fn)
+        pack = packer(what, args, kwargs, lambda: self._desk.facts is not None and self._desk.facts.pickle)
+        entry = Entry(what.name, pack, future.end, self._timeout, patient=True)
+        with self._lock:
+            if self._wire is None:
+                self._connect()
+            future.number = self._desk.submit(entry)
+            self._flush()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As of any Executor: no more tasks; with `wait` it returns when all are over. What then runs is ended."""
+        if self._pid != os.getpid() or not hasattr(self, "_at_exit"):
+            return
+        with self._lock:
+            first, self._closed = not self._closed, True
+            if cancel_futures:
+                self._desk.unqueue_all()
+                self._flush()
+        if wait:
+            self._finish()
+        elif first:
+            threading.Thread(target=self._finish, name="otpd executor", daemon=True).start()
+
+    def _finish(self) -> None:
+        with self._lock:
+            self._idle.wait_for(lambda: not self._desk.busy)
+            wake, self._wake = self._wake, -1
+            if wake < 0:
+                return
+        atexit.unregister(self._at_exit)
+        os.eventfd_write(wake, 1)
+        reader = self._reader
+        if reader is not None:
+            reader.join()
+        os.close(wake)
+        if self._embedded is not None:
+            self._embedded.stop()
+
+    # --- the line ---
+
+    def _usable(self) -> None:
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._pid != os.getpid():
+            raise RuntimeError("this process was forked from the one that made the executor; make one here")
+
+    def _connect(self) -> None:
+        sock = reach_blocking(self._control, self._desk.pool)
+        wire = Wire(sock)
+        sock.settimeout(_HELLO)
+        messages = wire.take()
+        if not messages:
+            wire.close()
+            raise NodeNotRunning(f"pool {self._desk.pool} has ended before it said hello; look with: otpd tasks")
+        sock.setblocking(False)
+        for message, fds in messages:
+            self._desk.hear(message, fds)
+        self._wire = wire
+        self._reader = threading.Thread(target=self._read, args=(wire, self._wake), name="otpd executor", daemon=True)
+        self._reader.start()
+
+    def _flush(self) -> None:
+        """With the lock. What does not fit is sent by the reader."""
+        if self._wire is None:
+            return
+        out, self._desk.out = self._desk.out, []
+        for message, fds in out:
+            self._wire.put(message, fds)
+        if not self._wire.flush():
+            os.eventfd_write(self._wake, 1)
+
+    def _read(self, wire: Wire, wake: int) -> None:
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        poll.register(wire, select.POLLIN)
+        while True:
+            for fd, _event in poll.poll():
+                if fd == wake:
+                    os.eventfd_read(wake)
+            with self._lock:
+                if not self._turn(wire):
+                    return
+                poll.modify(wire, select.POLLIN | (select.POLLOUT if wire.pending else 0))
+
+    def _turn(self, wire: Wire) -> bool:
+        """With the lock: False when this line is done with."""
+        if self._wake < 0 or self._wire is not wire:
+            self._leave(wire, "it was closed")
+            return False
+        wire.flush()
+        while messages := wire.take():
+            for message, fds in messages:
+                self._desk.hear(message, fds)
+        if self._desk.out:
+            self._flush()
+        if not self._desk.busy:
+            self._idle.notify_all()
+        if messages is None:
+            self._leave(wire, "it ended, or was ended")
+            return False
+        return True
+
+    def _leave(self, wire: Wire, why: str) -> None:
+        wire.close()
+        if self._wire is wire:
+            self._wire, self._reader = None, None
+        self._desk.lost(why)
+        self._idle.notify_all()
+
+    def withdraw(self, number: int) -> None:
+        """End the task of a future that was cancelled."""
+        with self._lock:
+            self._desk.withdraw(number)
+            self._flush()
+
+
+class _Future(concurrent.futures.Future[Any]):
+    """`cancel` ends the task also where it runs."""
+
+    def __init__(self, executor: PoolExecutor) -> None:
+        super().__init__()
+        self._executor = executor
+        self.number = 0
+
+    def cancel(self) -> bool:
+        cancelled = super().cancel()
+        if cancelled and self.number:
+            self._executor.withdraw(self.number)
+        return cancelled
+
+    def end(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Exit) and outcome.reason == "cancelled":
+            super().cancel()
+        if not self.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, Exit):
+            self.set_exception(outcome.error)
+        else:
+            self.set_result(outcome.value)
+
+
+def _shut(method: weakref.WeakMethod[Callable[..., None]]) -> None:
+    """At the end of the process, as ProcessPoolExecutor does."""
+    shutdown = method()
+    if shutdown is not None:
+        shutdown()
+
+
+__all__ = ["OtpdError", "PoolExecutor"]
