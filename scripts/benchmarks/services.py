@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from scripts.benchmarks import durable, state
+from scripts.benchmarks import durable, observers, state
 from scripts.benchmarks.table import Row
 
 Chosen = Callable[[str], bool]
 PARTS: Final[dict[str, Callable[[], Iterator[Row]]]] = {
     "state": state.rows,
     "durable": durable.rows,
+    "death to record in otpd errors": observers.death_to_record,
+    "observers at rest": observers.at_rest,
 }
 
 
