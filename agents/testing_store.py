@@ -66,7 +66,9 @@ class MemoryStore(StoreAgent):
 
 
 class StoreNode(Protocol):
-    """The node that it is part of."""
+    """The node that it is part of. `peers`: agents that the test plays, perhaps this one."""
+
+    peers: Any
 
     def join_store(self) -> tuple[Conversation, int]: ...
 
@@ -82,7 +84,7 @@ class Store:
         self._life: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        if self._host is not None:
+        if self._host is not None or STORE.name in self._node.peers:
             return
         conversation, generation = self._node.join_store()
         self._host = Host(MemoryStore, generation, conversation, self._parent, logging.getLogger("otpd.agent.store"))

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from otpd.agents import Reject, call, run
+from otpd.agents import Reject, call, health, run
 from otpd.agents.services.notes import note
 from otpd.agents.services.store import journal, state
 from otpd.agents.services.store.ballast import Ballast
@@ -108,6 +108,13 @@ class Store(Keeper, Couriers):
             self.database.suspect(error)
         self.log.error("the database can't be used: %s; starting again from what is on the disk", error)
         self.stop(f"error(the database can't be used: {error})")
+
+    @health
+    def well(self) -> str | None:
+        """For `otpd tree` and `otpd status`."""
+        if self.engine.room is Room.FULL:
+            return "the disk is full, nothing new is stored until there is room"
+        return f"what was stored may be lost ({self.loss}); see: otpd doctor" if self.loss else None
 
     # --- people ---
 
