@@ -1,4 +1,4 @@
-"""A worker with one capability: counts the words, or the symbols that are defined, of one source file per call."""
+"""A worker with one capability: counts the words, or the symbols that are defined, of the files of a job."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ import re
 import warnings
 from pathlib import Path
 
-from otpd.agents import Agent, Reject, call, run
+from otpd.agents import Agent, cast, run
 
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _MOST = 50
 
 
 class Counter(Agent):
-    """Registers with the coordinator, and again whenever there is a new one."""
+    """Jobs wait for it in the store while it is away."""
 
     async def init(self, capability: str) -> None:
         self.capability = capability
         self.count = {"words": words, "symbols": symbols}[capability]
-        await self.monitor("coordinator", follow=True)
 
-    async def handle_up(self, name: str, generation: int) -> None:
-        await self.cast(name, "offer", worker=self.name, generation=self.generation, capability=self.capability)
-
-    @call
-    def tally(self, path: str) -> dict[str, int]:
-        """The most frequent names in the file at `path` and how often each is there. A plain def: counting takes a while,
-        and the heartbeat goes on meanwhile."""
-        try:
-            source = Path(path).read_text(encoding="utf-8", errors="replace")
-            return dict(self.count(source).most_common(_MOST))
-        except (OSError, SyntaxError, ValueError, RecursionError) as error:
-            raise Reject(f"{path} can't be counted: {error}") from error
+    @cast
+    def tally(self, run: int, job: int, paths: list[str]) -> None:
+        """Count the most frequent names in each file and send the sum. A plain def: counting takes a while, and the
+        heartbeat goes on meanwhile. The result is sent, and the job settled, together: after a kill the job is either to be
+        done again, or its result is on its way."""
+        found: collections.Counter[str] = collections.Counter()
+        refused = 0
+        for path in paths:
+            try:
+                source = Path(path).read_text(encoding="utf-8", errors="replace")
+                found.update(dict(self.count(source).most_common(_MOST)))
+            except (OSError, SyntaxError, ValueError, RecursionError) as error:
+                self.log.info("%s can't be counted: %s", path, error)
+                refused += 1
+        result = {"files": len(paths), "refused": refused, "found": dict(found)}
+        with self.sync.transaction():
+            self.sync.cast("coordinator", "counted", durable=True, run=run, capability=self.capability, job=job, **result)
 
 
 def words(source: str) -> collections.Counter[str]:
