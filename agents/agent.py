@@ -261,7 +261,7 @@ class Agent(Verbs):
         await self._host.child("stop", name)
 
     async def children(self) -> list[dict[str, Any]]:
-        """The children of this agent, as `otpd tree --json` shows each."""
+        """Its children in the order of their starts, each as {"name", "state", "generation", "pid", "restarts"}."""
         self._otpd.here()
         return list(await self._host.child("which"))
 

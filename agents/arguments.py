@@ -40,14 +40,14 @@ class Parameters:
     `bound`: the first parameter is self. TypeError for a function that can't be called with keyword arguments alone.
     """
 
-    __slots__ = ("_exact", "_hints", "_named", "_open", "_required", "_signature", "_taken")
+    __slots__ = ("_exact", "_hints", "_named", "_open", "_required", "_signature", "itself")
 
     def __init__(self, function: Callable[..., Any], bound: bool = False) -> None:
         signature = inspect.signature(function)
         parameters = list(signature.parameters.values())
         first = parameters.pop(0) if bound else None
         #: The name that self has: **kwargs can't take it, too.
-        self._taken = first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None
+        self.itself = first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None
         self._signature = signature.replace(parameters=parameters)
         self._named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         self._open = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -80,7 +80,7 @@ class Parameters:
             if fits(value, hint):
                 return None
             return f"argument {name}: expected {describe(hint)}, got {type(value).__name__} ({shown(value)})"
-        if name in self._named or (self._open and isinstance(name, str) and name != self._taken):
+        if name in self._named or (self._open and isinstance(name, str) and name != self.itself):
             return None
         near = difflib.get_close_matches(str(name), self._named, n=1)
         expected = f"one of {', '.join(self._named)}" if self._named else "no argument"
@@ -98,11 +98,14 @@ def bind(agent: str, function: Callable[..., Any], args: Mapping[str, Any]) -> d
     """The keyword arguments for init(), already bound to its agent; ArgumentError for the first that does not fit."""
     if not args and _takes_nothing(function):
         return {}
-    parameters = Parameters(function)
+    method = function.__func__ if isinstance(function, types.MethodType) else None
+    parameters = Parameters(function) if method is None else Parameters(method, bound=True)
     wrong = parameters.wrong(args)
     if wrong is not None:
         name = wrong.removeprefix("argument ").partition(":")[0]
         advice = f"; add args = {{ {name} = ... }} to [agents.{agent}]" if wrong.endswith("got nothing") else ""
+        if name == parameters.itself:
+            advice = "; init() has the agent itself by this name: call the argument otherwise, in args and in init()"
         raise ArgumentError(f"agent {agent}, {wrong}{advice}")
     return dict(args)
 

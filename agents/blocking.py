@@ -64,9 +64,11 @@ class Blocking(BlockingTasks, Generic[V]):
         """The result of `method` of the agent `to`, or one error, within `timeout` seconds (None: however long it takes)."""
         return self._do(self._verbs.call, to, method, timeout, **args)
 
-    def cast(self, to: str | Address, method: str, /, confirm: bool = False, durable: bool = False, **args: Any) -> None:
+    def cast(
+        self, to: str | Address, method: str, /, confirm: bool | float = False, durable: bool | float = False, **args: Any
+    ) -> None:
         """Send without an answer; with `confirm` it returns when the broker has accepted it, with `durable` (and `id`,
-        `key`) when the store has it on disk, or raises."""
+        `key`) when the store has it on disk, or raises; a number is for how many seconds at most."""
         self._do(self._verbs.cast, to, method, confirm, durable, **args)
 
     def publish(self, topic: str, /, durable: bool = False, **data: Any) -> None:

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from otpd.agents import raised
 from otpd.agents.blocking import Blocking
@@ -39,6 +39,17 @@ from otpd.ipc.happenings import Delivered, Fenced, Welcomed
 from otpd.ipc.wire import Status
 
 _CLOSE: Final = 5.0
+_WATCH: Final = "it is no child of the node, and nobody dies with it; be told of a death: client.monitor(name).wait()"
+_MEMBER: Final = "who is in a group must be able to be called, and a client can't be; make it an agent"
+_PARENT: Final = "children belong to an agent and end with it; declare the worker in otpd.toml, or: otpd child start NAME"
+_NAMED: Final = "that belongs to a name which outlives its process, and a client's does not; make it an agent"
+#: Verbs of agents that a client can't have, and what to do instead.
+_ONLY_AGENTS: Final = {
+    "link": _WATCH, "unlink": _WATCH, "trap_exits": _WATCH, "demonitor": "close what monitor() gave: monitor.close()",
+    "join": _MEMBER, "leave": _MEMBER, "start_child": _PARENT, "stop_child": _PARENT, "children": _PARENT,
+    "schedule": _NAMED, "cancel": _NAMED, "load": _NAMED, "save": _NAMED, "transaction": _NAMED,
+    "stop": "it ends when it is closed: client.close(); an agent is stopped with: otpd child stop NAME",
+}  # fmt: skip
 #: Seconds for root's answer: a little longer than root waits for a service.
 _SUMMONED: Final = 20.0
 
@@ -128,6 +139,12 @@ class Client(Blocking[Verbs]):
         if self._closed:
             raise NodeNotRunning(f"{self.name} is closed; connect() again")
         return super()._do(verb, *args, **kwargs)
+
+    if not TYPE_CHECKING:  # a typo of the user's must stay an error of the type checker
+
+        def __getattr__(self, name: str) -> Any:
+            why = _ONLY_AGENTS.get(name)
+            raise AttributeError(f"a client of connect() has no {name}{f': {why}' if why else ''}", name=name, obj=self)
 
     # --- what it follows ---
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from otpd.agents.commands import nobody_to_summon
 from otpd.agents.current import inherited_deadline
 from otpd.agents.data import Encoder
-from otpd.agents.errors import BrokerLost, CallTimeout, NoProcess, NotData, OtpdError, Stale, TooLarge, failure
+from otpd.agents.errors import BrokerLost, CallTimeout, NoProcess, NotData, OtpdError, Stale, TooLarge, failure, stale
 from otpd.agents.names import Names, checked
 from otpd.agents.submissions import Submissions
 from otpd.agents.waiting import Done, Waiting, what
@@ -380,7 +380,7 @@ class Conversation:
         self.epoch = None
 
     def _fenced(self, fenced: Fenced) -> None:
-        self.end(Stale(f"{self.endpoint.name}: a newer incarnation has taken over ({fenced.why}); end this process"))
+        self.end(Stale(f"{stale(self.endpoint.name, fenced.why)}; end this process"))
 
     def end(self, error: OtpdError) -> None:
         """Nothing more is said or waited for."""

@@ -23,8 +23,10 @@ MAX_BODY: Final = 4 * 2**20
 _TIMEOUT: Final = 5.0
 
 
-def cast(conversation: Conversation, to: Address, method: str, args: dict[str, Any]) -> Awaitable[None]:
-    """`args` without `id` and `key`, which are the message's own."""
+def cast(
+    conversation: Conversation, to: Address, method: str, args: dict[str, Any], timeout: float = _TIMEOUT
+) -> Awaitable[None]:
+    """`args` without `id` and `key`, which are the message's own. `timeout`: seconds to wait for the disk at most."""
     conversation.here()
     if to.kind != "name":
         text = f"durable cast to {to.kind} {to.name}: expected the name of an agent, for which it waits whatever happens"
@@ -35,7 +37,8 @@ def cast(conversation: Conversation, to: Address, method: str, args: dict[str, A
     transaction = TRANSACTION.get()
     if transaction is not None:
         return transaction.add(request)
-    return _kept(conversation, request, Waiting(conversation.loop.create_future(), "durable cast to", to.name, method))
+    waiting = Waiting(conversation.loop.create_future(), "durable cast to", to.name, method)
+    return _kept(conversation, request, waiting, timeout)
 
 
 def publish(conversation: Conversation, topic: str, data: dict[str, Any]) -> Awaitable[None]:
@@ -56,14 +59,16 @@ async def _published(conversation: Conversation, topic: str, data: dict[str, Any
     await conversation.publish(topic, data)
 
 
-def _kept(conversation: Conversation, request: list[Any], waiting: Waiting) -> Awaitable[None]:
+def _kept(
+    conversation: Conversation, request: list[Any], waiting: Waiting, timeout: float = _TIMEOUT
+) -> Awaitable[None]:
     """Said when this returns, in the order in which it was said; done when it is awaited."""
     conversation.submissions.put(Submission(waiting, [request]))
-    return _on_disk(conversation, waiting)
+    return _on_disk(conversation, waiting, timeout)
 
 
-async def _on_disk(conversation: Conversation, waiting: Waiting) -> None:
-    deadline = conversation.deadline(_TIMEOUT, waiting.verb, waiting.target, waiting.method)
+async def _on_disk(conversation: Conversation, waiting: Waiting, timeout: float) -> None:
+    deadline = conversation.deadline(timeout, waiting.verb, waiting.target, waiting.method)
     missing = "the store did not say whether it is on disk; to send it again without doubling it, give it an id"
     await conversation.within(deadline, waiting, missing, "maybe")
 

@@ -148,6 +148,17 @@ class Reject(OtpdError):
         self.message, self.data = message, data
 
 
+def stale(name: str, why: str) -> str:
+    """Why the broker refuses an incarnation: another has taken its place, or it has not kept to the protocol.
+
+    >>> stale("feed", "generation 3 is current")
+    'feed: a newer incarnation has taken over (generation 3 is current)'
+    """
+    if why.startswith("protocol: "):
+        return f"{name}: the broker refuses it after three malformed frames within a minute ({why}); is it of another otpd?"
+    return f"{name}: a newer incarnation has taken over ({why})"
+
+
 #: What the codes of docs/protocol.md, 7, are called here: class, cause, what to do next.
 _CODES: Final[dict[str, tuple[type[OtpdError], str, str]]] = {
     "noproc": (

@@ -19,8 +19,9 @@ from otpd.agents.values import Event
 from otpd.ipc.happenings import Down, EventReceived, Gap
 from otpd.ipc.topics import TopicError, Trie, words_of_pattern
 
-#: Events that wait for a thread; the oldest are dropped and counted in `missed`.
+#: Events that wait for a thread, and the bytes that they came in; the oldest are dropped and counted in `missed`.
 _WAITING: Final = 1000
+_WAITING_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class Events:
 
     def __init__(self, pattern: str, timeout: float | None, cancel: Callable[[], None]) -> None:
         self.pattern, self._timeout, self._cancel = pattern, timeout, cancel
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[tuple[Event, int]] = deque()  # with their bytes
+        self._size = 0
         self._missed = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -81,7 +83,7 @@ class Events:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed, self._timeout)
             if self._waiting:
-                return self._waiting.popleft()
+                return self._take()
             if self._error is not None:
                 raise type(self._error)(str(self._error))
             raise StopIteration
@@ -97,14 +99,22 @@ class Events:
         self._cancel()
         self.end(None)
 
-    def put(self, topic: str, data: Any, source: str, generation: int) -> None:
+    def put(self, topic: str, data: Any, source: str, generation: int, size: int = 0) -> None:
+        """`size`: the bytes of it, which are the bulk of what is kept."""
         with self._changed:
-            self._waiting.append(Event(topic, data, source, generation, self._missed))
+            self._waiting.append((Event(topic, data, source, generation, self._missed), size))
+            self._size += size
             self._missed = 0
-            if len(self._waiting) > _WAITING:
-                dropped, next_one = self._waiting.popleft(), self._waiting.popleft()
-                self._waiting.appendleft(replace(next_one, missed=next_one.missed + dropped.missed + 1))
+            while len(self._waiting) > _WAITING or (self._size > _WAITING_BYTES and len(self._waiting) > 1):
+                dropped = self._take()
+                next_one, its_size = self._waiting.popleft()
+                self._waiting.appendleft((replace(next_one, missed=next_one.missed + dropped.missed + 1), its_size))
             self._changed.notify()
+
+    def _take(self) -> Event:
+        event, size = self._waiting.popleft()
+        self._size -= size
+        return event
 
     def gap(self, count: int) -> None:
         """So many were dropped before they came here."""
@@ -172,7 +182,7 @@ class Following:
         except (*UNDECODABLE, TopicError):
             return
         for ref in refs:
-            self._events[ref].put(received.topic, data, received.source, received.generation)
+            self._events[ref].put(received.topic, data, received.source, received.generation, len(received.body))
 
     def _gap(self, gap: Gap) -> None:
         if gap.ref in self._events:

@@ -21,6 +21,7 @@ from otpd.agents.agent import Agent, Ignore
 from otpd.agents.arguments import ArgumentError
 from otpd.agents.channel import Channel, Job, inherited
 from otpd.agents.conversation import Conversation
+from otpd.agents.errors import stale
 from otpd.agents.host import Host
 from otpd.agents.line import Line
 from otpd.agents.watching import Watching
@@ -167,8 +168,9 @@ class Life:
         host.stop(self._stop_reason)
 
     def _fenced(self, fenced: Fenced) -> None:
-        """A newer incarnation has taken over: this one must not do anything any more, not even terminate (A2, K8)."""
-        print(f"{self._job.name}: a newer incarnation has taken over ({fenced.why})", file=sys.stderr, flush=True)
+        """Another incarnation has the name, or this one is refused: it must not do anything any more, not even terminate
+        (A2, K8)."""
+        print(stale(self._job.name, fenced.why), file=sys.stderr, flush=True)
         self._channel.say("exit", "stale")
         os._exit(1)
 

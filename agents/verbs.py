@@ -30,6 +30,11 @@ POLICIES: Final = ("any", "all", "round_robin", "least_loaded", "hash")
 _DONE: Final = Done()
 
 
+def _seconds(word: bool | float) -> float:
+    """True is the default; a number is what it says."""
+    return TIMEOUT if word is True else float(word)
+
+
 class Verbs(Commands, TaskVerbs):
     _otpd: Conversation
 
@@ -61,23 +66,23 @@ class Verbs(Commands, TaskVerbs):
         return dict(zip(names, results, strict=True))
 
     def cast(
-        self, to: str | Address, method: str, /, confirm: bool = False, durable: bool = False, **args: Any
+        self, to: str | Address, method: str, /, confirm: bool | float = False, durable: bool | float = False, **args: Any
     ) -> Awaitable[None]:
         """Send without an answer. Done when it is queued here; while too much is queued it waits for room.
 
-        One that the broker does not accept later reaches `handle_rejected`. With `confirm` it waits for the broker's word
-        and raises: NoProcess, Overloaded.
+        One that the broker does not accept later reaches `handle_rejected`. With `confirm` (True, or
+        for how many seconds at most) it waits for the broker's word and raises: NoProcess, Overloaded.
 
-        With `durable` it waits until the store has it on disk, and raises StoreFull, Overloaded, CallTimeout; from then on
-        it reaches `to` at least once, whatever dies. `id`: the same id of the same sender within 10 minutes is the same
-        message. `key`: those with the same key come one after the other; by default the sender is the key. In a
-        transaction it is on disk with that.
+        With `durable` (True, or seconds) it waits until the store has it on disk, and raises StoreFull, Overloaded,
+        CallTimeout; from then on it reaches `to` at least once, whatever dies. `id`: the same id of the same sender within
+        10 minutes is the same message. `key`: those with the same key come one after the other; by default the sender is
+        the key. In a transaction it is on disk with that.
         """
         conversation = self._otpd
         if durable:
-            return durables.cast(conversation, conversation.names.address(to), method, args)
+            return durables.cast(conversation, conversation.names.address(to), method, args, _seconds(durable))
         if confirm:
-            return conversation.cast_confirmed(conversation.names.address(to), method, args, TIMEOUT)
+            return conversation.cast_confirmed(conversation.names.address(to), method, args, _seconds(confirm))
         return conversation.cast(conversation.names.address(to), method, args)  # type: ignore[no-any-return]
 
     def publish(self, topic: str, /, durable: bool = False, **data: Any) -> Awaitable[None]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _timeout = click.option(
     "--timeout", metavar="DURATION", callback=to_seconds, default="5s", show_default=True,
-    help="How long to wait for the answer at most (exit 8).",
+    help="How long to wait for the node's answer at most (exit 8).",
 )  # fmt: skip
 #: Arguments that the verbs take for themselves, and what to write.
 _OPTIONS = {
@@ -76,7 +76,7 @@ def cast(
     """Send METHOD to the agent NAME one way; done when the broker has accepted it, or (--durable) the store has it."""
     given = keywords(arguments) | _own(durable, id_, key, arguments)
     with client_of(context, timeout) as client:
-        client.cast(name, method, confirm=not durable, durable=durable, **given)
+        client.cast(name, method, confirm=not durable and timeout, durable=durable and timeout, **given)
     _accepted(json_, f"on disk for {name}" if durable else f"accepted for {name}")
 
 

@@ -36,6 +36,7 @@ class Signature:
     line: int  # of its init(), or of the class when it has none
     parameters: tuple[Parameter, ...]
     open: bool  # it has **kwargs
+    itself: str = "self"  # the name that the agent has in it; "" when that may be an argument, too
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,6 +59,9 @@ def check(found: Signature, args: Mapping[str, Any], script: str) -> list[Invali
     place = f"{found.agent}.init() at {script}:{found.line}"
     known = {parameter.name: parameter for parameter in found.parameters}
     wrong = [_unknown(name, found, place) for name in args if name not in known and not found.open]
+    if found.open and found.itself in args and found.itself not in known:
+        what = f"{place} has the agent itself as {found.itself}; give this argument another name"
+        wrong.append(Invalid(what=what).under("args", found.itself))
     for parameter in found.parameters:
         if parameter.name not in args and parameter.required:
             what = f"{place} needs the argument {parameter.name}; add args = {{ {parameter.name} = ... }}"
@@ -157,7 +161,8 @@ def _signature_of(agent: str, init: _Function) -> Signature | None:
     found = [Parameter(item.arg, index < required, item.annotation) for index, item in enumerate(ordinary)]
     defaults = zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
     found += [Parameter(item.arg, default is None, item.annotation) for item, default in defaults]
-    return Signature(agent, init.lineno, tuple(found), spec.kwarg is not None)
+    itself = "" if spec.posonlyargs else spec.args[0].arg
+    return Signature(agent, init.lineno, tuple(found), spec.kwarg is not None, itself)
 
 
 def _last(base: ast.expr) -> str:

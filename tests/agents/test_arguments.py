@@ -97,3 +97,12 @@ def test_a_first_parameter_that_is_not_for_keywords_leaves_its_name_free() -> No
     def function(self: Any, /, **any_: Any) -> None: ...
 
     assert Parameters(function, bound=True).wrong({"self": 1}) is None
+
+
+def test_an_argument_that_would_take_the_place_of_the_agent_is_refused_with_what_to_do() -> None:
+    class Feed:
+        def init(self, **any_: Any) -> None: ...
+
+    assert bind("feed", Feed().init, {"symbol": "A"}) == {"symbol": "A"}
+    with pytest.raises(ArgumentError, match=r"agent feed, argument self: .*: call the argument otherwise"):
+        bind("feed", Feed().init, {"self": 1})

@@ -41,3 +41,8 @@ def classes() -> list[type[OtpdError]]:
 def test_every_class_is_exported_and_has_its_section_in_the_docs(kind: type[OtpdError]) -> None:
     assert getattr(otpd.agents, kind.__name__) is kind
     assert f"\n## {kind.__name__}\n" in (DOCS / "troubleshooting.md").read_text()
+
+
+def test_who_is_refused_for_its_frames_is_not_told_that_it_was_replaced() -> None:
+    assert errors.stale("feed", "4 is current") == "feed: a newer incarnation has taken over (4 is current)"
+    assert errors.stale("feed", "protocol: no frame").startswith("feed: the broker refuses it after three malformed frames")

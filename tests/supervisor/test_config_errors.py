@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ OK = '[agents.ok]\nscript = "feed.py"\n'
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "feed.py").write_text(FEED)
+    (tmp_path / "open.py").write_text(re.sub(r"self, .*\)", "self, **any_: int)", FEED))
     (tmp_path / "needs.py").write_text(FEED.replace('symbol: str = "A"', "symbol: str"))
     (tmp_path / "sub").mkdir()
     (tmp_path / "tool").write_text("#!/bin/sh\n")
@@ -508,6 +510,11 @@ PARENT = "expected the name of a supervisor in this file, got "
             "2:1: node.state_dir: expected a directory, got the file DIR/feed.py",
         ),
         # arguments of init()
+        (
+            '[agents.a]\nscript = "open.py"\nargs = { self = 1, other = 2 }\n',
+            "3:10: agents.a.args.self: Feed.init() at open.py:4 has the agent itself as self; "
+            "give this argument another name",
+        ),
         (
             '[agents.a]\nscript = "needs.py"\n',
             "1:9: agents.a: Feed.init() at needs.py:4 needs the argument symbol; add args = { symbol = ... }",

@@ -1,25 +1,21 @@
 """Writes a report of what the spool holds: how many modules, how many lines, which are the longest."""
 
-import asyncio
 import json
 from pathlib import Path
 
-from otpd.agents import Agent, run
-
-PAUSE = 0.5
+from otpd.agents import Agent, every, run
 
 
 class Summary(Agent):
     """Reads the table that `follow` keeps."""
 
     async def init(self, spool: str, report: str) -> None:
-        self.task = asyncio.create_task(self.work(Path(spool) / "sizes.json", Path(report)))
+        self.sizes, self.report = Path(spool) / "sizes.json", Path(report)
 
-    async def work(self, sizes: Path, report: Path) -> None:
-        while True:  # otpd: allow sleep-loop the table is a file, which announces nothing
-            if sizes.exists():
-                report.write_text(summarise(json.loads(sizes.read_text())))
-            await asyncio.sleep(PAUSE)
+    @every("500ms")
+    async def write(self) -> None:
+        if self.sizes.exists():
+            self.report.write_text(summarise(json.loads(self.sizes.read_text())))
 
 
 def summarise(table: dict[str, int]) -> str:
