@@ -211,7 +211,7 @@ async def _once_known(conversation: Conversation, to: Address, method: str, argu
 
 async def nobody_to_summon(name: str) -> None:
     """Where there is no root to ask."""
-    raise NoProcess(f"nobody has the name {name} here, and there is no node that could start it")
+    raise NoProcess(f"nobody has the name {name} here, and no node could start it; in a test: agent.{name}(...)")
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

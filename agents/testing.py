@@ -43,12 +43,14 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from otpd.agents import raised
 from otpd.agents.agent import Agent
+from otpd.agents.commands import COMMANDS
 from otpd.agents.conversation import Conversation
 from otpd.agents.data import decode
 from otpd.agents.errors import ChildError, Reject, RemoteError
 from otpd.agents.host import Host
 from otpd.agents.tasks.local import LocalPools
 from otpd.agents.testing_clock import Clock
+from otpd.agents.testing_commands import Commands, Outcome
 from otpd.agents.testing_node import Node
 from otpd.agents.testing_scheduler import SCHEDULER, Scheduler
 from otpd.agents.testing_store import STORE, RecordingSubmissions, Store
@@ -209,6 +211,13 @@ class Running(Generic[A]):
             peer.begin()
             self._turn()  # it is there, for who sends to it now
         return peer
+
+    def commands(self, outcome: Outcome) -> Commands:
+        """The commands that the agent orders: `outcome(argv, options)` says what comes of each, nothing is run. What it has
+        ordered is in what this returns."""
+        played = Commands(outcome)
+        self.peer(COMMANDS, played.answer)
+        return played
 
     async def down(self, name: str, reason: str = "killed") -> None:
         """A peer dies; over when the agent has handled what follows."""
