@@ -1,0 +1,52 @@
+"""The example `codebox`: strangers' snippets, and attacks that leave it as it was. The whole corpus: scripts/codebox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.node import Node
+from tests.sandbox.codebox import attacks, box, play
+from tests.sandbox.conftest import why_not_native
+
+#: Of each kind one: what it uses up, what it leaves, whom it kills, what it prints, where it looks.
+SLICE = (
+    "A01-forkbomb-py", "A06-membomb", "A11-tmp-fill", "A20-stdout-flood", "B02-daemon", "B06-kill-all", "B25-kill-init",
+    "C01-env", "E02-abstract", "F27-privs",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def codebox() -> Iterator[Node]:
+    if why_not_native():
+        pytest.skip(f"no native sandbox here, which is announced by the capability table: {why_not_native()}")
+    made = box()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_snippet_is_run_and_its_end_is_told(codebox: Node) -> None:
+    def run(code: str, *more: str) -> dict[str, object]:
+        told = codebox.otpd("call", "codebox", "run", f"code={code}", "--timeout", "60s", *more)
+        return dict(json.loads(told.stdout))
+
+    answer = run("print(input() + '!')", "stdin=hello")
+    assert {key: answer[key] for key in ("ok", "ended", "output", "errors", "cut", "hint")} == {
+        "ok": True, "ended": "exited 0", "output": "hello!\n", "errors": "", "cut": False, "hint": "",
+    }  # fmt: skip
+    assert run("while True: pass", "seconds=1")["ended"] == "killed (timeout)"
+    assert "ZeroDivisionError" in str(run("1 / 0")["errors"])
+    refused = codebox.otpd("call", "codebox", "run", "code=pass", "seconds=600", check=1)
+    assert "at most 5, got 600" in refused.stderr
+    assert json.loads(codebox.otpd("call", "codebox", "stats").stdout)["ended"] == {"exited": 2, "timeout": 1}
+
+
+def test_it_stays_well_under_attack(codebox: Node) -> None:
+    found = list(attacks(only=SLICE))
+    assert {each.id for each in found} == set(SLICE)
+    assert play(codebox, found) == []
