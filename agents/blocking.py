@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from otpd.agents.commands import Command, Options, Word
+from otpd.agents.errors import OtpdError
 from otpd.agents.locks import Lock
 from otpd.agents.proxies import Proxy
 from otpd.agents.sandbox.result import Result
@@ -191,4 +192,5 @@ class BlockingCommand:
         return self
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
-        self.cancel()
+        with contextlib.suppress(OtpdError):
+            self.cancel()

@@ -14,6 +14,7 @@ BrokerLost (who would have answered died: the command is ended, too). A caller t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -128,15 +129,20 @@ class Command:
         await self._ask("write", last=True)
 
     async def cancel(self) -> None:
-        """End it; its result says so. Nothing happens to one that is over."""
+        """End it; its result says so. Nothing happens to one that is over, or lost with who ran it.
+
+        Done although the deadline of the call that this serves has passed.
+        """
         if self._result is None:
-            await self._ask("end")
+            with contextlib.suppress(Reject, NoProcess):
+                await self._conversation.call(Address(COMMANDS), "end", {"id": self.id}, None, inherit=False)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
-        await self.cancel()
+        with contextlib.suppress(OtpdError):  # who ran it has died, and it with him; what is raised in the block says more
+            await self.cancel()
 
     async def _ask(self, method: str, **arguments: Any) -> Any:
         return await ask(self._conversation, method, {"id": self.id, **arguments})

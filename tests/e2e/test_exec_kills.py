@@ -163,6 +163,17 @@ def test_the_service(one: Node, client: Client) -> None:
     next_one_runs(one)
 
 
+def test_the_service_while_its_output_is_read(one: Node, client: Client) -> None:
+    before = one.worker("commands")
+    with pytest.raises(Exited), client.exec(["sh", "-c", "echo begun; sleep 300"], stream=True) as run:
+        assert next(run) == ("stdout", b"begun\n")
+        one.kill(before["pid"])
+        next(run)
+    one.reborn("commands", before["generation"], 60)
+    run.cancel()  # nothing happens: it is lost
+    next_one_runs(one)
+
+
 def test_the_owner(one: Node, client: Client) -> None:
     command, outcome, worker = begun(one, lambda it: client.call("owner", "wait", argv=it.argv, timeout=300))
     one.kill(one.pid("owner"))
