@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from otpd.agents import connect
+from scripts.benchmarks.ordered import ATTACKS
 from tests.e2e.node import Node
 from tests.sandbox.codebox import attacks, box, play
 from tests.sandbox.conftest import why_not_native
@@ -50,3 +53,17 @@ def test_it_stays_well_under_attack(codebox: Node) -> None:
     found = list(attacks(only=SLICE))
     assert {each.id for each in found} == set(SLICE)
     assert play(codebox, found) == []
+
+
+def test_others_are_answered_while_four_snippets_attack_at_once(codebox: Node) -> None:
+    before = {row["name"]: row["generation"] for row in codebox.ask("status") if not row["name"].startswith("commands-")}
+    with connect(codebox.control, timeout=60) as client, ThreadPoolExecutor(len(ATTACKS)) as threads:
+        codes = ATTACKS.values()
+        asked = [threads.submit(client.call, "codebox", "run", timeout=120, code=code, seconds=2.0) for code in codes]
+        answers = 0
+        while not all(each.done() for each in asked) or not answers:
+            assert client.call("codebox", "stats", timeout=60)["running"] <= len(ATTACKS)
+            answers += 1
+        assert [each.result()["ended"].partition(" ")[0] for each in asked] == ["killed"] * len(ATTACKS)
+    after = {row["name"]: row["generation"] for row in codebox.ask("status") if not row["name"].startswith("commands-")}
+    assert before == after
