@@ -135,7 +135,7 @@ class Bubblewrap(Backend):
         for fd in files.values():
             os.lseek(fd, 0, os.SEEK_SET)
         words, more = self._init_words(slot, base)
-        stage = _Stage(granted.trees, [*self.settings.ro], self._maps) if self.slot_uid else None
+        stage = _Stage(granted.trees, [*self.settings.ro], self._maps, self._own_files()) if self.slot_uid else None
         inherited += [*files.values(), *more]
         command = [self._program, *self._arguments(profile, granted, files, stage), "--info-fd", str(tell), "--", *words]
         try:
@@ -150,6 +150,10 @@ class Bubblewrap(Backend):
                 os.close(fd)
             if stage is not None:
                 stage.close()
+
+    def _own_files(self) -> list[str]:
+        """What the init is made of, wherever otpd is installed."""
+        return [self._launcher] if self._launcher else [*interpreter_paths(interpreter(self.settings.python))]
 
     def _init_words(self, slot: int, base: int) -> tuple[list[str], list[int]]:
         """The command line inside, and the descriptors that it needs besides."""
@@ -176,7 +180,7 @@ class Bubblewrap(Backend):
         ]
         for path, size in _scratch(settings):
             words += ["--perms", "0700" if path == view.HOME else "1777", "--size", str(size), "--tmpfs", path]
-        readable = [*settings.ro, *interpreter_paths(interpreter(settings.python) if not self._launcher else "")]
+        readable = [*settings.ro, *([] if self._launcher else self._own_files())]
         for path in view.outermost(readable):
             words += ["--ro-bind", stage.read_only(path) if stage else path, path]
         for index, path in enumerate(sorted(profile.rw)):
@@ -296,11 +300,23 @@ def _protected(profile: Profile, granted: Granted, stage: _Stage | None) -> Iter
             yield from ("--ro-bind" if depth == len(parts) else "--bind", f"{top}/{beneath}", f"{grant}/{beneath}")
 
 
+def stage_for(in_sight: list[str], places: tuple[str, ...] = view.STAGES) -> str:
+    """The first of `places` that exists and holds none of `in_sight`. SetupFailed when there is none."""
+    resolved = [os.path.realpath(path) + "/" for path in in_sight]
+    for place in places:
+        if os.path.isdir(place) and not any(path.startswith(os.path.realpath(place) + "/") for path in resolved):
+            return place
+    raise SetupFailed(
+        f"none of {', '.join(places)} exists and holds nothing of otpd itself.", layer="bwrap", fix="mkdir /mnt"
+    )
+
+
 class _Stage:
     """For root: where bwrap, as the slot's uid, finds what it binds. In a mount namespace of its own (`_before`)."""
 
-    def __init__(self, trees: list[int], read_only: list[str], maps: IdMaps | None) -> None:
-        self.directory = next(each for each in view.STAGES if os.path.isdir(each))
+    def __init__(self, trees: list[int], read_only: list[str], maps: IdMaps | None, in_sight: list[str]) -> None:
+        """`in_sight`: paths that bwrap reads where they are, so that the stage must not cover them."""
+        self.directory = stage_for(in_sight)
         self._read = {path: len(trees) + index for index, path in enumerate(read_only)}
         self._opened = [open_grant(path, writable=False, maps=maps).tree for path in read_only]
         self._trees = [*trees, *self._opened]

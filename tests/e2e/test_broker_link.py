@@ -75,7 +75,7 @@ def test_an_agent_is_given_what_it_proves_itself_with_and_nobody_else_sees_it() 
         runtime = str(Path(n.control).parent)
         assert jobs["a"] | {"identity": "", "token": ""} == {
             "name": "a", "generation": 1, "life": 1, "args": {}, "watchdog": None, "stop_signal": signal.SIGTERM,
-            "identity": "", "token": "", "broker": ["b1.1", f"ipc://{runtime}/b1.1"], "runtime": runtime,
+            "identity": "", "token": "", "broker": ["b1.1", f"ipc://{runtime}/b1.1"], "runtime": runtime, "spawn": "warn",
         }  # fmt: skip
         n.kill(n.pid("a"))
         n.reborn("a", 1)
