@@ -8,6 +8,7 @@ it what it was given).
 |---|---|---|
 | running or waiting | - | attach: the answer comes with its end |
 | ended | - | its outcome |
+| unknown, of a fixed delay that has not passed since the last end | - | early: the word of a scheduler that is no more |
 | unknown | nobody, or this generation | run it |
 | unknown | another generation | lost |
 
@@ -24,15 +25,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from otpd.agents.schedules import Plan, to_data
+from otpd.agents.schedules import Every, Plan, to_data
 
 #: Ended runs that are remembered: whoever asks again does so within seconds.
 REMEMBERED: Final = 4096
 
+#: ns by which the scheduler may have counted from an earlier end: that of a run that it cancelled, and that ended later.
+_SLACK: Final = 1_000_000_000
+
 
 @dataclass(slots=True)
 class Declaration:
-    """One decorated method; what `machine.Declared` says of it."""
+    """One decorated method; what `machine.Declared` says of it. Runs that an operator asks for have numbers below 0 and move
+    nothing."""
 
     id: str
     method: str
@@ -41,6 +46,14 @@ class Declaration:
     last: int | None = None
     ended: int | None = None
     running: set[int] = field(default_factory=set)
+
+    def too_early(self, run: int) -> bool:
+        """Two schedulers, one after the other, count a fixed delay from slightly different ends, and both may have sent."""
+        if not (isinstance(self.plan, Every) and self.plan.delay) or run < 0:
+            return False
+        goes_on = any(each > 0 for each in self.running)
+        interval = self.plan.interval
+        return goes_on or (self.ended is not None and run < self.ended + interval - min(interval // 2, _SLACK))
 
     def to_data(self) -> dict[str, Any]:
         return {
@@ -61,11 +74,13 @@ class Firings:
             return self._runs[key] or "attach"
         if only is not None and only != self._generation:
             return "lost"
-        self._runs[key] = None
         declared = self.declared.get(id_)
+        if declared is not None and declared.too_early(run):
+            return "early"
+        self._runs[key] = None
         if declared is not None:
             declared.running.add(run)
-            declared.last = max(declared.last or 0, run) or None  # what an operator asks for is below 0
+            declared.last = max(declared.last or 0, run) or None
         return "run"
 
     def end(self, id_: str, run: int, outcome: str, now: int) -> None:
@@ -77,7 +92,7 @@ class Firings:
         declared = self.declared.get(id_)
         if declared is not None:
             declared.running.discard(run)
-            declared.ended = now
+            declared.ended = now if run > 0 else declared.ended
 
     def _forget(self) -> None:
         """The one that ended first."""

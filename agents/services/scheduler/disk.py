@@ -102,7 +102,7 @@ class Disk:
         shift = time.monotonic_ns() - time.time_ns()
         connection.execute("BEGIN")
         connection.execute("UPDATE schedules SET due = due_wall + ?, run = iif(run IS NULL, NULL, due_wall + ?) "
-                           "WHERE kind = 'once' AND NOT wall", (shift, shift))  # fmt: skip
+                           "WHERE NOT wall", (shift, shift))  # fmt: skip
         connection.execute("INSERT OR REPLACE INTO facts VALUES ('boot', ?)", (boot,))
         connection.execute("COMMIT")
 

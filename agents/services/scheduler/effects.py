@@ -64,8 +64,9 @@ class Record:
     """A schedule as it outlives the process.
 
     `declared`: its agent will hand it over again, only what that can't know is kept. `last`: the newest slot that was
-    decided (wall clock). `run`, `generation`: a run that was given to this generation and whose end is not known.
-    `due_wall`: `due` on the wall clock, for another boot of the machine.
+    decided, of a cron line. `due`: of a one-shot timer; of an interval, what its next slot counts from. `due_wall`: the
+    same on the wall clock, for another boot of the machine. `run`, `generation`: a run that was given to this generation
+    and whose end is not known.
     """
 
     id: str

@@ -214,12 +214,14 @@ class Scheduler:
         self.runs.take_over(job, each, memory, now)
         if memory is None:
             self.runs.keep(job, now)
+        else:
+            self.runs.keep_or_forget(job, now)
 
     def _begin(self, job: Job, each: Declared, memory: Record | None, now: Instant) -> None:
         """The first slot: after the last one that anybody knows of."""
-        kept = None if memory is None else memory.last
         plan = each.plan
         if isinstance(plan, Cron):
+            kept = None if memory is None else memory.last
             job.last = max(each.last or 0, kept or 0) or now.wall
             if job.last > now.wall + CORRECTED:
                 job.last = now.wall
@@ -228,7 +230,7 @@ class Scheduler:
         assert isinstance(plan, Every)
         known = each.ended if plan.delay and each.ended is not None else each.last
         if known is None:
-            known = each.since if kept is None else min(now.mono, now.mono - (now.wall - kept))
+            known = each.since if memory is None or memory.wall else min(now.mono, memory.due)
         job.last = known
         if not (plan.delay and each.running):
             self._arm(job, known + plan.interval)

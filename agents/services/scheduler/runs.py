@@ -17,6 +17,8 @@ How a run ends, as `timetable` hears it:
 | undelivered | it has reached nobody | an interval's is skipped; others are tried again |
 | unknown | the broker died meanwhile | its agent is asked again, this generation only |
 | lost | its generation has ended, and may have handled it | it is over, and counted |
+| early | an earlier scheduler's run of this fixed delay came first | it is over |
+| cancelled | the handler was cancelled | it is over |
 """
 
 from __future__ import annotations
@@ -69,8 +71,10 @@ class Runs:
         match rules.overlap:
             case "queue" if len(job.waiting or ()) < rules.queue:
                 self._wait(job, run)
-            case "allow" if busy < ALLOWED:
+            case "allow" if not job.waiting and busy < ALLOWED:
                 self._give(job, run, None, now)
+            case "allow" if job.waiting and len(job.waiting) < MOST:
+                self._wait(job, run)
             case "kill_previous":
                 self._kill(job)
                 self._give(job, run, None, now)
@@ -132,7 +136,7 @@ class Runs:
     def _go_on(self, job: Job, now: Instant) -> None:
         self.pump(job, now)
         if not job.runs and not job.waiting:
-            if isinstance(job.plan, Cron):
+            if not isinstance(job.plan, Once):
                 self.keep(job, now)
             self._whole.idle(job, now)
 
@@ -166,7 +170,9 @@ class Runs:
             self._take(job, run)
             self._effects.append(Cancel(job.id, run))
             self._effects.append(Note("ended", job.id, {"run": run, "outcome": "killed"}))
-        job.waiting = None
+        if job.waiting:
+            self.skip(job, "overlap", len(job.waiting))
+            job.waiting = None
 
     def skip(self, job: Job, why: str, count: int) -> None:
         if job.skipped is None:
@@ -203,10 +209,19 @@ class Runs:
         self._effects.append(Forget(job.id) if record is None else Keep(record))
 
 
+def _given(job: Job) -> tuple[int | None, int]:
+    """A run that a generation may have, and which: until its end is known, no other must have it."""
+    for run, live in (job.runs or {}).items():
+        return run, live.generation
+    for run, only in job.waiting or ():
+        if only is not None:
+            return run, only
+    return None, 0
+
+
 def _record(job: Job, now: Instant) -> Record | None:
     """None when its agent knows all that there is to know."""
-    run, live = next(iter((job.runs or {}).items()), (None, None))
-    generation = live.generation if live is not None else 0
+    run, generation = _given(job)
     match job.plan:
         case Once(due=due, wall=wall, rules=rules):
             return Record(
@@ -215,8 +230,13 @@ def _record(job: Job, now: Instant) -> Record | None:
             )  # fmt: skip
         case Cron():
             last = min(run for run, _ in job.waiting) - 1 if job.waiting else job.last
-        case Every(interval=interval) if job.paused or interval >= KEPT_INTERVAL:
-            last, run, generation = now.wall - max(0, now.mono - job.last), None, 0
+        case Every(interval=interval, delay=delay) if job.paused or interval >= KEPT_INTERVAL:
+            waits = job.timer is not None or job.parked
+            last = now.mono if delay and not waits else job.slot - interval
+            due_wall = now.wall + last - now.mono
+            return Record(
+                job.id, job.owner.name, job.method, "declared", paused=job.paused, due=last, due_wall=due_wall
+            )
         case _:
             return None
-    return Record(job.id, job.owner.name, job.method, "declared", last, run, generation, job.paused)
+    return Record(job.id, job.owner.name, job.method, "declared", last, run, generation, job.paused, wall=True)

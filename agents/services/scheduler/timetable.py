@@ -7,6 +7,7 @@ Runs of schedules that leave nothing on disk don't wait for it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -75,6 +76,7 @@ class Timetable:
         self._loop = conversation.loop
         self._calls: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._unsent: dict[tuple[str, int], Fire] = {}  # they wait for the disk
+        self._held: Counter[str] = Counter()  # schedules of which a run waits so: later runs stay behind it
         self._timer: asyncio.TimerHandle | None = None
         self._wall = alarm(self.ring)
         self._closed = False
@@ -92,8 +94,9 @@ class Timetable:
         fires: list[Fire] = []
         for effect in self.machine.take():
             self._sort(effect, changes, fires)
-        if changes:
+        if changes or any(fire.id in self._held for fire in fires):
             self._unsent.update({(fire.id, fire.run): fire for fire in fires})
+            self._held.update(fire.id for fire in fires)
             back = self._loop.call_soon_threadsafe
             self._keeper.write(changes, lambda why: None if self._closed else _called(back, self._kept, why, fires, then))
         else:
@@ -124,6 +127,9 @@ class Timetable:
             self.unkept += 1
             self._tell(Note("unkept", "", {"why": why}))
         for fire in fires:
+            self._held[fire.id] -= 1
+            if not self._held[fire.id]:
+                del self._held[fire.id]
             if self._unsent.pop((fire.id, fire.run), None) is fire:
                 self._fire(fire)
         if then is not None:
@@ -170,7 +176,7 @@ class Timetable:
             why = _REASONS.get(type(error))
             return ("undelivered", why) if why is not None else ("rejected", "")
         outcome = answer.get("outcome") if isinstance(answer, dict) else None
-        return outcome if outcome in ("done", "rejected", "raised", "cancelled", "lost") else "done", ""
+        return outcome if outcome in ("done", "rejected", "cancelled", "lost", "early") else "done", ""
 
     def _cancel(self, id_: str, run: int, fires: list[Fire]) -> None:
         key = (id_, run)
