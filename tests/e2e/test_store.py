@@ -10,10 +10,11 @@ from typing import Any
 
 from otpd.agents import Reject, connect
 from tests.e2e.node import Node, node
+from tests.e2e.others import fill, needs_root, read_only_on_top, small_disk
 from tests.helpers import eventually
 
 LEDGER = """
-from otpd.agents import Agent, Stale, TooLarge, call, run
+from otpd.agents import Agent, Stale, StoreFull, TooLarge, call, run
 
 class Ledger(Agent):
     async def init(self):
@@ -24,6 +25,14 @@ class Ledger(Agent):
         self.books = {"sum": self.books["sum"] + n, "n": self.books["n"] + 1}
         await self.save(self.books)
         return self.books
+
+    @call
+    async def fits(self) -> bool:
+        try:
+            await self.save(self.books)
+        except StoreFull:
+            return False
+        return True
 
     @call
     def plain(self) -> dict:
@@ -165,6 +174,41 @@ def test_a_damaged_database_is_quarantined_named_and_fences_whoever_may_have_los
         n.otpd("state", "accept-loss")
         n.when("ledger", state="running", deadline=60)
         assert call(n, "add", n=1) == {"sum": 1, "n": 1}
+
+
+@needs_root
+def test_a_full_disk_refuses_what_is_new_shows_it_and_takes_everything_again_when_there_is_room() -> None:
+    """No false answer, and nobody dies of it: neither the store nor the agent."""
+    with (
+        node(CONFIG, {"ledger.py": LEDGER}, services=("store", "health"), start=False) as n,
+        small_disk(n.home / ".otpd", "size=12m,mode=700") as disk,
+    ):
+        n.start()
+        call(n, "add", n=5)
+        filler = fill(disk)
+        eventually(lambda: not call(n, "fits"))
+        assert "the disk is full" in n.otpd("health", "store", "--now", check=None).stdout
+        assert "the disk is full, nothing new is stored" in n.otpd("doctor", check=None).stdout
+        filler.unlink()
+        eventually(lambda: call(n, "fits"))
+        assert call(n, "add", n=1) == {"sum": 6, "n": 2}
+        assert {n.worker(name)["generation"] for name in ("store", "ledger")} == {1}
+        assert (disk / "store.ballast").stat().st_size == 1024 * 1024
+        told = [each["event"] for each in n.all_events() if each["event"].startswith("otpd.store.")]
+        assert told == ["otpd.store.full", "otpd.store.room"]
+        n.stop()
+
+
+@needs_root
+def test_a_store_that_can_t_write_says_so_holds_nobody_up_and_comes_back_by_itself() -> None:
+    with ledger_node() as n:
+        call(n, "add", n=5)
+        with read_only_on_top(n.home / ".otpd"):
+            n.kill(n.pid("store"))
+            eventually(lambda: "can't be written: Read-only file system" in n.otpd("why", "store").stdout)
+            assert n.states() == {"ledger": "running"}
+        assert call(n, "add", n=1) == {"sum": 6, "n": 2}
+        assert n.worker("ledger")["generation"] == 1
 
 
 def test_a_database_of_a_newer_otpd_is_refused_and_the_rest_of_the_node_runs() -> None:
