@@ -59,8 +59,7 @@ class Loop:
         self.process.after(0, action)
 
 
-#: The services that have a program in the simulated world.
-SERVICES = tuple(row for row in services.ROWS if row.name in ("broker",))
+
 
 
 class Paths:
@@ -84,7 +83,7 @@ class SimulatedRoot:
         self.loop = Loop(process)
         self.paths, self.node_id = Paths(), "simulated"
         node = NodeSpec(name="simulated", state_dir="/simulated", config="", top=world.scenario.top)
-        top = services.with_services(node, SERVICES)
+        top = services.with_services(node, tuple(row for row in services.ROWS if row.name in world.services))
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
         self.link = SimulatedLink(self)
         self.clients = Clients(self)

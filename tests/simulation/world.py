@@ -61,6 +61,9 @@ class Outcome:
 
 
 class World:
+    #: Those of the node's services that there are.
+    services: tuple[str, ...] = ("broker",)
+
     def __init__(self, scenario: Scenario, observers: tuple[type[Observer], ...] = ()) -> None:
         """`observers`: beside the invariants, and before them."""
         self.scenario = scenario

@@ -5,22 +5,22 @@ from __future__ import annotations
 from otpd.agents.agent import Agent
 from otpd.agents.errors import Reject
 from otpd.agents.services.store.refusals import Refusal, Stale, TooLarge
+from otpd.agents.services.store.state import Fence
 
 
 class Asked(Agent):
-    """`incs`: of who has been here; an older incarnation does nothing after that."""
+    """`fence`: an older incarnation than one that has been here does nothing any more."""
 
     max_state: int
-    incs: dict[str, int]
+    fence: Fence
 
     def _asker(self) -> tuple[str, int]:
         """Name and inc of who calls. Reject when a newer incarnation has been here: it speaks for nobody any more (A8)."""
         current = self.current
         assert current is not None
         inc = self._otpd.endpoint.inc >> 32 << 32 | current.generation
-        if inc < self.incs.get(current.caller, 0):
+        if not self.fence.admits(current.caller, inc):
             raise rejected(Stale(f"{current.caller}: a newer incarnation has taken over"))
-        self.incs[current.caller] = inc
         return current.caller, inc
 
     def _only_operators(self) -> None:

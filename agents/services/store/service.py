@@ -70,7 +70,7 @@ class Store(Keeper, Couriers):
         self.max_state = max_state
         self.broken: BaseException | None = None
         self.engine = engine
-        self.incs = {}
+        self.fence = state.Fence()
         await self.begin_couriers(bounds)
 
     async def terminate(self, reason: str) -> None:

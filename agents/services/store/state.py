@@ -46,6 +46,24 @@ class State:
     body: bytes | None
 
 
+class Fence:
+    """The newest incarnation of each name that has been here since the store began: an older one does nothing after it.
+
+    >>> fence = Fence()
+    >>> fence.admits("a", 7), fence.admits("a", 6), fence.admits("a", 7), fence.admits("a", 8)
+    (True, False, True, True)
+    """
+
+    def __init__(self) -> None:
+        self._incs: dict[str, int] = {}
+
+    def admits(self, name: str, inc: int) -> bool:
+        if inc < self._incs.get(name, 0):
+            return False
+        self._incs[name] = inc
+        return True
+
+
 def decide(row: State | None, inc: int, expected: int | None, body: bytes | None) -> State:
     """The row after a save by incarnation `inc`; Stale."""
     there = row or State(0, 0, None)
