@@ -30,6 +30,7 @@ _HERE: Final = __file__
 
 
 def main() -> None:
+    sys.path[0] = os.getcwd()  # the directory of the configuration, not that of this file
     address, secret = os.environ.pop(ADDRESS).split(" ")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     sock.connect(b"\0" + bytes.fromhex(address))
