@@ -18,7 +18,7 @@ from otpd.supervisor.paths import NodePaths
 #: All that a new root remembers: nothing is missed when heart has started root again.
 _EVERYTHING = 1000
 #: What an event line does not show: what it has shown already, its number, and what is too long for a line.
-_KNOWN = ("at", "event", "name", "path", "generation", "life", "seq", "lines", "traceback", "resources", "kind")
+_KNOWN = ("at", "event", "name", "path", "generation", "life", "seq", "lines", "traceback", "resources", "kind", "detached")
 _BAD = ("gave_up", "failed", "killed", "report.", "lost", "not_ended")
 
 
@@ -63,7 +63,8 @@ def line(event: dict[str, Any]) -> Line:
     if kind == "child.last_lines":
         event = {**event, "last": event["lines"][-1]}
     bad = any(word in kind for word in _BAD) or (kind.endswith(".exited") and not event.get("asked"))
-    details = " ".join(f"{key}={_value(value)}" for key, value in event.items() if key not in _KNOWN and value is not None)
+    shown = {key: value for key, value in event.items() if key not in _KNOWN and value not in (None, [], "")}
+    details = " ".join(f"{key}={_value(value)}" for key, value in shown.items())
     return [
         Span(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event['at']))}.{milliseconds:03d}", Style.DIM),
         Span(f"  {kind:<22}  ", Style.BAD if bad else Style.NAME),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from otpd.ipc.control import ControlError
@@ -18,6 +19,8 @@ async def ask(control: str, op: str, timeout: float = 2.0, **arguments: Any) -> 
             answer = await _answer(incoming)
         finally:
             outgoing.close()
+            with contextlib.suppress(OSError):
+                await outgoing.wait_closed()
     if answer.get("ok") is False:
         raise ControlError(int(answer.get("code", 1)), str(answer.get("error", "")), str(answer.get("hint", "")))
     return answer.get("result")

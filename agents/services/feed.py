@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
-from otpd.agents.services.journal import Event, Reader, unread
+from otpd.agents.services.journal import Event, Reader, is_before, unread
 from otpd.ipc.frames import ANSWER_LIMIT, FrameError, FrameReader, pack_frame
 
 #: Events of root's memory that are asked for at first: more than its logger is ever behind in peace.
@@ -32,7 +32,7 @@ class Feed:
         self._state_dir, self._control, self._reader = state_dir, control, reader
         self.connected = False
 
-    async def __aiter__(self) -> AsyncIterator[list[Event]]:
+    async def __aiter__(self) -> AsyncGenerator[list[Event]]:
         while True:
             with contextlib.suppress(OSError, FrameError):
                 async with contextlib.aclosing(self._live()) as live:
@@ -58,12 +58,16 @@ class Feed:
                 yield self._reader.new(events)
         finally:
             outgoing.close()
+            with contextlib.suppress(OSError):
+                await outgoing.wait_closed()
 
     async def _past(self, first: Event) -> list[Event]:
-        """What is on disk before the first event that root still had."""
+        """What is on disk before the first event that root still had: that one and those after it root gives itself, also if
+        the disk has lost some of them."""
         found: list[Event] = []
         for _ in range(_LOOKS):
-            found += self._reader.new(unread(self._state_dir, self._reader.cursor))
+            earlier = [each for each in unread(self._state_dir, self._reader.cursor) if is_before(each, first)]
+            found += self._reader.new(earlier)
             if self._reader.follows(first):
                 break
             await asyncio.sleep(_SOON)

@@ -37,6 +37,12 @@ def place(event: Event) -> Cursor | None:
     return None
 
 
+def is_before(event: Event, other: Event) -> bool:
+    """In the order of their numbers; what has none stands where it is."""
+    one, two = place(event), place(other)
+    return one is None or two is None or one < two
+
+
 def unread(state_dir: str, after: Cursor) -> list[Event]:
     """All that is on disk after `after`, in order.
 

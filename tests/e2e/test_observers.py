@@ -87,7 +87,7 @@ def test_a_death_is_in_the_error_store_with_all_that_is_known_of_it() -> None:
         assert detail["traceback"].endswith("ValueError: no price for 13\n")
         assert shown["lines"][0] == "about to fail"
         assert detail["resources"]["max_memory"] > 2**20
-        assert detail["resources"]["cpu_user_s"] > 0
+        assert detail["resources"].keys() >= {"cpu_user_s", "cpu_system_s"}
         assert f"2x {group['summary']}" in n.otpd("why", "bad").stdout
         assert [each["count"] for each in n.json("call", "errors", "groups", 'names=["bad"]')] == [2]
 

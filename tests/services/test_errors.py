@@ -173,6 +173,14 @@ def test_a_death_is_kept_whole_with_the_lines_that_come_after_it(database: Datab
     assert database.show("999") is None
 
 
+def test_the_exception_of_a_program_is_read_from_its_last_lines(database: Database) -> None:
+    log = Log()
+    trace = TRACE.format(line=20, text="x").splitlines()
+    assert take(database, [log.death("error(1)"), log.event("child.last_lines", lines=["polling", *trace])]) == 2
+    (found,) = database.records()
+    assert (found["detail"]["exception"], found["detail"]["where"]) == ("ValueError", "/srv/feed.py:20 in parse")
+
+
 def test_errors_of_one_kind_are_one_group_with_its_first_and_last_time(database: Database) -> None:
     log = Log()
     letters = log.event("broker.dead_letters", "feed", noproc=5)

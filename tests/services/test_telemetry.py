@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from otpd.agents.services.telemetry.catalogue import EVENTS, divided, told
 from otpd.agents.services.telemetry.counting import Counting
 from otpd.agents.services.telemetry.http import Exporter
 from otpd.agents.services.telemetry.metrics import BUCKETS, LEFT_OUT, METRICS, Family, Table, as_data, from_data, render
-from otpd.agents.services.telemetry.otel import NotExported, Otel
+from otpd.agents.services.telemetry.otel import MissingExtra, NotExported, Otel
 from otpd.agents.services.telemetry.reference import replaced
 from otpd.agents.services.telemetry.spans import SPANS, Span, Spans
 from otpd.agents.services.telemetry.subscribers import LONGEST_WAIT, State, Subscribers
-from otpd.supervisor import sections
+from otpd.supervisor import listening, sections
 from otpd.supervisor.notices import NOTICES
 from otpd.supervisor.problems import Invalid
 from otpd.supervisor.root import _EVENTS as NAMED
@@ -404,3 +405,19 @@ def test_a_collector_that_takes_nothing_is_an_error_of_the_next_take() -> None:
     otel.close()
     assert error is not None
     assert (str(error), error.lost) == ("ConnectionError: no collector", 1)
+
+
+def test_a_collector_is_refused_where_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = sections.SERVICES["telemetry"]["otlp"]
+    assert check("http://127.0.0.1:4318") == "http://127.0.0.1:4318"
+    with pytest.raises(Invalid, match="expected a URL"):
+        check("127.0.0.1:4318")
+    monkeypatch.setattr(listening, "_NEEDED", ("opentelemetry_that_nobody_has.sdk",))
+    with pytest.raises(Invalid, match=re.escape('pip install "otpd[otel]"')):
+        check("http://127.0.0.1:4318")
+
+
+def test_a_service_whose_extra_is_gone_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    with pytest.raises(MissingExtra, match=re.escape('pip install "otpd[otel]"')):
+        Otel("http://127.0.0.1:4318", "shop", "1")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from otpd.agents.services.errors.records import HARMLESS, Lines, Record
+from otpd.agents.services.errors.records import HARMLESS, Lines, Record, exception
 from otpd.agents.services.journal import Cursor
 
 FILE: Final = "errors.db"
@@ -253,4 +253,6 @@ def _chosen(names: Sequence[str], kinds: Sequence[str]) -> tuple[str, list[str]]
 def _whole(row: sqlite3.Row) -> dict[str, Any]:
     found = dict(row)
     detail, lines = json.loads(found.pop("detail")), json.loads(found.pop("lines") or "[]")
+    if "exception" not in detail:
+        detail |= exception("\n".join(lines))  # of a program, which could only print it
     return {**found, "detail": detail, "lines": lines}

@@ -168,9 +168,7 @@ def _record(
     at = place(event) or Cursor()
     name = str(event.get("name") or "")
     detail = {key: value for key, value in event.items() if key not in _KNOWN}
-    if traceback and (found := raised(traceback)) is not None:
-        innermost = found.frames[-1]
-        detail |= {"exception": found.type, "where": f"{innermost.file}:{innermost.line} in {innermost.function}"}
+    detail |= exception(traceback or "")
     return Record(
         kind=kind,
         at=float(event.get("at") or 0.0),
@@ -184,6 +182,15 @@ def _record(
         weight=weight,
         detail=detail,
     )
+
+
+def exception(text: str) -> dict[str, str]:
+    """Its type and place, if there is a traceback in `text`."""
+    found = raised(text)
+    if found is None:
+        return {}
+    innermost = found.frames[-1]
+    return {"exception": found.type, "where": f"{innermost.file}:{innermost.line} in {innermost.function}"}
 
 
 def _number(event: Event, key: str) -> int:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import aclosing, closing
 from typing import Any, Final
 
 from otpd.agents import Agent, call, run
@@ -84,14 +84,18 @@ class Errors(Agent):
     async def _follow(self, database: Database) -> None:
         cursor, alive = database.progress()
         reader, machine = Reader(cursor), Machine(alive)
-        async for events in Feed(self._state_dir, os.environ["OTPD_CONTROL"], reader):
-            for first in range(0, len(events), _SLICE):
-                self._since_pruned += absorb(database, machine, events[first : first + _SLICE])
-                await asyncio.sleep(0)
-            self._prune(database)
-            if reader.missed:
-                note(self, "missed", self.name, count=reader.missed)
-                reader.missed = 0
+        async with aclosing(aiter(Feed(self._state_dir, os.environ["OTPD_CONTROL"], reader))) as feed:
+            async for events in feed:
+                for first in range(0, len(events), _SLICE):
+                    self._since_pruned += absorb(database, machine, events[first : first + _SLICE])
+                    await asyncio.sleep(0)
+                self._prune(database)
+                self._tell_missed(reader)
+
+    def _tell_missed(self, reader: Reader) -> None:
+        if reader.missed:
+            note(self, "missed", self.name, count=reader.missed)
+            reader.missed = 0
 
     def _prune(self, database: Database) -> None:
         if self._since_pruned >= _PRUNE_EVERY:

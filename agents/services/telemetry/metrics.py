@@ -17,6 +17,7 @@ otpd_metrics_left_out_total{metric="otpd_events_total"} 1
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
@@ -161,7 +162,7 @@ def _lines(family: Family) -> Iterator[str]:
         if isinstance(value, Histogram):
             yield from _histogram(family.name, said, value)
         else:
-            yield f"{family.name}{_braced(said)} {value:.17g}"
+            yield f"{family.name}{_braced(said)} {_number(value)}"
 
 
 def _histogram(name: str, said: list[str], value: Histogram) -> Iterator[str]:
@@ -169,12 +170,22 @@ def _histogram(name: str, said: list[str], value: Histogram) -> Iterator[str]:
     for edge, count in zip((*(f"{bucket:g}" for bucket in BUCKETS), "+Inf"), value.counts, strict=True):
         total += count
         yield f"{name}_bucket{_braced([*said, _label('le', edge)])} {total}"
-    yield f"{name}_sum{_braced(said)} {value.sum:.17g}"
+    yield f"{name}_sum{_braced(said)} {_number(value.sum)}"
     yield f"{name}_count{_braced(said)} {total}"
 
 
 def _braced(said: list[str]) -> str:
     return f"{{{','.join(said)}}}" if said else ""
+
+
+def _number(value: float) -> str:
+    """
+    >>> _number(3.0), _number(8.725), _number(float("inf"))
+    ('3', '8.725', '+Inf')
+    """
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return repr(int(value)) if value == int(value) else repr(value)
 
 
 def _label(name: str, value: str) -> str:

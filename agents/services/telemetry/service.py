@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 from otpd.agents import Agent, Event, Overloaded, call, on, run
@@ -77,12 +78,13 @@ class Telemetry(Agent):
         reader = Reader(Cursor(self._otpd.endpoint.inc >> 32, 0))
         feed = Feed(state_dir, self._control, reader)
         begun = False  # until then it is the past, which is only counted
-        async for events in feed:
-            begun = begun or feed.connected
-            for first in range(0, len(events), _SLICE):
-                self._take(events[first : first + _SLICE], begun)
-                await asyncio.sleep(0)
-            self._table.set("otpd_events_missed_total", (), reader.missed)
+        async with aclosing(aiter(feed)) as following:
+            async for events in following:
+                begun = begun or feed.connected
+                for first in range(0, len(events), _SLICE):
+                    self._take(events[first : first + _SLICE], begun)
+                    await asyncio.sleep(0)
+                self._table.set("otpd_events_missed_total", (), reader.missed)
 
     def _take(self, events: Sequence[Told], tell: bool) -> None:
         spans = [span for event in events for span in self._counting.take(event)]
