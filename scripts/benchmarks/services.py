@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from scripts.benchmarks import durable, observers, state
+from scripts.benchmarks import durable, health, observers, state
 from scripts.benchmarks.table import Row
 
 Chosen = Callable[[str], bool]
@@ -14,6 +14,7 @@ PARTS: Final[dict[str, Callable[[], Iterator[Row]]]] = {
     "durable": durable.rows,
     "death to record in otpd errors": observers.death_to_record,
     "observers at rest": observers.at_rest,
+    "health": health.rows,
 }
 
 

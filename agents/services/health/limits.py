@@ -20,13 +20,15 @@ It is said in each sample in which it is so, so that what gets lost on the way t
 
 from __future__ import annotations
 
+import heapq
 import zlib
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 #: Share of its age by which a child may end later.
 _SPREAD = 0.1
+#: Seconds until one that is too old, and still there, is said again.
+_AGAIN = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ class _Row:
     generation: int
     allowed: Allowed
     ready_at: float
+    ends: float | None = None  # when it is too old
     spent: deque[tuple[float, float]] = field(default_factory=deque)  # (when, processor time since it is watched)
     used: dict[str, float] = field(default_factory=dict)
 
@@ -77,6 +80,7 @@ class _Row:
 class Limits:
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
+        self._ages: list[tuple[float, str, int]] = []  # a heap; what is not its row's `ends` any more is passed over
 
     def watch(self, name: str, generation: int, allowed: Allowed, ready_at: float) -> None:
         """From now on; of an incarnation that is watched already only what it may use changes."""
@@ -84,7 +88,8 @@ class Limits:
         if row is not None and row.generation == generation:
             row.allowed = allowed
         else:
-            self._rows[name] = _Row(generation, allowed, ready_at)
+            row = self._rows[name] = _Row(generation, allowed, ready_at)
+        self._end_at(name, row, None if allowed.age is None else ready_at + allowed.age * _later(name))
 
     def forget(self, name: str, generation: int) -> None:
         if name in self._rows and self._rows[name].generation == generation:
@@ -127,23 +132,34 @@ class Limits:
     # --- age ---
 
     def aged(self, now: float) -> list[Over]:
-        """Those who have lived long enough."""
-        return [
-            Over(name, row.generation, "age", round(now - row.ready_at, 1))
-            for name, row, ends in self._ends()
-            if ends <= now
-        ]
+        """Those who have lived long enough; they are said again later, should they still be there."""
+        found = []
+        while (at := self.next_age) is not None and at <= now:
+            _, name, _ = heapq.heappop(self._ages)
+            row = self._rows[name]
+            found.append(Over(name, row.generation, "age", round(now - row.ready_at, 1)))
+            self._end_at(name, row, now + _AGAIN)
+        return found
 
     @property
     def next_age(self) -> float | None:
         """When the next one has."""
-        return min((ends for _, _, ends in self._ends()), default=None)
+        while self._ages and not self._is_next(*self._ages[0]):
+            heapq.heappop(self._ages)
+        return self._ages[0][0] if self._ages else None
 
-    def _ends(self) -> Iterator[tuple[str, _Row, float]]:
-        for name, row in self._rows.items():
-            if row.allowed.age is not None:
-                later = 1.0 + _SPREAD * zlib.crc32(name.encode()) / 2**32
-                yield name, row, row.ready_at + row.allowed.age * later
+    def _is_next(self, at: float, name: str, generation: int) -> bool:
+        row = self._rows.get(name)
+        return row is not None and row.generation == generation and row.ends == at
+
+    def _end_at(self, name: str, row: _Row, at: float | None) -> None:
+        row.ends = at
+        if at is not None:
+            heapq.heappush(self._ages, (at, name, row.generation))
+
+
+def _later(name: str) -> float:
+    return 1.0 + _SPREAD * zlib.crc32(name.encode()) / 2**32
 
 
 def _mean(row: _Row, spent: float, now: float) -> float | None:

@@ -10,7 +10,7 @@ One row per name, and in it one incarnation: (name, generation). The health of a
 
 *Not known* is a question that could not be put (no broker, no descriptor left): it says nothing about the child. The end of
 the grace is `grace` seconds after the child is ready, or its first success. One question per child at a time: the next
-is due an interval after the last began, so the deadline of each, which is at most the interval, delays nobody else. First
+is due an interval after the last was, so the deadline of each, which is at most the interval, delays nobody else. First
 questions are spread over a second, later ones over the interval, so that what started together is not asked together.
 """
 
@@ -24,6 +24,9 @@ from typing import Any, Literal, TypeAlias
 
 #: Seconds over which first questions are spread.
 _SOON = 1.0
+#: By how much a question may be put sooner, together with others, because to wake up costs more than to ask: a share of its
+#: interval, and seconds at most.
+_EARLY, _EARLY_AT_MOST = 0.05, 0.5
 
 
 class State(enum.StrEnum):
@@ -109,6 +112,7 @@ class Row:
     last: Verdict = field(default_factory=lambda: Verdict(None))
     asking: int = 0
     began: float = 0.0
+    slot: float = 0.0  # when it was due, if it was put sooner
     due: float = 0.0
 
 
@@ -164,20 +168,25 @@ class Probes:
         return self._due[0][0] if self._due else None
 
     def due(self, now: float) -> list[Effect]:
+        """Those whose time has come, and with them those whose time comes soon."""
         effects: list[Effect] = []
-        while (at := self.next) is not None and at <= now:
-            _, name, _ = heapq.heappop(self._due)
-            effects.append(self._ask(self._rows[name], now))
+        while (at := self.next) is not None:
+            row = self._rows[self._due[0][1]]
+            early = min(_EARLY * row.plan.interval, _EARLY_AT_MOST) if effects and row.checks else 0.0
+            if at > now + early:
+                break
+            heapq.heappop(self._due)
+            effects.append(self._ask(row, now, slot=max(now, at)))
         return effects
 
     def ask_now(self, name: str, now: float) -> list[Effect]:
         """Without waiting for its turn; a question that is out will do."""
         row = self._rows.get(name)
-        return [] if row is None or row.asking else [self._ask(row, now)]
+        return [] if row is None or row.asking else [self._ask(row, now, slot=now)]
 
-    def _ask(self, row: Row, now: float) -> Ask:
+    def _ask(self, row: Row, now: float, slot: float) -> Ask:
         self._number += 1
-        row.asking, row.began = self._number, now
+        row.asking, row.began, row.slot = self._number, now, slot
         return Ask(row.name, row.generation, row.asking, row.plan)
 
     def _is_due(self, at: float, name: str, generation: int) -> bool:
@@ -197,7 +206,7 @@ class Probes:
             return []
         row.asking, row.last, row.checks = 0, verdict, row.checks + 1
         share = 1.0 if row.checks > 1 else 0.5 + _share(name) / 2
-        self._arm(row, max(now, row.began + row.plan.interval * share))
+        self._arm(row, max(now, row.slot + row.plan.interval * share))
         match verdict.passed:
             case True:
                 return self._passed(row, now)

@@ -50,6 +50,7 @@ class Health(Agent):
         self._tabled: set[str] = set()  # names that root has said since it began
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
+        self._lacking = False
         self._wake: asyncio.TimerHandle | None = None
         self._measured = asyncio.Event()
         self._thresholds = thresholds(alerts or {})
@@ -112,7 +113,7 @@ class Health(Agent):
         for effect in effects:
             match effect:
                 case Ask():
-                    self._asking[effect.number] = asyncio.ensure_future(self._ask(effect))
+                    self._begin(effect)
                 case Drop(number):
                     if number in self._asking:
                         self._asking.pop(number).cancel()
@@ -121,6 +122,32 @@ class Health(Agent):
                 case Replace(name, generation, why):
                     self._root.report("replace", name, generation, why)
         self._arm()
+
+    def _begin(self, ask: Ask) -> None:
+        """A port of this host answers at once: no task is needed for it, and there may be many."""
+        verdict = self._at_once(ask)
+        if verdict is None:
+            self._asking[ask.number] = asyncio.ensure_future(self._ask(ask))
+        else:
+            self._answered(ask, verdict)
+
+    def _at_once(self, ask: Ask) -> Verdict | None:
+        match ask.plan.check:
+            case ["tcp", str(host), int(port)]:
+                try:
+                    return asking.tcp_at_once(host, port)
+                except OSError as error:
+                    return asking.failed(error)
+        return None
+
+    def _answered(self, ask: Ask, verdict: Verdict) -> None:
+        """What this process lacks is said once, until it has been able to ask again."""
+        if verdict.passed is not None:
+            self._lacking = False
+        elif verdict.why.startswith(asking.LACKS) and not self._lacking:
+            self._lacking = True
+            self._root.report("problem", f"children are not asked: {verdict.why}")
+        self._carry_out(self._probes.answered(ask.name, ask.generation, ask.number, verdict, self._now()))
 
     def _arm(self) -> None:
         """One timer, at the next question or the next old age."""
@@ -140,7 +167,7 @@ class Health(Agent):
         CURRENT.set(None)  # who has asked for it now may give up sooner than the plan does
         verdict = await self._verdict(ask)
         self._asking.pop(ask.number, None)
-        self._carry_out(self._probes.answered(ask.name, ask.generation, ask.number, verdict, self._now()))
+        self._answered(ask, verdict)
 
     async def _verdict(self, ask: Ask) -> Verdict:
         try:

@@ -171,8 +171,8 @@ def test_who_is_gone_uses_nothing() -> None:
     assert found == Usage(memory=0, cpu=0.0, files=0, threads=0)
 
 
-@pytest.mark.parametrize(("before", "now", "used"), [({}, {(1, 0.0): 2.0}, 2.0), ({(1, 0.0): 2.0}, {(1, 9.0): 0.5}, 0.5)])
+@pytest.mark.parametrize(("before", "now", "used"), [({}, {(1, 0): 2.0}, 2.0), ({(1, 0): 2.0}, {(1, 9): 0.5}, 0.5)])
 def test_a_pid_that_comes_back_is_somebody_else(
-    before: dict[tuple[int, float], float], now: dict[tuple[int, float], float], used: float
+    before: dict[tuple[int, int], float], now: dict[tuple[int, int], float], used: float
 ) -> None:
     assert spent(before, now) == used
