@@ -173,12 +173,21 @@ def test_a_death_is_kept_whole_with_the_lines_that_come_after_it(database: Datab
     assert database.show("999") is None
 
 
-def test_the_exception_of_a_program_is_read_from_its_last_lines(database: Database) -> None:
+def test_programs_are_grouped_by_the_traceback_that_they_print(database: Database) -> None:
     log = Log()
-    trace = TRACE.format(line=20, text="x").splitlines()
-    assert take(database, [log.death("error(1)"), log.event("child.last_lines", lines=["polling", *trace])]) == 2
-    (found,) = database.records()
-    assert (found["detail"]["exception"], found["detail"]["where"]) == ("ValueError", "/srv/feed.py:20 in parse")
+    events = []
+    for line, text in ((20, "12,5"), (21, "n/a")):
+        trace = TRACE.format(line=line, text=text).splitlines()
+        events += [log.death("error(1)"), log.event("child.last_lines", lines=["polling", *trace])]
+    take(database, [*events, log.death("error(1)")])
+    latest, first = database.groups()
+    assert [(each["summary"], each["count"], each["last_seen"]) for each in (latest, first)] == [
+        ("error(1)", 1, 1005.0),
+        ("error(1): ValueError: could not convert string to float: 'n/a'", 2, 1003.0),
+    ]
+    found = database.show(first["fingerprint"])
+    assert found is not None
+    assert (found["detail"]["exception"], found["detail"]["where"]) == ("ValueError", "/srv/feed.py:21 in parse")
 
 
 def test_errors_of_one_kind_are_one_group_with_its_first_and_last_time(database: Database) -> None:
@@ -249,6 +258,12 @@ def test_a_damaged_file_and_one_of_the_future_are_named_and_set_aside(tmp_path: 
         with pytest.raises(Unusable, match="newer otpd"):
             way(str(path))
     assert set_aside(str(path)) == tmp_path / f"{FILE}.unusable-2"
+
+
+def test_the_file_is_for_its_owner_alone(database: Database, tmp_path: Path) -> None:
+    take(database, [Log().death("error(1)")])
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.glob("errors.db*")}
+    assert modes == {"errors.db": "0o600", "errors.db-wal": "0o600", "errors.db-shm": "0o600"}
 
 
 def test_who_looks_sees_also_what_the_service_has_not_read_and_changes_nothing(tmp_path: Path) -> None:

@@ -189,7 +189,8 @@ def test_deaths_are_counted_by_class_and_unknown_events_as_other() -> None:
 def test_measurements_of_agents_are_numbers_with_their_names() -> None:
     counting = Counting(Table())
     counting.emitted("shop", "shipped", {"parcels": 3, "late": True, "to": "Rome", "weight": 1.5})
-    counting.emitted("shop", "shipped", {"parcels": 4})
+    counting.emitted("shop", "shipped", {"parcels": 4, "weight": float("nan")}, missed=2)
+    assert value(counting.table, "otpd_emits_missed_total") == 2.0
     assert value(counting.table, "otpd_emits_total", "shop", "shipped") == 2.0
     assert value(counting.table, "otpd_emit_value", "shop", "shipped", "parcels") == 4.0
     assert value(counting.table, "otpd_emit_sum", "shop", "shipped", "parcels") == 7.0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from otpd.agents.services.errors.records import HARMLESS, Lines, Record, exception
+from otpd.agents.services.errors.records import HARMLESS, Lines, Record, exception, regrouped
 from otpd.agents.services.journal import Cursor
 
 FILE: Final = "errors.db"
@@ -65,7 +65,7 @@ class Database:
     @classmethod
     def open(cls, path: str) -> Self:
         """For the service. Unusable: not as it is, and why; sqlite3.OperationalError: not now (full, read-only)."""
-        db = sqlite3.connect(path, isolation_level=None)
+        db = _connected(path)
         try:
             if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise Unusable("it is damaged")
@@ -162,12 +162,15 @@ class Database:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _add(self, record: Record) -> None:
+    def _count(self, fingerprint: str, kind: str, name: str, summary: str, at: float, weight: int) -> None:
         self._db.execute(
             "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint) DO UPDATE SET count = count + "
             "excluded.count, last_seen = excluded.last_seen, summary = excluded.summary",
-            (record.fingerprint, record.kind, record.name, record.summary, record.at, record.at, record.weight),
+            (fingerprint, kind, name, summary, at, at, weight),
         )
+
+    def _add(self, record: Record) -> None:
+        self._count(record.fingerprint, record.kind, record.name, record.summary, record.at, record.weight)
         self._db.execute(
             "INSERT INTO records (fingerprint, kind, at, name, path, generation, life, seq, summary, weight, detail) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -178,11 +181,29 @@ class Database:
         )  # fmt: skip
 
     def _add_lines(self, found: Lines) -> None:
+        row = self._db.execute(
+            f"SELECT {_ROW} FROM records WHERE name = ? AND life = ? AND generation = ? "
+            "AND kind IN ('crash', 'unclean_stop', 'end') ORDER BY id DESC LIMIT 1",
+            (found.name, found.life, found.generation),
+        ).fetchone()
+        if row is None:
+            return
+        self._db.execute("UPDATE records SET lines = ? WHERE id = ?", (json.dumps(found.lines), row["id"]))
+        better = regrouped(row["kind"], row["name"], json.loads(row["detail"]), found.lines)
+        if better is not None:
+            self._move(row, *better)
+
+    def _move(self, row: sqlite3.Row, fingerprint: str, summary: str) -> None:
+        """To the group that it turns out to belong to."""
+        old, weight, at = row["fingerprint"], row["weight"], row["at"]
+        self._db.execute("UPDATE records SET fingerprint = ?, summary = ? WHERE id = ?", (fingerprint, summary, row["id"]))
         self._db.execute(
-            "UPDATE records SET lines = ? WHERE id = (SELECT max(id) FROM records WHERE name = ? AND life = ? "
-            "AND generation = ? AND kind IN ('crash', 'unclean_stop', 'end'))",
-            (json.dumps(found.lines), found.name, found.life, found.generation),
+            "UPDATE groups SET count = count - ?, last_seen = coalesce((SELECT max(at) FROM records WHERE "
+            "records.fingerprint = groups.fingerprint), last_seen) WHERE fingerprint = ?",
+            (weight, old),
         )
+        self._db.execute("DELETE FROM groups WHERE fingerprint = ? AND count <= 0", (old,))
+        self._count(fingerprint, row["kind"], row["name"], summary, at, weight)
 
     # --- reading ---
 
@@ -223,6 +244,13 @@ class Database:
     def group(self, fingerprint: str) -> dict[str, Any] | None:
         row = self._db.execute("SELECT * FROM groups WHERE fingerprint = ?", (fingerprint,)).fetchone()
         return None if row is None else dict(row)
+
+
+def _connected(path: str) -> sqlite3.Connection:
+    """For its owner's eyes: last lines and tracebacks may hold secrets. SQLite gives -wal and -shm the same mode."""
+    with contextlib.suppress(OSError):  # SQLite says better what is wrong
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return sqlite3.connect(path, isolation_level=None)
 
 
 def set_aside(path: str) -> Path:

@@ -21,7 +21,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -191,6 +191,17 @@ def exception(text: str) -> dict[str, str]:
         return {}
     innermost = found.frames[-1]
     return {"exception": found.type, "where": f"{innermost.file}:{innermost.line} in {innermost.function}"}
+
+
+def regrouped(kind: str, name: str, detail: Mapping[str, Any], lines: Sequence[str]) -> tuple[str, str] | None:
+    """Fingerprint and summary of a death whose last lines tell more than its reason: a program can only print it."""
+    trace = "\n".join(lines)
+    found = None if "exception" in detail else raised(trace)
+    if found is None or kind == "end":
+        return None
+    reason = str(detail.get("reason"))
+    summary = " ".join(f"{reason}: {found.type}: {found.text}".split())[:_SUMMARY]
+    return fingerprint(kind, name, reason, trace), summary
 
 
 def _number(event: Event, key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -41,11 +42,14 @@ class Counting:
             self.table.observe("otpd_span_seconds", (span.name,), span.seconds)
         return ended
 
-    def emitted(self, name: str, event: str, measurements: Mapping[str, Any]) -> None:
-        """What an agent told with `emit`; measurements that are no numbers are passed over."""
+    def emitted(self, name: str, event: str, measurements: Mapping[str, Any], missed: int = 0) -> None:
+        """What an agent told with `emit`; measurements that are no finite numbers are passed over. `missed`: events that
+        were dropped before it."""
+        if missed:
+            self.table.add("otpd_emits_missed_total", (), missed)
         self.table.add("otpd_emits_total", (name, event))
         for measurement, value in measurements.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                 labels = (name, event, str(measurement))
                 self.table.set("otpd_emit_value", labels, float(value))
                 self.table.add("otpd_emit_sum", labels, float(value))

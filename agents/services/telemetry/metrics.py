@@ -67,12 +67,13 @@ METRICS: Final[Mapping[str, Metric]] = {
     "otpd_dead_letters_total": Metric("counter", "Messages that reached nobody.", ("source", "code"), "telemetry"),
     "otpd_breaker_changes_total": Metric("counter", "Changes of circuit breakers.", ("name", "state"), "telemetry"),
     "otpd_emits_total": Metric("counter", "Events that agents emitted.", ("name", "event"), "telemetry"),
+    "otpd_emits_missed_total": Metric("counter", "Emitted events that came too fast to be counted.", (), "telemetry"),
     "otpd_emit_value": Metric("gauge", "Last value emitted.", ("name", "event", "measurement"), "telemetry"),
     "otpd_emit_sum": Metric("gauge", "Sum of values emitted.", ("name", "event", "measurement"), "telemetry"),
     "otpd_subscriber_attached": Metric("gauge", "Whether it is told of events.", ("subscriber",), "telemetry"),
     "otpd_subscriber_failures_total": Metric("counter", "How often it raised.", ("subscriber",), "telemetry"),
     "otpd_subscriber_missed_total": Metric("counter", "Events that it has missed.", ("subscriber",), "telemetry"),
-    "otpd_events_missed_total": Metric("counter", "Events of the journal that never came.", (), "telemetry"),
+    "otpd_events_missed_total": Metric("counter", "Events of the journal that could not be read any more.", (), "telemetry"),
     LEFT_OUT: Metric("counter", "Values of further label sets that were left out, by metric.", ("metric",)),
 }  # fmt: skip
 
@@ -180,11 +181,11 @@ def _braced(said: list[str]) -> str:
 
 def _number(value: float) -> str:
     """
-    >>> _number(3.0), _number(8.725), _number(float("inf"))
-    ('3', '8.725', '+Inf')
+    >>> _number(3.0), _number(8.725), _number(float("inf")), _number(float("nan"))
+    ('3', '8.725', '+Inf', 'NaN')
     """
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
     return repr(int(value)) if value == int(value) else repr(value)
 
 

@@ -70,7 +70,7 @@ class Telemetry(Agent):
     async def emitted(self, event: Event) -> None:
         measurements = event.data.get("measurements")
         known = measurements if isinstance(measurements, dict) else {}
-        self._counting.emitted(event.source, event.topic.removeprefix(_PREFIX), known)
+        self._counting.emitted(event.source, event.topic.removeprefix(_PREFIX), known, event.missed)
 
     # --- events ---
 
