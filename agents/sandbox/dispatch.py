@@ -116,9 +116,9 @@ class Dispatch:
         return list(self._assign())
 
     def _capacity(self) -> int:
-        """How many more runs could run at once: they don't count as a queue while their workers are coming."""
-        ready = sum(row.state in (State.IDLE, State.STARTING) for row in self._rows.values())
-        return ready + self.workers - len(self._rows)
+        """How many more runs could run at once: they don't count as a queue while their workers are coming, or the place of
+        one that leaves is about to be free."""
+        return self.workers - sum(row.state is State.BUSY for row in self._rows.values())
 
     def _coming(self, key: Hashable) -> bool:
         """Whether a worker for this key is being started: waiting for that is not waiting in a queue."""

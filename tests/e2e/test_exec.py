@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ CONFIG = """
 [commands]
 workers = 2
 max_queue = 1
+queue_timeout = "10m"
 slot_uids = "230000-230063"
 limits = { wall = "60s" }
 
@@ -139,13 +141,13 @@ def test_a_command_is_spoken_to_while_it_runs(client: Client) -> None:
 
 
 def test_a_full_queue_refuses_at_once(client: Client) -> None:
-    held = [client.exec(["sleep", "50"], stream=True) for _ in range(3)]
-    with pytest.raises(Overloaded, match="the pool's queue is full"):
-        client.exec(["true"])
-    with pytest.raises(Overloaded):
-        client.exec(["true"], stream=True)
-    for run in held:
-        run.cancel()
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(client.exec(["sleep", "50"], stream=True))
+        with pytest.raises(Overloaded, match="the pool's queue is full"):
+            client.exec(["true"])
+        with pytest.raises(Overloaded):
+            client.exec(["true"], stream=True)
     assert client.exec(["true"]).ok
     quiet(client)
 

@@ -57,6 +57,15 @@ def test_another_key_makes_an_idle_worker_leave_when_there_is_no_room() -> None:
     assert start.key == "two"
 
 
+def test_a_place_that_is_about_to_be_free_is_no_queue() -> None:
+    found, worker = with_idle("one", workers=1, queue=0)
+    assert found.submit(1, "two", "a", 0.0) == [Stop(worker)]
+    with pytest.raises(Full):
+        found.submit(2, "two", "a", 0.0)
+    assert found.withdraw(1)
+    assert found.submit(3, "two", "a", 0.0) == []
+
+
 def test_a_busy_worker_of_another_key_is_left_alone() -> None:
     found = dispatch(workers=1)
     (start,) = found.submit(1, "one", "a", 0.0)
