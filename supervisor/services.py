@@ -57,8 +57,16 @@ def _always(_node: NodeSpec) -> bool:
 
 def _commands(node: NodeSpec) -> dict[str, Any]:
     """The table as it was written, what its paths are relative to, and who may order only some commands."""
-    allowed = {name: list(launch.commands) for name, launch in launches(node.top) if launch.commands is not None}
-    return {"table": node.commands or {}, "base": os.path.dirname(node.config), "allowed": allowed}
+    return {"table": node.commands or {}, "base": os.path.dirname(node.config), "allowed": _allowed(node)}
+
+
+def _allowed(node: NodeSpec) -> dict[str, list[str] | None]:
+    """By name, and by group for instances that come later. None: a free agent whose name looks like one of such a group."""
+    workers = list(launches(node.top))
+    bound = [(name, launch) for name, launch in workers if launch.commands is not None]
+    found = {key: list(launch.commands or ()) for name, launch in bound for key in (name, launch.group) if key is not None}
+    free = {name: None for name, launch in workers if launch.commands is None and name.rpartition("-")[0] in found}
+    return {**found, **free}
 
 
 def launches(spec: SupervisorSpec) -> Iterator[tuple[str, Launch]]:

@@ -6,13 +6,15 @@ import fnmatch
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from otpd.agents.sandbox.errors import CommandRefused, ProfileError
 from otpd.agents.sandbox.plans import Order
 from otpd.agents.sandbox.profile import Profile
 from otpd.agents.sandbox.reading import environment
 
+#: What a snippet of Python is called in a list of what may run.
+SNIPPET: Final = b"exec_python"
 Text = str | bytes | os.PathLike[str]
 
 
@@ -28,15 +30,13 @@ def order(
 ) -> Order:
     """CommandRefused says what is wrong. `allowed`: patterns of the caller, besides those of the profile."""
     words = _argv(argv)
+    named = words if code is None else (SNIPPET,)
+    _check_allowed(named, profile.commands, f'the profile "{profile.name}"')
+    _check_allowed(named, allowed, "the caller")
     if code is not None:
         _check_interpreter(profile)
-    else:
-        _check_allowed(profile, words, profile.commands, f'the profile "{profile.name}"')
-        _check_allowed(profile, words, allowed, "the caller")
-        if env and "PATH" in env and (profile.commands is not None or allowed is not None):
-            raise CommandRefused(
-                "PATH can't be set where only some commands are allowed.", fix="set it in the profile's env"
-            )
+    elif env and "PATH" in env and (profile.commands is not None or allowed is not None):
+        raise CommandRefused("PATH can't be set where only some commands are allowed.", fix="set it in the profile's env")
     _check_profile(profile)
     return Order(words, _env(env), _encode("cwd", cwd) if cwd is not None else b"", _files(files), _code(code))
 
@@ -44,14 +44,24 @@ def order(
 def _argv(argv: Sequence[Text]) -> tuple[bytes, ...]:
     if isinstance(argv, str | bytes):
         said = argv if isinstance(argv, str) else os.fsdecode(argv)
-        sample = shlex.split(said) if said.count('"') % 2 == 0 and said.count("'") % 2 == 0 else ["sh", "-c", said]
         raise CommandRefused(
-            f"expected a list of arguments, got the string {said!r}.", fix=f'pass {sample}; for a shell, ["sh", "-c", ...]'
+            f"expected a list of arguments, got the string {said!r}.",
+            fix=f'pass {_as_words(said)}; for a shell, ["sh", "-c", ...]',
         )
+    if not isinstance(argv, Sequence):
+        raise CommandRefused(f"expected a list of arguments, got {argv!r}.", fix='pass a list such as ["git", "log"]')
     words = tuple(_encode(f"argument {index}", each) for index, each in enumerate(argv))
     if not words or not words[0]:
         raise CommandRefused("expected a command and its arguments, got none.", fix='pass a list such as ["git", "log"]')
     return words
+
+
+def _as_words(said: str) -> list[str]:
+    """What was probably meant."""
+    try:
+        return shlex.split(said)
+    except ValueError:
+        return ["sh", "-c", said]
 
 
 def _encode(what: str, value: Text) -> bytes:
@@ -82,8 +92,15 @@ def _files(files: Mapping[str, bytes | str] | None) -> dict[bytes, bytes]:
             )
         if not isinstance(content, bytes | str):
             raise CommandRefused(f"files: expected bytes or text for {path!r}, got {type(content).__name__}.")
-        found[encoded] = content if isinstance(content, bytes) else content.encode()
+        found[encoded] = content if isinstance(content, bytes) else _text(path, content)
     return found
+
+
+def _text(path: str, content: str) -> bytes:
+    try:
+        return content.encode()
+    except UnicodeEncodeError as error:
+        raise CommandRefused(f"files: expected whole characters for {path!r}: {error}.", fix="pass bytes") from error
 
 
 def _code(code: Any) -> bytes | None:
@@ -120,7 +137,7 @@ def _check_interpreter(profile: Profile) -> None:
         )
 
 
-def _check_allowed(profile: Profile, words: tuple[bytes, ...], patterns: Sequence[str] | None, whose: str) -> None:
+def _check_allowed(words: tuple[bytes, ...], patterns: Sequence[str] | None, whose: str) -> None:
     if patterns is None or any(matches(pattern, words) for pattern in patterns):
         return
     shown = shlex.join(os.fsdecode(word) for word in words)

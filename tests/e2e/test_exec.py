@@ -8,12 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
-from otpd.agents import Client, Overloaded, Refused, connect
+from otpd.agents import BadArguments, Client, NotData, Overloaded, Refused, Reject, TooLarge, connect
 from tests.e2e.node import Node, gone, node
 from tests.helpers import eventually
 from tests.sandbox.conftest import why_not_native
@@ -281,3 +283,45 @@ def test_without_a_table_the_service_comes_with_the_first_command_and_stays() ->
 def test_an_agent_may_order_commands_before_it_is_ready_when_nobody_has_yet(one: Node) -> None:
     with node('[agents.early]\nscript = "early.py"\n', {"early.py": EARLY}) as n:
         assert json.loads(n.otpd("call", "early", "what", "--timeout", "30s").stdout) == "early\n"
+
+
+def test_nobody_can_break_the_service_by_what_he_orders(one: Node, client: Client) -> None:
+    before = one.worker("commands")["generation"]
+    for order in (
+        {"argv": 5}, {"argv": None}, {"argv": {"a": 1}}, {"argv": []}, {"argv": [[]]}, {"argv": "a\\"},
+        {"argv": ["a"] * 100_000},
+        {"argv": ["a"], "wall": -1}, {"argv": ["a"], "wall": float("nan")}, {"argv": ["a"], "wall": float("inf")},
+        {"argv": ["a"], "wall": "1"}, {"argv": ["a"], "env": {"A=": "b"}}, {"argv": ["a"], "env": {"A": "\0"}},
+        {"argv": ["a"], "files": {"../x": b""}}, {"argv": ["a"], "files": {"x": "\ud800"}}, {"argv": ["a"], "cwd": "\0"},
+        {"argv": ["a"], "cwd": "/no/such"}, {"argv": ["-c"], "code": "\ud800"}, {"argv": ["cat"], "stdin": True},
+        {"argv": ["a"], "profile": ""}, {"argv": ["a"], "unknown": 1},
+    ):  # fmt: skip
+        try:
+            answer = client.call("commands", "order", timeout=60, **order)  # type: ignore[arg-type]
+        except (Reject, BadArguments, TooLarge, NotData):
+            continue
+        assert answer["status"] in ("refused", "not_found", "not_executable", "setup_failed"), order
+    for method in ("read", "write", "end"):
+        with pytest.raises(Reject, match="there is no command c1-1"):
+            client.call("commands", method, id="c1-1", timeout=60)
+    assert client.exec(["true"]).ok
+    assert one.worker("commands")["generation"] == before
+
+
+def test_two_hundred_commands_leave_nothing(one: Node, client: Client) -> None:
+    def held() -> int:
+        """Descriptors of service and workers, and processes below them."""
+        workers = [row["pid"] for name, row in one.workers().items() if name.startswith("commands-")]
+        files = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (one.pid("commands"), *workers))
+        return files + sum(len(psutil.Process(pid).children(recursive=True)) for pid in workers)
+
+    with ExitStack() as both:  # both workers are there
+        for _ in range(2):
+            both.enter_context(client.exec(["sleep", "50"], stream=True))
+        eventually(lambda: len(running(client)) == 2, 60)
+    quiet(client)
+    before = held()
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: client.exec(["true"]).check(), range(200)))
+    # The slot for the next command comes and goes; what each command left would be 200 of it.
+    eventually(lambda: held() < before + 50, 30, f"descriptors and processes as before, {before}")

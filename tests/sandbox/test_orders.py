@@ -25,6 +25,11 @@ def test_an_order_holds_bytes() -> None:
     [
         (lambda: order(Profile(), "ls -l"), "pass ['ls', '-l']"),
         (lambda: order(Profile(), 'echo "'), "pass ['sh', '-c', 'echo \"']"),
+        (lambda: order(Profile(), "a\\"), "pass ['sh', '-c', 'a"),
+        (lambda: order(Profile(), 5), "expected a list of arguments, got 5"),  # type: ignore[arg-type]
+        (lambda: order(Profile(), ["a"], files={"b": "\ud800"}), "files: expected whole characters for 'b'"),
+        (lambda: order(Profile(), ["-c"], code="1", allowed=["git"]), "the caller allows 'git', not 'exec_python'"),
+        (lambda: order(Profile(commands=("git",)), ["-c"], code="1"), "allows 'git', not 'exec_python'"),
         (lambda: order(Profile(), []), "expected a command and its arguments"),
         (lambda: order(Profile(), [""]), "expected a command and its arguments"),
         (lambda: order(Profile(), ["a", "b\0c"]), "argument 1 has a NUL byte"),
@@ -48,6 +53,11 @@ def test_what_is_wrong_is_said(ask: Callable[[], Any], said: str) -> None:
     with pytest.raises(CommandRefused) as error:
         ask()
     assert said in str(error.value)
+
+
+def test_a_snippet_is_allowed_by_its_name_in_the_list() -> None:
+    profile = Profile(commands=("exec_python",))
+    assert order(profile, ["-c"], code="1", allowed=["git", "exec_python"]).code == b"1"
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,13 @@ def test_to_know_where_a_service_is_loads_nothing_of_it() -> None:
 
 
 def test_commands_are_run_where_the_file_speaks_of_them() -> None:
-    agent = ChildSpec(id="a", start=Launch(kind="agent", script="/srv/a.py", commands=("git *",)))
-    node = NodeSpec(name="n", state_dir="/s", config="/srv/otpd.toml", top=SupervisorSpec(children=(agent,)), commands={})
+    bound, free = Launch(kind="agent", script="/a.py", commands=("git *",), group="a"), Launch(kind="agent", script="/b.py")
+    agents = (ChildSpec(id="a-1", start=bound), ChildSpec(id="a-9", start=free), ChildSpec(id="b", start=free))
+    node = NodeSpec(name="n", state_dir="/s", config="/srv/otpd.toml", top=SupervisorSpec(children=agents), commands={})
     assert COMMANDS not in own()
     start = own(replace(node, commands={"workers": 3}))[COMMANDS].start
     assert isinstance(start, Launch)
     assert (start.kind, start.args) == (
         "service",
-        {"table": {"workers": 3}, "base": "/srv", "allowed": {"a": ["git *"]}},
+        {"table": {"workers": 3}, "base": "/srv", "allowed": {"a-1": ["git *"], "a": ["git *"], "a-9": None}},
     )

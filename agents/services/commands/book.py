@@ -5,7 +5,7 @@
 | OPEN | waits or runs; its call waits | waits or runs; output is read piece by piece |
 | OVER | answered and forgotten at once | the rest is there to be read, until it is, or `KEPT` s have passed |
 
-The end of an owner ends everything that it has here.
+The end of an owner ends everything that it has here. What nobody reads is bounded (`MOST_KEPT`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any, Final, Generic, TypeVar
 REMEMBERED: Final = 200
 #: Seconds for which the rest of a command's output is kept for an owner that does not read it.
 KEPT: Final = 60.0
+#: Bytes of output, of all commands that are over, which wait to be read.
+MOST_KEPT: Final = 64 * 2**20
 #: Characters of a command that are remembered.
 _SHOWN: Final = 300
 
@@ -99,6 +101,20 @@ class Book(Generic[R]):
         """Those that nobody has read to the end."""
         return [each for each in self if each.drop_at <= now]
 
+    def crowded(self, sizes: Mapping[str, int]) -> list[Entry[R]]:
+        """Of those that are over and not read to their end the oldest, where all of them (`sizes` by id) are too much.
+
+        The newest stays, however large it is: somebody is about to read it.
+        """
+        kept = [each for each in self if each.record is not None and sizes.get(each.id)]
+        total, found = sum(sizes[each.id] for each in kept), []
+        for each in kept[:-1]:
+            if total <= MOST_KEPT:
+                break
+            total -= sizes[each.id]
+            found.append(each)
+        return found
+
     def last(self, most: int) -> list[dict[str, Any]]:
         """Oldest first."""
         return list(self._last)[-most:] if most else []
@@ -116,6 +132,19 @@ def described(entry: Entry[Any]) -> dict[str, Any]:
         "id": entry.id, "argv": entry.argv, "profile": entry.profile, "caller": entry.owner.name,
         "generation": entry.owner.generation, "at": entry.at,
     }  # fmt: skip
+
+
+def allowed_to(name: str, lists: Mapping[str, list[str] | None]) -> list[str] | None:
+    """The patterns that an agent is bound to; None: none. An instance that is not listed itself has those of its group.
+
+    >>> lists = {"feed": ["git"], "feed-1": ["git"], "feed-x": ["ls"]}
+    >>> [allowed_to(name, lists) for name in ("feed-1", "feed-7", "feed-x-7", "other", "feed-x1")]
+    [['git'], ['git'], ['ls'], None, None]
+    """
+    if name in lists:
+        return lists[name]
+    group, _, number = name.rpartition("-")
+    return lists.get(group) if number.isdigit() else None
 
 
 def shown(argv: object, code: str | None) -> str:

@@ -31,7 +31,7 @@ from otpd.agents.sandbox.pool import Pool
 from otpd.agents.sandbox.reading import read
 from otpd.agents.sandbox.result import Result
 from otpd.agents.sandbox.runs import PIPE, READ_SIZE, Run
-from otpd.agents.services.commands.book import Book, Entry, Owner, cut, described, shown
+from otpd.agents.services.commands.book import Book, Entry, Owner, allowed_to, cut, described, shown
 from otpd.agents.services.commands.nursery import Nursery
 from otpd.agents.services.notes import note
 
@@ -62,7 +62,7 @@ class Commands(Agent):
     """Runs commands of agents in the node's sandboxes."""
 
     async def init(
-        self, table: dict[str, Any] | None = None, base: str = "/", allowed: dict[str, list[str]] | None = None
+        self, table: dict[str, Any] | None = None, base: str = "/", allowed: dict[str, list[str] | None] | None = None
     ) -> None:
         settings = read(table or {}, base)
         self._allowed = allowed or {}
@@ -103,10 +103,12 @@ class Commands(Agent):
     ) -> Any:
         """Run a command. Reject for what can't become a run at all; what is wrong with the command itself is its result."""
         owner = self._caller()
+        if stdin is True and not stream:
+            raise Reject("stdin = true: there is nobody who could write; order it with stream", data={"code": "stdin"})
         try:
             started = self._pool.start(
                 argv, profile=profile, timeout=wall, stdin=PIPE if stdin is True else stdin or None, env=env, cwd=cwd,
-                files=files, code=code, stream=stream, caller=owner.name, allowed=self._allowed.get(owner.name),
+                files=files, code=code, stream=stream, caller=owner.name, allowed=allowed_to(owner.name, self._allowed),
             )  # fmt: skip
         except ProfileError as error:
             raise Reject(str(error), data={"code": "profile"}) from None
@@ -241,7 +243,7 @@ class Commands(Agent):
         for entry in self._book:
             self._look_at(entry)
         now = time.monotonic()
-        for entry in self._book.late(now):
+        for entry in (*self._book.late(now), *self._book.crowded(self._unread())):
             self._book.forget(entry)
         if self._pool.counters.workers_lost > self._lost:
             self._lost = self._pool.counters.workers_lost
@@ -251,6 +253,10 @@ class Commands(Agent):
             self._timer.cancel()
         due = min((self._pool.due(), *(entry.drop_at for entry in self._book)))
         self._timer = self._loop.call_at(due, self._turn) if due < float("inf") else None
+
+    def _unread(self) -> dict[str, int]:
+        """Bytes of output that wait to be read, by command."""
+        return {each.id: each.run.run.unread + sum(len(chunk) for _, chunk in each.pieces) for each in self._book}
 
     def _look_at(self, entry: Entry[Standing]) -> None:
         standing = entry.run

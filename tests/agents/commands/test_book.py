@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otpd.agents.sandbox import Result
-from otpd.agents.services.commands.book import KEPT, REMEMBERED, Book, Entry, Owner, cut, shown
+from otpd.agents.services.commands.book import KEPT, MOST_KEPT, REMEMBERED, Book, Entry, Owner, cut, shown
 
 A1, A2, B1 = Owner("a", 1), Owner("a", 2), Owner("b", 1)
 
@@ -82,3 +82,17 @@ def test_output_that_is_too_large_for_an_answer_is_cut_into_pieces() -> None:
     large, pieces = cut({"stdout": b"abcde", "stderr": b"f", "id": "x"}, inline=4, piece=3)
     assert large == {"stdout": b"", "stderr": b"", "id": "x"}
     assert list(pieces) == [("stdout", b"abc"), ("stdout", b"de"), ("stderr", b"f")]
+
+
+def test_what_nobody_reads_is_bounded_and_the_oldest_goes_first() -> None:
+    book: Book[str] = Book(1)
+    old, running, middle, new = (entry(book, A1) for _ in range(4))
+    for each in (old, running, middle, new):
+        book.begin(each)
+    for each in (old, middle, new):
+        book.over(each, record(), 0.0)
+    third = MOST_KEPT // 3
+    fits = {each.id: third for each in (old, running, middle, new)}
+    assert book.crowded(fits) == []
+    assert book.crowded({**fits, new.id: third + 3}) == [old]
+    assert book.crowded({**fits, new.id: 10 * MOST_KEPT}) == [old, middle]
