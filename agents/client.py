@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from otpd.agents import raised
+from otpd.agents import raised, stored
 from otpd.agents.blocking import Blocking
 from otpd.agents.complaints import Complaints
 from otpd.agents.conversation import Conversation
@@ -145,6 +145,17 @@ class Client(Blocking[Verbs]):
         def __getattr__(self, name: str) -> Any:
             why = _ONLY_AGENTS.get(name)
             raise AttributeError(f"a client of connect() has no {name}{f': {why}' if why else ''}", name=name, obj=self)
+
+    # --- state of agents ---
+
+    def state(self, name: str, default: Any = None, timeout: float | None = stored.TIMEOUT) -> Any:
+        """What the agent `name` has saved; `default` when there is nothing. A client has no state of its own."""
+        return self._do(stored.state_of, self._verbs._otpd, name, default, timeout)
+
+    def set_state(self, name: str, state: Any, timeout: float | None = stored.TIMEOUT) -> None:
+        """Put `state` in the place of what the agent `name` has saved. If it runs, restart it: it goes on with what it has
+        loaded, and its next save is refused (Stale)."""
+        self._do(stored.replace_state_of, self._verbs._otpd, name, state, timeout)
 
     # --- what it follows ---
 

@@ -63,30 +63,43 @@ class Stored:
 
     async def load(self, default: Any, timeout: float | None) -> Any:
         async with self._turn:
-            self.version, body = await ask(self._conversation, "load", "load_state", timeout)
+            self.version, body = await ask(self._conversation, self._what("load"), "load_state", timeout)
         return default if body is None else decode(body)
 
     async def save(self, state: Any, timeout: float | None) -> None:
         """One at a time, in the order in which they were said."""
         self._conversation.here()
-        body = self._conversation.encoder.encode(state, f"save of {self._conversation.endpoint.name}")
+        body = self._conversation.encoder.encode(state, self._what("save"))
         transaction = TRANSACTION.get()
         if transaction is not None:
             return transaction.save([body, self.version], self._saved)
         async with self._turn:
-            self._saved(
-                await ask(self._conversation, "save", "save_state", timeout, body=body, expected=self.version)
-            )
+            what, version = self._what("save"), self.version
+            self._saved(await ask(self._conversation, what, "save_state", timeout, body=body, expected=version))
         return None
+
+    def _what(self, verb: str) -> str:
+        return f"{verb} of {self._conversation.endpoint.name}"
 
     def _saved(self, version: Any) -> None:
         self.version = int(version)
 
 
-async def ask(conversation: Conversation, verb: str, method: str, timeout: float | None, **args: Any) -> Any:
+async def state_of(conversation: Conversation, name: str, default: Any, timeout: float | None) -> Any:
+    """Of another; only clients are answered."""
+    _version, body = await ask(conversation, f"load of {name}", "state_of", timeout, name=name)
+    return default if body is None else decode(body)
+
+
+async def replace_state_of(conversation: Conversation, name: str, state: Any, timeout: float | None) -> None:
+    """Whatever is there."""
+    body = conversation.encoder.encode(state, f"save of {name}")
+    await ask(conversation, f"save of {name}", "import_state", timeout, name=name, body=body)
+
+
+async def ask(conversation: Conversation, what: str, method: str, timeout: float | None, /, **args: Any) -> Any:
     """The store's answer; while it, or the broker, is started again it is asked again, until the deadline."""
-    what = f"{verb} of {conversation.endpoint.name}"
-    deadline = conversation.deadline(timeout, verb, STORE)
+    deadline = conversation.deadline(timeout, what, STORE)
     pause = _PAUSE
     while True:
         left = (deadline - conversation.clock()) / 1e9 if deadline else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import threading
 from pathlib import Path
@@ -112,6 +113,13 @@ def test_kill_9_of_the_store_under_load_loses_nothing_that_was_saved_and_restart
             stop.set()
             writer.join()
         assert json.loads(n.otpd("state", "show", "ledger").stdout) == {"sum": done[0], "n": done[0]}
+        n.kill(n.pid("store"), signal.SIGSTOP)
+        waiting = threading.Thread(target=call, args=(n, "add"), kwargs={"n": 1})
+        waiting.start()
+        assert call(n, "otpd.describe")["name"] == "ledger", "who stores nothing waits for nobody"
+        n.kill(n.pid("store"), signal.SIGCONT)
+        waiting.join()
+        done[0] += 1
         after = n.worker("ledger")
         assert (after["pid"], after["generation"]) == (before["pid"], 1)
         assert call(n, "add", n=1) == {"sum": done[0] + 1, "n": done[0] + 1}
@@ -135,6 +143,10 @@ def test_people_look_at_state_take_it_out_put_it_in_and_drop_it() -> None:
         n.write("mine.json", '{"sum": 100, "n": 0}')
         assert n.json("state", "import", "ledger", "mine.json") == {"ok": True, "name": "ledger", "version": 5}
         assert json.loads(n.otpd("state", "export", "ledger", "--json").stdout) == {"sum": 100, "n": 0}
+        with connect(n.control) as it:
+            assert (it.state("ledger"), it.state("nobody", default=0)) == ({"sum": 100, "n": 0}, 0)
+            it.set_state("ledger", {"sum": 7, "n": 7})
+            assert it.state("ledger") == {"sum": 7, "n": 7}
         n.otpd("state", "drop", "ledger")
         n.otpd("restart", "ledger")
         assert call(n, "add", n=1) == {"sum": 1, "n": 1}
