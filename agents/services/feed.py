@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
-from otpd.agents.services.journal import Event, Reader, is_before, unread
+from otpd.agents.services.journal import Event, Reader, in_batches, is_before, unread
 from otpd.ipc.frames import ANSWER_LIMIT, FrameError, FrameReader, pack_frame
 
 #: Events of root's memory that are asked for at first: more than its logger is ever behind in peace.
@@ -23,6 +23,8 @@ _LOOKS: Final = 50
 #: Seconds until root is asked again that could not be reached.
 _AGAIN: Final = 1.0
 _CHUNK: Final = 1 << 18
+#: Events of the past that are given in one go: a beat must be possible in between.
+_BATCH: Final = 500
 
 
 class Feed:
@@ -40,8 +42,9 @@ class Feed:
                         if events:
                             yield events
             self.connected = False
-            if late := self._reader.new(unread(self._state_dir, self._reader.cursor)):
-                yield late
+            for batch in in_batches(unread(self._state_dir, self._reader.cursor), _BATCH):
+                if late := self._reader.new(batch):
+                    yield late
             await asyncio.sleep(_AGAIN)
 
     async def _live(self) -> AsyncGenerator[list[Event]]:
@@ -53,7 +56,8 @@ class Feed:
             while chunk := await incoming.read(_CHUNK):
                 events = [found for answer in frames.feed(chunk) if (found := _event(answer)) is not None]
                 if events and not self.connected:
-                    yield await self._past(events[0])
+                    async for past in self._past(events[0]):
+                        yield past
                     self.connected = True
                 yield self._reader.new(events)
         finally:
@@ -61,17 +65,17 @@ class Feed:
             with contextlib.suppress(OSError):
                 await outgoing.wait_closed()
 
-    async def _past(self, first: Event) -> list[Event]:
+    async def _past(self, first: Event) -> AsyncIterator[list[Event]]:
         """What is on disk before the first event that root still had: that one and those after it root gives itself, also if
         the disk has lost some of them."""
-        found: list[Event] = []
         for _ in range(_LOOKS):
-            earlier = [each for each in unread(self._state_dir, self._reader.cursor) if is_before(each, first)]
-            found += self._reader.new(earlier)
+            earlier = (each for each in unread(self._state_dir, self._reader.cursor) if is_before(each, first))
+            for batch in in_batches(earlier, _BATCH):
+                yield self._reader.new(batch)
+                await asyncio.sleep(0)
             if self._reader.follows(first):
                 break
             await asyncio.sleep(_SOON)
-        return found
 
 
 def _event(answer: Any) -> Event | None:

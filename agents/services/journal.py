@@ -7,9 +7,10 @@ A `Cursor` is the place of an event: the number of root's life and the event's i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 _NAME: Final = "events.jsonl"
@@ -43,25 +44,35 @@ def is_before(event: Event, other: Event) -> bool:
     return one is None or two is None or one < two
 
 
-def unread(state_dir: str, after: Cursor) -> list[Event]:
-    """All that is on disk after `after`, in order.
+def unread(state_dir: str, after: Cursor) -> Iterator[Event]:
+    """All that is on disk after `after`, in order, made one by one: there may be as much as all parts hold.
 
-    >>> unread("/nonexistent", Cursor())
+    >>> list(unread("/nonexistent", Cursor()))
     []
     """
-    found: list[Event] = []
+    parts: list[tuple[bytes, int]] = []
     for part in _newest_first(state_dir):
-        for event in _backwards(part):
-            at = place(event)
-            if at is not None and at <= after:
-                return found[::-1]
-            found.append(event)
-    return found[::-1]
+        begin = _end_of_read(part, after)
+        parts.append((part, begin))
+        if begin > 0:
+            break
+    while parts:
+        yield from _events(*parts.pop())
+
+
+def in_batches(events: Iterable[Event], size: int) -> Iterator[list[Event]]:
+    """
+    >>> [len(batch) for batch in in_batches(({"event": "x"} for _ in range(5)), 2)]
+    [2, 2, 1]
+    """
+    remaining = iter(events)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch
 
 
 def _newest_first(state_dir: str) -> Iterator[bytes]:
     """The bytes of each part. One that is moved on meanwhile is read once more under its new name; `unread` gives each event
-    of it twice then, and whoever goes by the cursor takes it once."""
+    of it twice then, and a `Reader` takes it once."""
     path = os.path.join(state_dir, _NAME)
     for name in (path, *(f"{path}.{number}" for number in range(1, _PARTS))):
         try:
@@ -72,16 +83,36 @@ def _newest_first(state_dir: str) -> Iterator[bytes]:
                 return
 
 
-def _backwards(part: bytes) -> Iterator[Event]:
-    """A line that is no event is passed over: one that is being written, or one that a disk has spoilt."""
-    end = len(part)
+def _end_of_read(part: bytes, after: Cursor) -> int:
+    """Where the last event up to `after` ends in a part; 0: there is none. Looked for from the end, where it mostly is."""
+    first = next((at for event in _events(part, 0) if (at := place(event)) is not None), None)
+    end = len(part) if first is not None and first <= after else 0
     while end > 0:
         start = part.rfind(b"\n", 0, end - 1) + 1
-        with contextlib.suppress(ValueError):
-            event = json.loads(part[start:end])
-            if isinstance(event, dict) and isinstance(event.get("event"), str):
-                yield event
+        event = _event(part[start:end])
+        at = place(event) if event is not None else None
+        if at is not None and at <= after:
+            break
         end = start
+    return end
+
+
+def _events(part: bytes, begin: int) -> Iterator[Event]:
+    while begin < len(part):
+        end = part.find(b"\n", begin) + 1 or len(part)
+        event = _event(part[begin:end])
+        if event is not None:
+            yield event
+        begin = end
+
+
+def _event(line: bytes) -> Event | None:
+    """None for what is none: a line that is being written, or one that a disk has spoilt."""
+    with contextlib.suppress(ValueError):
+        event = json.loads(line)
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            return event
+    return None
 
 
 def crashed(event: Event) -> bool:

@@ -94,18 +94,22 @@ def test_a_death_is_in_the_error_store_with_all_that_is_known_of_it() -> None:
 
 def test_no_death_is_missed_or_counted_twice_though_store_and_root_are_killed_and_nobody_notices() -> None:
     config = "".join(LOOP % name for name in CRASHERS) + '[agents.calm]\nscript = "idle.py"\n'
-    with node(config, services=("errors",), start=False) as n:
+    observers = ("errors", "telemetry")
+    with node(config, services=observers, start=False) as n:
         n.start(check=1)
         calm = n.worker("calm")
-        for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
-            before = n.worker("errors")
-            n.kill(before["pid"], number)
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            before = [n.worker(name) for name in observers]
+            for each in before:
+                n.kill(each["pid"], number)
             seen = sum(deaths(n).values())
             eventually(lambda seen=seen: sum(deaths(n).values()) > seen + 10)
-            if number == signal.SIGSTOP:
-                n.kill(before["pid"], signal.SIGCONT)
-            else:
-                n.reborn("errors", before["generation"], deadline=30)
+            for each in before:
+                if number == signal.SIGSTOP:
+                    with suppress(ProcessLookupError):  # its watchdog was sooner
+                        n.kill(each["pid"], signal.SIGCONT)
+                else:
+                    n.reborn(each["name"], each["generation"], deadline=30)
         assert [n.worker("calm")[key] for key in ("pid", "generation")] == [calm["pid"], calm["generation"]]
         n.otpd("child", "stop", *CRASHERS)
         eventually(lambda: stored(n) == deaths(n), what="each death is stored once")

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from otpd.agents.services.errors.database import FILE, Database
 from otpd.agents.services.errors.records import Machine
-from otpd.agents.services.journal import Event, Reader, place, unread
+from otpd.agents.services.journal import Event, Reader, in_batches, place, unread
+
+_BATCH: Final = 1000
 
 
 def look(state_dir: str) -> Database:
     """All that is known now. database.Unusable when the file can't be read."""
     database = Database.look(os.path.join(state_dir, FILE))
     cursor, alive = database.progress()
-    events = unread(state_dir, cursor)
-    if not events:
-        return database
-    copy = database.copy()
-    database.close()
-    absorb(copy, Machine(alive), Reader(cursor).new(events))
-    return copy
+    reader, machine = Reader(cursor), Machine(alive)
+    changed = database
+    for batch in in_batches(unread(state_dir, cursor), _BATCH):
+        if changed is database:
+            changed = database.copy()
+            database.close()
+        absorb(changed, machine, reader.new(batch))
+    return changed
 
 
 def absorb(database: Database, machine: Machine, events: Sequence[Event]) -> int:
