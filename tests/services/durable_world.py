@@ -6,6 +6,7 @@ The disk is the real journal in memory. What the queue has taken and not committ
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -54,6 +55,7 @@ class World:
         self.bounds, self.now, self.wall = bounds, 0, 0.0
         self.disk = sqlite3.connect(":memory:", isolation_level=None)
         self.disk.executescript(journal.MIGRATION)
+        weakref.finalize(self, self.disk.close)
         self.receivers = {name: Receiver(name) for name in names}
         self.incs = 0
         self.store_deaths = 0

@@ -16,6 +16,7 @@ from otpd.ipc.endpoint import Address, Endpoint
 from otpd.ipc.wire import Kind, Lane, Status
 from tests.simulation.broker import Connection
 from tests.simulation.clock import MS, SECOND, Entry
+from tests.simulation.durables import Durables
 from tests.simulation.kernel import Process
 from tests.simulation.messages import Answer, Message, Recipe
 from tests.simulation.own import OwnChildren
@@ -58,6 +59,7 @@ class SimulatedAgent:
         self.random = Random(f"{world.scenario.seed}/{job.name}/{job.inc}")
         self.connection: Connection | None = None
         self._alarm: Entry | None = None
+        self.durables = Durables(self) if world.scenario.durable else None
         world.identities_of[job.identity] = (self.name, self.inc)
         process.at_exit.append(lambda: world.ends.add((self.name, self.inc)))
         world.watch.agent_began(self)
@@ -180,17 +182,29 @@ class SimulatedAgent:
                 watch.happened(self, happening, None)
                 self.endpoint.handled(1, len(happening.body))
             case happenings.Delivered(body=body) | happenings.EventReceived(body=body):
-                watch.happened(self, happening, self.world.mail.of(body))
-                self.mailbox.append(happening)
+                message = self.world.mail.of(body)
+                watch.happened(self, happening, message)
+                if message is not None and message.payload is not None:
+                    self._hear_durable(happening, message)
+                else:
+                    self.mailbox.append(happening)
             case happenings.Replied(request=request) | happenings.CallFailed(request=request):
                 message = self.calls.pop(request, None)
                 watch.happened(self, happening, message)
                 self._answered(request)
+                if message is not None and message.payload is not None and self.durables is not None:
+                    self.durables.outcome(message, isinstance(happening, happenings.Replied))
             case happenings.CastRejected(number=number) | happenings.CastAccepted(number=number):
                 watch.happened(self, happening, self.casts.get(number))
             case _:
                 watch.happened(self, happening, None)
                 self._learn(happening)
+
+    def _hear_durable(self, happening: Any, message: Message) -> None:
+        if self.durables is None or not self.durables.arrived(message):
+            self.endpoint.handled(1, len(happening.body))
+        else:
+            self.mailbox.append(happening)
 
     def _learn(self, happening: happenings.Happening) -> None:
         match happening:
@@ -252,6 +266,11 @@ class SimulatedAgent:
         """The answer, and credit back; one that raised is the agent's end."""
         if self.handling is not handling:
             return
+        if handling.message.payload is not None and self.durables is not None:
+            self.durables.handle(handling)
+            if self.process.alive:
+                self.work()
+            return
         self.handling = None
         delivered, answer = handling.delivered, handling.message.recipe.answer
         if delivered.call is not None and not handling.cancelled:
@@ -262,7 +281,26 @@ class SimulatedAgent:
         else:
             self.work()
 
+    def settle(self, handling: Handling) -> None:
+        """A durable message has come to its end here."""
+        if self.handling is handling:
+            self.handling = None
+            self.endpoint.handled(1, len(handling.delivered.body))
+            self.work()
+
     # --- what the workload lets it say ---
+
+    def say(self, kind: Kind, to: str, payload: Any, deadline: int = 0) -> Message:
+        """To the store, or (the store itself) to an agent."""
+        message = self._message(kind, Address(to), Recipe(0), 0, deadline=deadline)
+        message.payload = payload
+        if kind is Kind.CALL:
+            message.request = self.endpoint.call(Address(to), message.body(), deadline, self.world.clock.now)
+            self.calls[message.request] = message
+        else:
+            message.request = self.endpoint.cast(Address(to), message.body())
+            self.casts[message.request] = message
+        return message
 
     def call(self, to: Address, recipe: Recipe, deadline: int, size: int = 0) -> int:
         message = self._message(Kind.CALL, to, recipe, size, deadline=deadline)

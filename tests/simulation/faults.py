@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from otpd.supervisor.events import DeleteChild, Op, RestartChild, StartChild, TerminateChild
 from otpd.supervisor.incarnation import Status
@@ -39,7 +39,7 @@ def strike(world: World, fault: Fault) -> None:
     if fault.kind in _OF_ROOT:
         _OF_ROOT[fault.kind](world, root, fault)
         return
-    name = "broker" if fault.name == "broker" else fault.name
+    name = fault.name
     live = root.workers.of(name)
     if fault.kind in _OF_STARTS:
         world.ail(name, fault.kind, fault.amount)
@@ -146,6 +146,20 @@ def _garbage(world: World, process: Process, fault: Fault) -> None:
 # --- root ---
 
 
+def _power(world: Any, root: SimulatedRoot, _fault: Fault) -> None:
+    """Everybody is gone at once, and so is what the disk has not been told to keep. The machine starts again."""
+    world.disk.power_cut()
+    for process in world.kernel.living():
+        if process is not world.heart.process and process is not root.process:
+            world.kernel.signal(process, signal.SIGKILL)
+    world.kernel.signal(root.process, signal.SIGKILL)
+
+
+def _disk_full(world: Any, _root: SimulatedRoot, fault: Fault) -> None:
+    world.disk.full = True
+    world.clock.after(fault.amount * MS, setattr, world.disk, "full", False)
+
+
 def _script(world: World, root: SimulatedRoot, fault: Fault) -> None:
     """Somebody runs `otpd call`, or a program of his own, and it ends well or not."""
     script.start(world, root, fault.amount * MS, in_order=fault.at % 2 == 0)
@@ -219,11 +233,15 @@ _OF_PROCESSES: Final[dict[str, Callable[[World, Process, Fault], None]]] = {
     "broker_kill": _kill,
     "broker_stop": _stop,
     "broker_stick": _stick,
+    "store_kill": _kill,
+    "store_stop": _stop,
 }
 _OF_ROOT: Final[dict[str, Callable[[World, SimulatedRoot, Fault], None]]] = {
     "root_kill": _root_kill,
     "script": _script,
     "root_stop": _root_stop,
+    "power": _power,
+    "disk_full": _disk_full,
     "root_slow": _root_slow,
     "resnapshot": _resnapshot,
     "repeat": _repeat,

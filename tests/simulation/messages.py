@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 from otpd.ipc.wire import Kind
 
@@ -55,6 +55,8 @@ class Message:
     delivered: list[tuple[str, int]] = field(default_factory=list)
     handled: list[tuple[str, int]] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)  # what the sender heard
+    payload: Any = None  # what is said to or by the store, instead of a recipe
+    answer: Any = None  # what the store has answered
 
     def body(self) -> bytes:
         return _NUMBER.pack(self.number) + bytes(self.size - SMALLEST)

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
-from tests.simulation.scenario import Fault, Mode, Scenario, draw
+from tests.simulation.durable import DurableWorld
+from tests.simulation.scenario import Fault, Mode, Scenario, draw, draw_durable
 from tests.simulation.shrink import ddmin
 from tests.simulation.trace import Trace
 from tests.simulation.world import Outcome, World
 
 #: One of so many seeds runs twice, and must do the same twice.
 TWICE = 100
+Draw: TypeAlias = Callable[[int, Mode], Scenario]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,14 @@ class Failure:
     faults: tuple[Fault, ...]  # shrunk
     chosen: tuple[int, ...]  # their places among all faults of the seed
     drawn: int  # how many there were
+    world: str = ""  # the option of scripts/simulate that draws it
 
     @property
     def command(self) -> str:
         """Replays it."""
         chosen = ",".join(map(str, self.chosen)) or "none"
-        return f"scripts/simulate --seed {self.outcome.seed} --mode {self.outcome.mode} --faults {chosen} --trace"
+        which = f"--seed {self.outcome.seed} --mode {self.outcome.mode}{self.world}"
+        return f"scripts/simulate {which} --faults {chosen} --trace"
 
     def lines(self) -> list[str]:
         outcome = self.outcome
@@ -59,10 +64,11 @@ class Report:
 
 
 def one(scenario: Scenario, trace: bool = False) -> Outcome:
-    return World(scenario, observers=(Trace,) if trace else ()).run()
+    kind = DurableWorld if scenario.durable else World
+    return kind(scenario, observers=(Trace,) if trace else ()).run()
 
 
-def checked(seed: int, mode: Mode) -> Outcome:
+def checked(seed: int, mode: Mode, draw: Draw = draw) -> Outcome:
     """`one`, twice where that is due."""
     outcome = one(draw(seed, mode))
     if seed % TWICE == 0 and outcome.violation is None and one(draw(seed, mode)).digest != outcome.digest:
@@ -70,7 +76,7 @@ def checked(seed: int, mode: Mode) -> Outcome:
     return outcome
 
 
-def shrunk(outcome: Outcome, budget: int = 100) -> Failure:
+def shrunk(outcome: Outcome, budget: int = 100, draw: Draw = draw) -> Failure:
     """The failure, with the fewest faults that still lead to it."""
     scenario = draw(outcome.seed, outcome.mode)
 
@@ -79,13 +85,14 @@ def shrunk(outcome: Outcome, budget: int = 100) -> Failure:
 
     places = ddmin(tuple(range(len(scenario.faults))), fails, budget)
     chosen = scenario.only(places)
-    return Failure(one(chosen), chosen.faults, places, len(scenario.faults))
+    world = " --durable" if draw is draw_durable else ""
+    return Failure(one(chosen), chosen.faults, places, len(scenario.faults), world)
 
 
-def many(seeds: Iterable[int], modes: tuple[Mode, ...], jobs: int = 1) -> Report:
+def many(seeds: Iterable[int], modes: tuple[Mode, ...], jobs: int = 1, draw: Draw = draw) -> Report:
     """All of them; failures are shrunk."""
     began, report = time.perf_counter(), Report()
-    work = [(seed, mode) for seed in seeds for mode in modes]
+    work = [(seed, mode, draw) for seed in seeds for mode in modes]
     if jobs > 1:
         with ProcessPoolExecutor(jobs) as pool:
             outcomes = list(pool.map(checked, *zip(*work, strict=True), chunksize=8))
@@ -94,5 +101,5 @@ def many(seeds: Iterable[int], modes: tuple[Mode, ...], jobs: int = 1) -> Report
     for outcome in outcomes:
         report.add(outcome)
     report.took = time.perf_counter() - began
-    report.failures = [shrunk(outcome) for outcome in outcomes if outcome.violation is not None]
+    report.failures = [shrunk(outcome, draw=draw) for outcome in outcomes if outcome.violation is not None]
     return report

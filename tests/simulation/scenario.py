@@ -34,6 +34,8 @@ PER_AGENT: Final = 2
 CALM: Final = 0.8
 #: Events that agents cause on their own, per seed: what a seed may cost.
 _ACTIONS: Final = 260
+#: Durable messages that agents send on their own, per seed.
+_DURABLE: Final = 80
 VERBS: Final = (
     "call", "calls", "cast", "confirmed", "burst", "publish", "cancel", "monitor", "demonitor", "link", "unlink", "trap",
     "subscribe", "unsubscribe", "join", "leave", "ask", "key", "lock", "exit", "start_child", "stop_child",
@@ -75,6 +77,7 @@ class Scenario:
     members: frozenset[tuple[str, str]]
     faults: tuple[Fault, ...] = ()
     programs: tuple[str, ...] = field(default=())
+    durable: float = 0.0  # durable messages per second and agent; 0: there is no store
 
     def traps(self, name: str) -> bool:
         return name in self.trapping
@@ -251,6 +254,29 @@ KINDS: Final[dict[str, tuple[str, int, int]]] = {
 _RARE: Final = frozenset({"root_kill", "root_stop", "operator_delete", "immortal"})
 
 
+#: The same, of worlds with durable traffic.
+DURABLE_KINDS: Final[dict[str, tuple[str, int, int]]] = {
+    "store_kill": ("store", 0, 0),
+    "store_stop": ("store", 1, 5000),
+    "power": ("root", 0, 0),
+    "disk_full": ("root", 10, 5000),
+    "kill": ("agent", 0, 0),
+    "broker_kill": ("broker", 0, 0),
+}
+
+
+def draw_durable(seed: int, mode: Mode) -> Scenario:
+    """The world of the same seed with a store in it, durable traffic, and what befalls them besides."""
+    random = Random(f"{seed}/{mode}/durable")
+    scenario = draw(seed, mode)
+    scenario = replace(scenario, durable=_DURABLE / (scenario.span / SECOND) / len(scenario.agents))
+    kinds = random.sample(list(DURABLE_KINDS), random.choice((1, 2, 3, 4)))
+    more = [
+        _fault(random, scenario, kind, DURABLE_KINDS) for kind in kinds for _ in range(random.choice((1, 2, 4)))
+    ]
+    return replace(scenario, faults=tuple(sorted((*scenario.faults, *more), key=lambda fault: fault.at)))
+
+
 def _faults(random: Random, scenario: Scenario) -> tuple[Fault, ...]:
     """Up to six kinds of them, from one to twenty each."""
     kinds = random.sample(list(KINDS), random.choice((0, 1, 2, 3, 4, 6)))
@@ -262,8 +288,10 @@ def _faults(random: Random, scenario: Scenario) -> tuple[Fault, ...]:
     return tuple(sorted(found, key=lambda fault: fault.at))
 
 
-def _fault(random: Random, scenario: Scenario, kind: str) -> Fault:
-    whom, least, most = KINDS[kind]
+def _fault(
+    random: Random, scenario: Scenario, kind: str, kinds: dict[str, tuple[str, int, int]] = KINDS
+) -> Fault:
+    whom, least, most = kinds[kind]
     workers = (*scenario.agents, *scenario.programs)
     names = {"agent": scenario.agents, "worker": workers, "child": (*workers, "s0", "s1")}.get(whom, (whom,))
     amount = random.randint(least, most) if random.random() < 0.5 else int(least + (most - least) * random.random() ** 4)

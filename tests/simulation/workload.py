@@ -55,6 +55,20 @@ class Workload:
                 self._told("join", group)
         self._agent.work()
         self._later()
+        if self._agent.durables is not None:
+            self._durably()
+
+    def _durably(self) -> None:
+        """Now and then a durable message, beside everything else."""
+        pause = self._random.expovariate(self._world.scenario.durable)
+        self._agent.process.after(int(pause * SECOND), self._send_durably)
+
+    def _send_durably(self) -> None:
+        durables = self._agent.durables
+        if self._agent.phase == "ready" and not self._world.resting and durables is not None:
+            durables.send(self._random.choice(self._world.scenario.agents))
+            self._agent.work()
+            self._durably()
 
     def _later(self) -> None:
         pause = self._random.expovariate(self._world.scenario.rate)
@@ -134,9 +148,10 @@ class Workload:
             self._agent.publish(self._random.choice(TOPICS[:4]), Recipe(int(self._world.scenario.handler)), self._size())
 
     def _cancel(self) -> None:
-        """Of its own accord; a call that a handler waits for is that handler's."""
+        """Of its own accord; a call that a handler waits for is that handler's, what the store is told is the SDK's."""
         handling = self._agent.handling
-        own = [request for request in self._agent.calls if handling is None or request != handling.onward]
+        onward = None if handling is None else handling.onward
+        own = [request for request, call in self._agent.calls.items() if request != onward and call.payload is None]
         if own:
             request = self._random.choice(own)
             message = self._agent.calls.pop(request)

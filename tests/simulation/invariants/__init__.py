@@ -6,6 +6,7 @@ from tests.simulation.coverage import Seen
 from tests.simulation.invariants.bounds import Credit, Gaps, Inside
 from tests.simulation.invariants.breakers import Breakers
 from tests.simulation.invariants.deaths import Links, Monitors, Released
+from tests.simulation.invariants.durable import Durable
 from tests.simulation.invariants.mail import Conservation, Fencing, Order, Outcomes
 from tests.simulation.invariants.names import Choices, Holders, Listeners, Registered
 from tests.simulation.invariants.processes import Processes
@@ -32,5 +33,6 @@ INVARIANTS: tuple[type[Observer], ...] = (
     Choices,
     Listeners,
     Registered,
+    Durable,
     Seen,
 )
