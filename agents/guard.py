@@ -10,10 +10,10 @@ A hook can't be taken away again and outlives every module, so the guard of a pr
 
 from __future__ import annotations
 
+import _posixsubprocess
 import asyncio
 import atexit
 import contextlib
-import functools
 import os
 import socket
 import subprocess  # noqa: F401  it must have its own reference to fork_exec before `_listen_to_fork_exec`
@@ -44,22 +44,32 @@ def stand(policy: str, channel: int) -> Guard | None:
     sys.audit(_FIND, found)
     if found or policy == "allow":
         return found[0] if found else None
-    return Guard(policy == "deny", channel)
+    guard = Guard(policy == "deny", channel)
+    guard.begin()
+    return guard
+
+
+def rehearse() -> None:
+    """For nothing, in a process that may soon need one: memory that it shares with others is copied by then."""
+    sys.audit(_FIND, [])
+    Guard(False, -1)._hook()
 
 
 class Guard:
-    """Of this process, to its end."""
+    """Of this process, to its end. Where it only reports, root hears of it with the first report: a start is to be short."""
 
     def __init__(self, deny: bool, channel: int) -> None:
         self._deny, self._channel, self._pid = deny, channel, os.getpid()
         self._lock = threading.RLock()  # a signal handler may come while its own thread is in here
-        self._tally = Tally()
+        self._tally: Tally | None = None
         self._told, self._due, self._promised = 0, 0.0, False
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self) -> None:
         _listen_to_fork_exec()
         sys.addaudithook(self._hook())
-        atexit.register(self.tell_counts)
-        self._say("guard", *_layers(deny))
+        if self._deny:
+            self._say("guard", *_layers())
 
     def _hook(self) -> Callable[[str, tuple[Any, ...]], None]:
         """It is called for every import, every open file, every id(): one look into a set, and gone."""
@@ -85,18 +95,26 @@ class Guard:
             raise SpawnRefused(f"{found}: refused, because otpd.toml says spawn = \"deny\"; {found.instead}")
 
     def _report(self, found: Attempt) -> None:
-        self._tally.count(self._deny)
-        if self._tally.is_new(found):
+        tally = self._tally = self._tally or self._begin()
+        tally.count(self._deny)
+        if tally.is_new(found):
             what = "refused" if self._deny else "agents make no processes of their own"
             with contextlib.suppress(OSError, ValueError, AttributeError):  # it may have closed stderr
                 print(f"otpd: {found}: {what}; {found.instead}", file=sys.stderr, flush=True)
             told = {"call": found.call, "program": found.program, "place": found.place, "instead": found.instead}
-            self._told = self._tally.seen
-            self._say("spawn", told, self._tally.seen, self._tally.refused)
+            self._told = tally.seen
+            self._say("spawn", told, tally.seen, tally.refused)
         if time.monotonic() >= self._due:
             self.tell_counts()
         elif not self._promised:
             self._promise()
+
+    def _begin(self) -> Tally:
+        """The first attempt."""
+        atexit.register(self.tell_counts)
+        if not self._deny:
+            self._say("guard", ["audit"], "")
+        return Tally()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on root is told of the last attempts even if none follows."""
@@ -114,9 +132,10 @@ class Guard:
         """What root has not heard yet of how many there were."""
         with self._lock:
             self._due, self._promised = time.monotonic() + PAUSE, False
-            if self._told != self._tally.seen:
-                self._told = self._tally.seen
-                self._say("spawns", self._tally.seen, self._tally.refused)
+            tally = self._tally
+            if tally is not None and self._told != tally.seen:
+                self._told = tally.seen
+                self._say("spawns", tally.seen, tally.refused)
 
     def _say(self, *packet: Any) -> None:
         """Never waits; a root that is gone or stands still misses it."""
@@ -126,10 +145,8 @@ class Guard:
             channel.send(pack(list(packet)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-def _layers(deny: bool) -> tuple[list[str], str]:
-    """What is in force, and why not more."""
-    if not deny:
-        return ["audit"], ""
+def _layers() -> tuple[list[str], str]:
+    """What is in force where processes are refused, and why not more."""
     from otpd.agents import noexec
 
     try:
@@ -151,11 +168,8 @@ def _stack(frame: FrameType | None) -> Iterator[Code]:
 
 def _listen_to_fork_exec() -> None:
     """multiprocessing's `spawn` and `forkserver` start processes with a function of C that raises no audit event."""
-    import _posixsubprocess
-
     start = _posixsubprocess.fork_exec
 
-    @functools.wraps(start)
     def fork_exec(args: Any, *rest: Any) -> Any:
         sys.audit(FORK_EXEC, args[0] if args else None)
         return start(args, *rest)

@@ -107,6 +107,8 @@ def _rehearse(channel: socket.socket) -> None:
     exec(
         compile(b"class A:\n async def f(self, n=1): pass\n", "spare", "exec", dont_inherit=True), {"__name__": "spare"}
     )
+    if _GUARD in sys.modules:
+        sys.modules[_GUARD].rehearse()
     with contextlib.suppress(LaunchError):
         launch.execute(("/",), env)
 

@@ -13,7 +13,7 @@ from tests.supervisor.processes import Root, Worker
 
 needs_seccomp = pytest.mark.skipif(not kernel.supported(), reason="no table of system calls for this architecture")
 
-LAYERS = {"warn": ["audit"], "deny": ["audit", "seccomp"]}
+LAYERS = ["audit", "seccomp"]
 HEAD = "import ctypes, multiprocessing, os, pty, subprocess, sys, threading, uuid\n"
 RUN = "from otpd.agents import Agent, SpawnRefused, run\nclass Feed(Agent): ...\nrun(Feed)\n"
 
@@ -23,9 +23,9 @@ def start(root: Root, body: str, spawn: str) -> Worker:
 
 
 def told(worker: Worker) -> list[tuple[str, str, str]]:
-    """Call, program and line of each place that root was told of, after what the guard says of itself."""
+    """Call, program and line of each place that root was told of, and before the first of them of the guard itself."""
     packets: list[Any] = worker.packets()
-    assert [packet[0] for packet in packets[:2]] == ["guard", "spawned"]
+    assert packets[:2] == [["spawned"], ["guard", ["audit"], ""]]
     places = [packet[1] for packet in packets if packet[0] == "spawn"]
     return [(each["call"], each["program"], each["place"].partition(".py:")[2]) for each in places]
 
@@ -66,7 +66,7 @@ def test_every_way_of_making_a_process_is_refused(root: Root) -> None:
     tries = "\n".join(f"try:\n    {way}\n{shown}" for way, _, _ in WAYS.values())
     worker = start(root, f"from otpd.agents import SpawnRefused\n{tries}\nos.execvp('true', ['true'])", "deny")
     packets = worker.packets()
-    assert packets[0] == ["guard", ["audit", "seccomp"], ""]
+    assert packets[0] == ["guard", LAYERS, ""]
     calls = [packet[1]["call"] for packet in packets if packet[0] == "spawn"]
     assert calls == [*(call for _, call, _ in WAYS.values()), "os.execvp"]
     (last,) = [packet[1] for packet in packets if packet[0] == "exit"]
@@ -94,7 +94,7 @@ for _ in range(3):
 @needs_seccomp
 def test_what_does_not_go_through_python_is_refused_by_the_kernel_and_threads_go_on(root: Root) -> None:
     worker = start(root, CTYPES, "deny")
-    assert worker.packets() == [["guard", LAYERS["deny"], ""], ["spawned"]]
+    assert worker.packets() == [["guard", LAYERS, ""], ["spawned"]]
     printed = worker.printed().splitlines()
     assert printed[0] == "(-1, 1) (-1, 1) (-1, 1) 127"
     assert printed[1:] == ["1", *["a thread (-1, 1)"] * 3]
@@ -112,6 +112,11 @@ def test_libraries_that_ask_other_programs_are_told_once_per_place_and_can_do_wi
     assert len(told) <= 4  # ldconfig, gcc, ld: one line for each call that a script could make
     assert lines[-1] == "1"
     assert max(counts) >= 12
+
+
+def test_an_agent_that_makes_no_processes_says_nothing_of_its_guard(root: Root) -> None:
+    worker = start(root, "print(sys.audit('otpd.guard', found := []), len(found))", "warn")
+    assert (worker.packets(), worker.printed()) == ([["spawned"]], "None 1\n")
 
 
 def test_where_it_is_allowed_nothing_listens(root: Root) -> None:
