@@ -21,6 +21,7 @@ args = { greeting = "hello" }   # keyword arguments of its init()
 # restart = "permanent"         # permanent | transient | temporary
 # shutdown = "5s"               # how long it may take to stop; then it is killed
 # instances = 1                 # n > 1: hello-1 .. hello-n
+# spawn = "warn"                # processes that it makes by itself: allow | warn | deny
 
 # A program is any executable.
 # [programs.web]

@@ -261,8 +261,8 @@ def test_6_commands_are_refused_and_those_in_the_sandbox_end_with_their_owner(on
     assert client.call("runner", "by_hand", timeout=30) == [0, 0]
     assert client.call("runner-strict", "by_hand", timeout=30) == ["SpawnRefused", 127]
     if not why_not_native():
-        client.call("runner", "begin", timeout=60)
+        client.call("runner-strict", "begin", timeout=60)
         running = lambda: client.call("commands", "look", timeout=30)["running"]  # noqa: E731
         assert [row["argv"] for row in running()] == ["sleep 600"]
-        kill(one, "runner")
+        kill(one, "runner-strict")
         eventually(lambda: not running(), 30)
