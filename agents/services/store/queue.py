@@ -14,7 +14,8 @@ acknowledgement, new messages) has taken place together (E7).
 | SETTLING | GONE | IN_FLIGHT | - | - | - |
 
 The shell: say what happened; work off `effects`; write what `take()` gives, in order, and say `committed` or `failed` of
-each. Nothing is answered and nothing delivered before its write is on disk.
+each. Nothing is answered and nothing delivered before its write is on disk. `holding` counts what there is, `intake` takes
+what comes, and here is the way of a message.
 
 Of the messages that were with an incarnation when it died, the first was being handled, because they are handled and
 settled in order: it is charged with the attempt, the others are not (`lines` says why it is soon alone). After an end that
@@ -25,11 +26,10 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
-from types import MappingProxyType
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
+from otpd.agents.services.store.intake import Intake
 from otpd.agents.services.store.lines import Line, Target
 from otpd.agents.services.store.messages import (
     SECOND,
@@ -37,58 +37,33 @@ from otpd.agents.services.store.messages import (
     Bounds,
     Burial,
     Deliver,
-    Effect,
     Failure,
-    Finished,
-    Kind,
     Message,
-    Receipt,
     Recovered,
-    Request,
     State,
     Tell,
     Unit,
-    Watch,
 )
-from otpd.ipc.topics import Trie
 
 #: Minutes for which ids and submissions are remembered (E3). Of the store's own running time: no clock can jump over them.
 MEMORY: Final = 10
 MINUTE: Final = 60 * SECOND
-#: Names that are followed although nothing waits for them, so that the next message to one finds it.
-_IDLE: Final = 1000
 _JITTER: Final = 0.2
 #: Characters of an error that are told; the letter has it whole.
 _SHOWN: Final = 200
-_NONE: Final[Finished] = MappingProxyType({})
 #: Reasons of deaths that no message has caused: a supervisor, or a link, has asked for them.
 _ASKED: Final = ("shutdown", "linked(")
 
 
-class Queue:
+class Queue(Intake):
     """`now` in ns of CLOCK_MONOTONIC; `wall` in seconds, for people."""
 
     def __init__(self, recovered: Recovered, bounds: Bounds, now: int, wall: float) -> None:
-        self.bounds, self._wall = bounds, wall
-        self.effects: deque[Effect] = deque()
-        self.messages: dict[int, Message] = {}
-        self.bytes = 0
-        self.letters = dict.fromkeys(recovered.letters)
-        self.minute = recovered.minute
-        self._targets: dict[str, Target] = {}
-        self._ids: dict[tuple[str, str, str], Message] = {}
-        self._receipts = {each.sender: each for each in recovered.receipts}
-        self._patterns: dict[str, tuple[str, ...]] = {}
-        self._seen: dict[str, float] = {}
-        self._topics: Trie[str] = Trie()
-        self._seq, self._turn = recovered.next_seq - 1, recovered.next_turn - 1
+        super().__init__(recovered, bounds, wall)
+        self._turn = recovered.next_turn - 1
         self._alarms: list[tuple[int, int, Target, Line | None]] = []  # a line goes on; a target is reminded
         self._count = 0
-        self._units: list[Unit] = []
-        self._house = Unit()
         self._minute_ends = now + MINUTE
-        for name, patterns in recovered.subscriptions.items():
-            self._subscribe(name, patterns)
         self._recover(recovered.messages)
 
     def _recover(self, messages: Sequence[Message]) -> None:
@@ -104,129 +79,7 @@ class Queue:
                 message.state = State.WAITING
                 self._target(message.target).join(message)
 
-    # --- what others say ---
-
-    def submit(
-        self,
-        ref: Hashable,
-        sender: str,
-        inc: int,
-        number: int,
-        requests: Sequence[Request] = (),
-        settles: tuple[int, int] | None = None,
-        whole: bool = False,
-        state: Any = None,
-        finished: Finished = _NONE,
-    ) -> None:
-        """Messages of one sender, and with them, if it is a transaction (`whole`), the acknowledgement (seq, attempt) of the
-        message that it handles and its `state`. `number` grows; who repeats the last one gets the same answer. `finished`:
-        of the ids in `requests`, those that belong to messages that have ended: the journal knows."""
-        last = self._receipts.get(sender)
-        if last is not None and (inc, number) <= (last.inc, last.number):
-            self._repeat(ref, last, inc, number)
-            return
-        settled = None
-        if settles is not None:
-            settled = self._with(*settles, (sender, inc))
-            if settled is None:
-                text = f"message {settles[0]} is not with {sender} any more: it was settled, or given to another incarnation"
-                self.effects.append(Answer(ref, code="stale", text=text))
-                return
-        receipt = Receipt(sender, inc, number, self.minute, refs=[ref])
-        unit = Unit(receipt=receipt, replaced=last, state=state)
-        full = self._fill(unit, sender, requests, whole, finished)
-        if full:
-            self.effects.append(Answer(ref, code=full, text=f"of {len(requests)} messages not all can be kept"))
-            return
-        if settled is not None:
-            settled.state = State.SETTLING
-            unit.settled.append(settled)
-        self._receipts[sender] = receipt
-        self._units.append(unit)
-
-    def _repeat(self, ref: Hashable, last: Receipt, inc: int, number: int) -> None:
-        if (inc, number) != (last.inc, last.number):
-            text = f"expected a number after {last.number} of incarnation {last.inc}, got {number} of {inc}"
-            self.effects.append(Answer(ref, code="stale", text=text))
-        elif last.answer is None:
-            last.refs.append(ref)
-        else:
-            self.effects.append(Answer(ref, last.answer))
-
-    def _fill(self, unit: Unit, sender: str, requests: Sequence[Request], whole: bool, finished: Finished) -> str:
-        """Each request becomes messages, or a code. With `whole` the first code undoes all and is returned."""
-        for request in requests:
-            keep = self._cast if request.kind is Kind.CAST else self._event
-            outcome = keep(unit, sender, request, finished)
-            if whole and isinstance(outcome, str):
-                for message, _ in unit.inserts:
-                    self._remove(message)
-                return outcome
-            unit.outcomes.append(outcome)
-        return ""
-
-    def _cast(self, unit: Unit, sender: str, request: Request, finished: Finished) -> Message | int | str:
-        known = self._known(sender, request.id, request.target, finished)
-        if known:
-            return known
-        if self._full(len(request.body)):
-            return "store_full"
-        if self._target(request.target).count >= self.bounds.per_target:
-            return "overloaded"
-        return self._insert(unit, sender, request, request.target)
-
-    def _event(self, unit: Unit, sender: str, request: Request, finished: Finished) -> Message | int | str:
-        """A copy for each durable subscriber; how many there are. The copy of one that can hold no more is a letter."""
-        names = sorted(set(self._topics.find(request.target)))
-        fresh = [name for name in names if not self._known(sender, request.id, name, finished)]
-        if self._full(len(request.body) * len(fresh), len(fresh)):
-            return "store_full"
-        for name in fresh:
-            if self._target(name).count < self.bounds.per_target:
-                self._insert(unit, sender, request, name)
-            else:
-                message = self._message(sender, request, name)
-                unit.burials.append(Burial(message, Failure("overloaded"), request.body))
-        return len(names)
-
-    def _known(self, sender: str, id: str, target: str, finished: Finished) -> Message | int:
-        """The same id of the same sender: the message that there is, or was (E3)."""
-        if not id:
-            return 0
-        return self._ids.get((sender, id, target)) or finished.get((sender, id, target), 0)
-
-    def _full(self, size: int, count: int = 1) -> bool:
-        return len(self.messages) + count > self.bounds.messages or self.bytes + size > self.bounds.bytes
-
-    def _insert(self, unit: Unit, sender: str, request: Request, target: str) -> Message:
-        message = self._message(sender, request, target)
-        self._admit(message)
-        unit.inserts.append((message, request.body))
-        return message
-
-    def _message(self, sender: str, request: Request, target: str) -> Message:
-        self._seq += 1
-        return Message(
-            seq=self._seq, target=target, key=request.key or sender, sender=sender, id=request.id, kind=request.kind,
-            name=request.name if request.kind is Kind.CAST else request.target, size=len(request.body), at=self._wall,
-            max_attempts=request.max_attempts or self.bounds.max_attempts,
-        )  # fmt: skip
-
-    def _admit(self, message: Message) -> None:
-        self.messages[message.seq] = message
-        self.bytes += message.size
-        self._target(message.target).count += 1
-        if message.id:
-            self._ids[message.sender, message.id, message.target] = message
-
-    def _remove(self, message: Message) -> None:
-        """It is no more, or never was."""
-        message.state = State.GONE
-        del self.messages[message.seq]
-        self.bytes -= message.size
-        self._targets[message.target].count -= 1
-        if message.id:
-            self._ids.pop((message.sender, message.id, message.target), None)
+    # --- what receivers say ---
 
     def acknowledged(self, seq: int, attempt: int, who: tuple[str, int], now: int) -> None:
         """Its handler has ended. Of one that is not with this incarnation (name, inc): ignored."""
@@ -256,50 +109,6 @@ class Queue:
         message = self.messages.get(seq)
         if message is not None and message.state is State.IN_FLIGHT:
             self._bury(message, Failure("corrupt"))
-
-    def _with(self, seq: int, attempt: int, who: tuple[str, int]) -> Message | None:
-        message = self.messages.get(seq)
-        if message is None or message.state is not State.IN_FLIGHT:
-            return None
-        return message if (message.attempts, message.target, message.lease) == (attempt, *who) else None
-
-    def subscribe(self, ref: Hashable, name: str, patterns: Iterable[str]) -> None:
-        """The durable subscriptions of `name`, in the place of those that it had."""
-        self._units.append(Unit(ref=ref, subscriptions={name: tuple(patterns)}))
-
-    def _subscribe(self, name: str, patterns: tuple[str, ...]) -> None:
-        for pattern in self._patterns.pop(name, ()):
-            self._topics.remove(pattern, name)
-        self._seen.pop(name, None)
-        if patterns:
-            self._target(name)
-            self._patterns[name], self._seen[name] = patterns, self._wall
-            for pattern in patterns:
-                self._topics.add(pattern, name)
-
-    # --- dead letters ---
-
-    def replay(self, ref: Hashable, letter: Message, body: bytes) -> None:
-        """A letter becomes a message again, with a new seq and all its attempts."""
-        if letter.seq not in self.letters:
-            self.effects.append(Answer(ref, code="noproc", text=f"there is no dead letter {letter.seq}"))
-        elif self._full(len(body)):
-            self.effects.append(Answer(ref, code="store_full", text=f"letter {letter.seq} stays where it is"))
-        else:
-            unit = Unit(ref=ref, opened=[letter.seq])
-            request = Request(letter.kind, letter.target, letter.name, body, letter.key, "", letter.max_attempts)
-            message = self._insert(unit, letter.sender, request, letter.target)
-            message.name, message.origin = letter.name, letter.origin or letter.seq
-            unit.outcomes.append(message)
-            del self.letters[letter.seq]
-            self._units.append(unit)
-
-    def purge(self, ref: Hashable, letters: Iterable[int]) -> None:
-        """They are no more."""
-        opened = [seq for seq in letters if seq in self.letters]
-        for seq in opened:
-            del self.letters[seq]
-        self._units.append(Unit(ref=ref, opened=opened, outcomes=[len(opened)]))
 
     # --- lives ---
 
@@ -488,12 +297,6 @@ class Queue:
         self.letters.update(dict.fromkeys(unit.opened))
         self.effects.extend(Answer(ref, code=code, text=text) for ref in refs)
 
-    def _forget(self, receipt: Receipt, before: Receipt | None) -> None:
-        if self._receipts.get(receipt.sender) is receipt:
-            del self._receipts[receipt.sender]
-            if before is not None:
-                self._receipts[receipt.sender] = before
-
     # --- time ---
 
     def tick(self, now: int, wall: float) -> int:
@@ -527,34 +330,6 @@ class Queue:
                 self._seen[name] = self._wall
             elif seen < oldest:
                 self._units.append(Unit(subscriptions={name: ()}))
-
-    # --- names ---
-
-    def _target(self, name: str) -> Target:
-        found = self._targets.get(name)
-        if found is None:
-            found = self._targets[name] = Target(name)
-            self.effects.append(Watch(name))
-        return found
-
-    def _idle(self, target: Target) -> None:
-        if target.count or len(self._targets) <= _IDLE:
-            return
-        idle = next((each for each in self._targets.values() if not each.count and each.name not in self._patterns), None)
-        if idle is not None:
-            del self._targets[idle.name]
-            self.effects.append(Watch(idle.name, on=False))
-
-    def waiting(self) -> list[dict[str, Any]]:
-        """For each name with messages: how many, how many of them are with it, since when the oldest waits (wall clock)."""
-        oldest: dict[str, float] = {}
-        for message in self.messages.values():
-            oldest.setdefault(message.target, message.at)
-        return [
-            {"target": each.name, "messages": each.count, "in_flight": len(each.flight), "oldest": oldest[each.name]}
-            for each in self._targets.values()
-            if each.name in oldest
-        ]
 
 
 def _outcome(outcome: Message | int | str) -> int | str:
