@@ -35,6 +35,7 @@ from otpd.agents.errors import (
     StoreFull,
     TooLarge,
 )
+from otpd.agents.submissions import NO_STORE
 from otpd.agents.transactions import TRANSACTION
 
 STORE: Final = "store"
@@ -47,10 +48,6 @@ _KINDS: Final[dict[str, type[OtpdError]]] = {
 }  # fmt: skip
 #: What passes by itself.
 _PASSING: Final = (Exited, BrokerLost, CircuitOpen)
-_NO_STORE: Final = (
-    "{}: this node has no store just now; if it was stopped: otpd child start store; if [services.store] of otpd.toml says "
-    "enabled = false, take that out"
-)
 
 
 class Stored:
@@ -108,7 +105,7 @@ async def ask(conversation: Conversation, what: str, method: str, timeout: float
         except Reject as error:
             raise _refusal(error) from None
         except NoProcess:
-            raise NoProcess(_NO_STORE.format(what)) from None
+            raise NoProcess(NO_STORE.format(what)) from None
         except _PASSING as error:
             if left is not None and left <= pause:
                 raise CallTimeout(f"{what}: the store did not come back in time ({error}); see: otpd why store") from error

@@ -22,6 +22,7 @@ from otpd.agents.errors import (
     CallTimeout,
     CircuitOpen,
     Exited,
+    NoProcess,
     OtpdError,
     Overloaded,
     Reject,
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from otpd.agents.conversation import Conversation
 
 STORE: Final = Address("store")
+NO_STORE: Final = (
+    "{}: this node has no store just now; if it was stopped: otpd child start store; if [services.store] of otpd.toml says "
+    "enabled = false, take that out"
+)
 CAST, EVENT = 0, 1
 #: Messages and bytes of one submission: what one commit of the store takes at a time.
 _MESSAGES: Final = 512
@@ -143,6 +148,8 @@ def _failed(waiting: Waiting, error: OtpdError) -> OtpdError:
     match error:
         case Reject(data={"code": str(code)}):
             return failure(str(waiting), code, "no", error.message)
+        case NoProcess():
+            return NoProcess(NO_STORE.format(waiting))
         case Reject() | RemoteError():
             return OtpdError(f"{waiting}: {error}; see: otpd why store", "maybe")
     return type(error)(str(error), error.executed)
