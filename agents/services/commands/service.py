@@ -21,6 +21,7 @@ import contextlib
 import os
 import time
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import fields
 from typing import Any, Final
 
@@ -53,7 +54,7 @@ class Standing:
         self.run, self.stream = run, stream
         self.is_unsure = False  # its caller is gone, and why is being asked
         self.owner_died = False
-        self.whole: Reply | None = None  # of the call `run`
+        self.whole: Reply | None = None  # of the call that ordered it
         self.reader: Reply | None = None
         self.writing: deque[tuple[memoryview, bool, Reply]] = deque()
 
@@ -114,7 +115,7 @@ class Commands(Agent):
             raise Reject(str(error), data={"code": "profile"}) from None
         entry = Entry(self._book.fresh_id(), owner, shown(argv, code), profile, Standing(started, stream), time.time())
         if self._book.begin(entry):
-            self.monitor(owner.name)
+            self._watch(owner)
         return self._begun(entry) if stream else self._whole(entry)
 
     def _whole(self, entry: Entry[Standing]) -> None:
@@ -201,6 +202,28 @@ class Commands(Agent):
 
     # --- owners ---
 
+    def _watch(self, owner: Owner) -> None:
+        """Its death may have come before the monitor, which then watches the next incarnation: so the broker is asked."""
+        self.monitor(owner.name)
+        self._ask(self._check(owner))
+
+    async def _check(self, owner: Owner) -> None:
+        if not await self._lives(owner):
+            await self.handle_down(owner.name, owner.generation, "noproc")
+
+    async def _lives(self, owner: Owner) -> bool:
+        """True also when nobody can tell: there is no broker now, and the monitor is set with the next one."""
+        try:
+            found = await self.whereis(owner.name)
+        except OtpdError:
+            return True
+        return found is not None and found.generation == owner.generation and found.state in _LIVING
+
+    def _ask(self, question: Coroutine[Any, Any, None]) -> None:
+        asking = asyncio.ensure_future(question)
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+
     async def handle_down(self, name: str, generation: int, reason: str) -> None:
         for entry in self._book.end_of(name, generation):
             self._orphaned(entry)
@@ -212,16 +235,11 @@ class Commands(Agent):
     def _given_up(self, entry: Entry[Standing]) -> None:
         """Its call waits no more. It is ended at once; that its owner has died is heard later than that."""
         entry.run.is_unsure = True
-        asking = asyncio.ensure_future(self._ask_why(entry))
-        self._asking.add(asking)
-        asking.add_done_callback(self._asking.discard)
+        self._ask(self._ask_why(entry))
         self._abandon(entry, "cancelled")
 
     async def _ask_why(self, entry: Entry[Standing]) -> None:
-        with contextlib.suppress(OtpdError):  # no broker: it has given up with that one
-            found = await self.whereis(entry.owner.name)
-            lives = found is not None and found.generation == entry.owner.generation and found.state in _LIVING
-            entry.run.owner_died = not lives
+        entry.run.owner_died = not await self._lives(entry.owner)
         entry.run.is_unsure = False
         self._settle()
 
@@ -294,7 +312,9 @@ class Commands(Agent):
         else:
             note(self, "ended", entry.owner.name, **_noted(summary, result))
         self.emit("command", **summary)
-        if standing.stream:
+        if standing.owner_died:
+            self._book.forget(entry)
+        elif standing.stream:
             entry.record = {**record, "stdout": b"", "stderr": b""}
         else:
             self._answer_whole(entry, record)
