@@ -310,7 +310,6 @@ class Mailbox:
 
     async def _fire(self, firing: Firing) -> None:
         """As a call: who waits for its end is told of a crash before it happens."""
-        CURRENT.set(firing.current)
         try:
             self.timed.ended(firing, await self.timed.handle(firing, self._run))
         except (Exception, asyncio.CancelledError) as error:
@@ -320,8 +319,7 @@ class Mailbox:
                 self._conversation.flush()
             raise
         finally:
-            CURRENT.set(None)
-            self._done(len(firing.current.body))
+            self._done(len(firing.body))
 
     def _forget(self, current: Current) -> None:
         current.finished = True

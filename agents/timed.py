@@ -16,12 +16,11 @@ import asyncio
 import datetime
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from otpd.agents.complaints import Complaints
 from otpd.agents.conversation import Conversation
-from otpd.agents.current import Current
 from otpd.agents.data import UNDECODABLE, decode
 from otpd.agents.durations import nanoseconds
 from otpd.agents.errors import BadArguments, CallTimeout, NodeNotRunning, NoMethod, OtpdError, Reject, Stale
@@ -49,8 +48,9 @@ class Firing:
     run: int
     method: str
     args: bytes
-    current: Current
-    calls: list[int] = field(default_factory=list)
+    body: bytes
+    calls: list[int]
+    cancelled: bool = False
     task: asyncio.Future[Any] | None = None
     over: asyncio.Future[None] | None = None
 
@@ -202,8 +202,7 @@ class Timed:
             return None
         verdict = self.firings.take(id_, run, only)
         if verdict == "run":
-            current = Current(message.source, message.generation, message.call, 0, message.body, method=method)
-            firing = Firing(id_, run, method, args, current, [message.call])
+            firing = Firing(id_, run, method, args, message.body, [message.call])
             self._going[id_, run] = self._calls[message.call] = firing
             return firing
         if verdict == "attach":
@@ -218,8 +217,8 @@ class Timed:
         firing = self._calls.get(call)
         if firing is None:
             return False
-        if not firing.current.cancelled:
-            firing.current.cancelled = True
+        if not firing.cancelled:
+            firing.cancelled = True
             if isinstance(firing.task, asyncio.Task):  # a plain handler runs in a thread, which nobody can cancel
                 firing.task.cancel()
             if firing.task is not None:
@@ -228,7 +227,7 @@ class Timed:
 
     async def handle(self, firing: Firing, run: Callable[[Method, dict[str, Any]], Awaitable[Any]]) -> str:
         """The outcome; raises what the handler raises."""
-        if firing.current.cancelled:
+        if firing.cancelled:
             return "cancelled"
         try:
             handler, args = self._methods.own(firing.method), decode(firing.args) if firing.args else {}
@@ -245,7 +244,7 @@ class Timed:
         except BaseException:
             firing.task.cancel()
             raise
-        if firing.task.cancelled() and firing.current.cancelled:
+        if firing.task.cancelled() and firing.cancelled:
             return "cancelled"
         try:
             firing.task.result()
@@ -259,7 +258,6 @@ class Timed:
 
     def end(self, firing: Firing, outcome: str) -> list[int]:
         """It is over: who waits for that."""
-        firing.current.finished = True
         self.firings.end(firing.id, firing.run, outcome, self._conversation.clock())
         self._going.pop((firing.id, firing.run), None)
         for call in firing.calls:

@@ -102,7 +102,7 @@ ROWS: Final[tuple[Service, ...]] = (
     Service(name=BROKER, module="otpd.ipc.broker", optional=False, watchdog=WATCHDOG, shutdown=2.0, spawn="allow"),
     # Its start may read the whole database (quick_check, up to 256 MiB), its stop writes the whole log back.
     Service(name=STORE, module="otpd.agents.services.store.service", args=state_dir, start_timeout=15.0, shutdown=10.0),
-    Service(name=SCHEDULER, module="otpd.agents.services.scheduler.service", args=state_dir, start_timeout=10.0),
+    Service(name=SCHEDULER, module="otpd.agents.services.scheduler.service", args=state_dir, start_timeout=15.0),
     # It comes when somebody has a command to run, or [commands] says something.
     Service(
         name=COMMANDS,

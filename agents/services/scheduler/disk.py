@@ -124,7 +124,7 @@ class Disk:
             else:
                 yield record if life == self._life else replace(record, generation=0)
         if damaged:
-            self.problems.append(f"{damaged} schedules in {self._path} were damaged and are left out")
+            self.problems.append(f"schedules left out because they were damaged: {damaged} of {self._path}")
 
     def _record(self, values: list[Any]) -> tuple[Record | None, int]:
         try:
@@ -171,7 +171,7 @@ class Disk:
             kept = [self._row(record) for record in changes.values() if record is not None]
             self._connection.executemany(_PUT, kept)
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, OverflowError) as error:
             if self._connection.in_transaction:
                 self._connection.rollback()
             return str(error)

@@ -15,12 +15,12 @@ nothing of it is left.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from otpd.agents.cronline import Cronline
-from otpd.agents.schedules import Cron, Every, Once, Plan, Rules
+from otpd.agents.schedules import Cron, Every, Once, Rules
 from otpd.agents.services.scheduler import misfire
+from otpd.agents.services.scheduler.declared import CORRECTED, Declared, first_slot
 from otpd.agents.services.scheduler.due import Timers
 from otpd.agents.services.scheduler.effects import Effect, Forget, Instant, Note, Record
 from otpd.agents.services.scheduler.job import Job, Owner, Presence
@@ -32,25 +32,9 @@ SECOND: Final = 1_000_000_000
 STOPPED: Final = 2 * SECOND
 #: How long after its own start the scheduler keeps what is on disk for names that nobody has: agents that others start.
 ABSENT: Final = 600 * SECOND
-#: A wall clock that goes back further than this was wrong before; cron lines go by the new one, as Debian's cron has it.
-CORRECTED: Final = 3 * 3600 * SECOND
 #: Timers of the node, and bytes of their arguments: memory must have a bound.
 MOST: Final = 1_000_000
 MOST_BYTES: Final = 256 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """A schedule as its agent hands it over, with what the agent knows of it. `since`: when this incarnation said it first.
-    `last`: the newest run that it was given, `ended`: when one ended last, `running`: those that wait or are handled."""
-
-    id: str
-    method: str
-    plan: Plan
-    since: int
-    last: int | None = None
-    ended: int | None = None
-    running: tuple[int, ...] = ()
 
 
 class Full(Exception):
@@ -210,30 +194,14 @@ class Scheduler:
             job.paused, job.fired, job.skipped, job.runs = kept.paused, kept.fired, kept.skipped, kept.runs
         self._put_in(job)
         job.paused = job.paused or (memory is not None and memory.paused)
-        self._begin(job, each, memory, now)
+        slot = first_slot(job, each, memory, now)
+        if slot is not None:
+            self._arm(job, slot)
         self.runs.take_over(job, each, memory, now)
         if memory is None:
             self.runs.keep(job, now)
         else:
             self.runs.keep_or_forget(job, now)
-
-    def _begin(self, job: Job, each: Declared, memory: Record | None, now: Instant) -> None:
-        """The first slot: after the last one that anybody knows of."""
-        plan = each.plan
-        if isinstance(plan, Cron):
-            kept = None if memory is None else memory.last
-            job.last = max(each.last or 0, kept or 0) or now.wall
-            if job.last > now.wall + CORRECTED:
-                job.last = now.wall
-            self._arm_next(job, job.last)
-            return
-        assert isinstance(plan, Every)
-        known = each.ended if plan.delay and each.ended is not None else each.last
-        if known is None:
-            known = each.since if memory is None or memory.wall else min(now.mono, memory.due)
-        job.last = known
-        if not (plan.delay and each.running):
-            self._arm(job, known + plan.interval)
 
     def schedule(self, name: str, generation: int, id_: str, method: str, plan: Once, args: bytes, now: Instant) -> None:
         """A one-shot timer. One of the same id is replaced; the same once more changes nothing. Full: there are too many."""

@@ -32,7 +32,7 @@ from otpd.agents.services.scheduler.effects import Cancel, Effect, Fire, Forget,
 from otpd.agents.services.scheduler.job import Job, Run
 
 if TYPE_CHECKING:
-    from otpd.agents.services.scheduler.machine import Declared
+    from otpd.agents.services.scheduler.declared import Declared
 
 #: Until what has reached nobody is tried again: its inbox was full, or its breaker open.
 RETRY: Final = 1_000_000_000

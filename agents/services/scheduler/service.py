@@ -19,9 +19,10 @@ from otpd.agents import Agent, Event, OtpdError, Reject, Reply, call, on, run
 from otpd.agents.schedules import Once, Rules, from_data
 from otpd.agents.services.notes import note
 from otpd.agents.services.scheduler.alarm import WallAlarm
+from otpd.agents.services.scheduler.declared import Declared
 from otpd.agents.services.scheduler.disk import Disk, Newer
 from otpd.agents.services.scheduler.effects import Instant, Note
-from otpd.agents.services.scheduler.machine import Declared, Full
+from otpd.agents.services.scheduler.machine import Full
 from otpd.agents.services.scheduler.rows import rows
 from otpd.agents.services.scheduler.timetable import Keeper, Memory, Timetable
 from otpd.ipc.control import Control, ControlError
@@ -43,6 +44,7 @@ class Scheduler(Agent):
         self._told: Counter[tuple[str, str, str]] = Counter()
         self._late: dict[str, int] = {}
         self._telling: asyncio.TimerHandle | None = None
+        self._stopping: asyncio.Future[bool] | None = None
         self._looking: set[asyncio.Task[None]] = set()
         if isinstance(keeper, Disk):
             self._table.machine.restore(keeper.load())
@@ -108,6 +110,9 @@ class Scheduler(Agent):
         assert current is not None
         if not id.startswith(f"{current.caller}/"):
             reply.fail(Reject(f"set_timer: expected an id that begins with {current.caller}/, got {id}"))
+            return
+        if not 0 <= due < 1 << 62 or not (grace is None or 0 <= grace < 1 << 62):
+            reply.fail(Reject(f"set_timer: expected nanoseconds, got due {due} and grace {grace}"))
             return
         plan = Once(due, Rules(misfire="run_once", grace=grace), wall)
         self._new(current.caller)
@@ -215,9 +220,21 @@ class Scheduler(Agent):
         except OtpdError:
             return  # the next broker is asked again
         state, generation = (found.state, found.generation) if found is not None else (None, 0)
-        if state in ("stopped", None) and await asyncio.get_running_loop().run_in_executor(None, _node_stops):
+        if state in ("stopped", None) and await self._node_is_stopping():
             return
         self._presence(name, state, generation)
+
+    async def _node_is_stopping(self) -> bool:
+        """Asked of root once for all names that stop together."""
+        if self._stopping is None:
+            loop = asyncio.get_running_loop()
+            self._stopping = loop.run_in_executor(None, _node_stops)
+            self._stopping.add_done_callback(lambda _: loop.call_later(_TELL, self._forget_answer))
+        return await asyncio.shield(self._stopping)
+
+    def _forget_answer(self) -> None:
+        if self._stopping is not None and not self._stopping.result():
+            self._stopping = None
 
     # --- what it tells ---
 

@@ -30,6 +30,8 @@ from otpd.agents.timed import FIRE
 from otpd.ipc.endpoint import Address
 
 _NS: Final = 1_000_000_000
+#: Seconds between two words about a disk that fails.
+_AGAIN: Final = 60.0
 #: Why a run has reached nobody, as counted.
 _REASONS: Final[dict[type[OtpdError], str]] = {
     Overloaded: "overloaded", CircuitOpen: "circuit_open", NoProcess: "noproc", CallTimeout: "expired",
@@ -80,6 +82,7 @@ class Timetable:
         self._timer: asyncio.TimerHandle | None = None
         self._wall = alarm(self.ring)
         self._closed = False
+        self._complained = -_AGAIN
 
     # --- turns ---
 
@@ -124,8 +127,7 @@ class Timetable:
         if self._closed:
             return
         if why is not None:
-            self.unkept += 1
-            self._tell(Note("unkept", "", {"why": why}))
+            self._complain(why)
         for fire in fires:
             self._held[fire.id] -= 1
             if not self._held[fire.id]:
@@ -134,6 +136,14 @@ class Timetable:
                 self._fire(fire)
         if then is not None:
             then(why)
+
+    def _complain(self, why: str) -> None:
+        """Once a minute: a full disk fails each write."""
+        self.unkept += 1
+        now = self._loop.time()
+        if now >= self._complained + _AGAIN:
+            self._complained = now
+            self._tell(Note("unkept", "", {"why": why}))
 
     def _set_alarms(self) -> None:
         mono, wall = self.machine.next

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from otpd.agents.firings import Declaration, Firings
 from otpd.agents.schedules import Once, Plan, Rules
+from otpd.agents.services.scheduler.declared import Declared
 from otpd.agents.services.scheduler.effects import Cancel, Fire, Forget, Instant, Keep, Note, Record
-from otpd.agents.services.scheduler.machine import Declared, Scheduler
+from otpd.agents.services.scheduler.machine import Scheduler
 from tests.simulation.clock import MS, SECOND, Entry
 
 if TYPE_CHECKING:

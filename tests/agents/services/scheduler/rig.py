@@ -6,8 +6,9 @@ import datetime
 from typing import Any
 
 from otpd.agents.schedules import Once, Plan, Rules
+from otpd.agents.services.scheduler.declared import Declared
 from otpd.agents.services.scheduler.effects import Cancel, Fire, Forget, Instant, Keep, Note, Record
-from otpd.agents.services.scheduler.machine import Declared, Scheduler
+from otpd.agents.services.scheduler.machine import Scheduler
 
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND
