@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -65,37 +65,31 @@ class Database:
     @classmethod
     def open(cls, path: str) -> Self:
         """For the service. Unusable: not as it is, and why; sqlite3.OperationalError: not now (full, read-only)."""
-        db = _connected(path)
-        try:
-            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise Unusable("it is damaged")
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
-            return cls._of_version(db)
-        except sqlite3.OperationalError:
-            db.close()
-            raise
-        except sqlite3.DatabaseError as error:
-            db.close()
-            raise Unusable(f"it is damaged: {error}") from error
-        except Unusable:
-            db.close()
-            raise
+        with _closed_unless_good(_connected(path)) as db:
+            try:
+                if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                    raise Unusable("it is damaged")
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("PRAGMA synchronous=NORMAL")
+                return cls._of_version(db)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                raise Unusable(f"it is damaged: {error}") from error
 
     @classmethod
     def look(cls, path: str) -> Self:
         """For a reader that leaves it alone. Empty when there is none; Unusable as for `open`."""
         if not os.path.exists(path):
             return cls._of_version(sqlite3.connect(":memory:", isolation_level=None))
-        db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)
-        try:
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # the service is about to make it
-                db.close()
-                return cls._of_version(sqlite3.connect(":memory:", isolation_level=None))
-            return cls._of_version(db)
-        except sqlite3.DatabaseError as error:
-            db.close()
-            raise Unusable(f"it can't be read: {error}") from error
+        with _closed_unless_good(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)) as db:
+            try:
+                if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # the service is about to make it
+                    db.close()
+                    return cls._of_version(sqlite3.connect(":memory:", isolation_level=None))
+                return cls._of_version(db)
+            except sqlite3.DatabaseError as error:
+                raise Unusable(f"it can't be read: {error}") from error
 
     def copy(self) -> Self:
         """In memory, to be changed."""
@@ -244,6 +238,15 @@ class Database:
     def group(self, fingerprint: str) -> dict[str, Any] | None:
         row = self._db.execute("SELECT * FROM groups WHERE fingerprint = ?", (fingerprint,)).fetchone()
         return None if row is None else dict(row)
+
+
+@contextlib.contextmanager
+def _closed_unless_good(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
 
 
 def _connected(path: str) -> sqlite3.Connection:

@@ -21,13 +21,12 @@ def look(state_dir: str) -> Database:
     database = Database.look(os.path.join(state_dir, FILE))
     cursor, alive = database.progress()
     reader, machine = Reader(cursor), Machine(alive)
-    changed = database
-    for batch in in_batches(unread(state_dir, cursor), _BATCH):
-        if changed is database:
-            changed = database.copy()
-            database.close()
-        absorb(changed, machine, reader.new(batch))
-    return changed
+    for number, batch in enumerate(in_batches(unread(state_dir, cursor), _BATCH)):
+        if number == 0:
+            read, database = database, database.copy()
+            read.close()
+        absorb(database, machine, reader.new(batch))
+    return database
 
 
 def absorb(database: Database, machine: Machine, events: Sequence[Event]) -> int:
