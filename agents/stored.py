@@ -47,7 +47,7 @@ _KINDS: Final[dict[str, type[OtpdError]]] = {
     "stale": Stale, "damaged": DamagedState, "too_large": TooLarge, "store_full": StoreFull, "overloaded": Overloaded,
 }  # fmt: skip
 #: What passes by itself.
-_PASSING: Final = (Exited, BrokerLost, CircuitOpen)
+_PASSING: Final = (Exited, BrokerLost, CircuitOpen, Overloaded)
 
 
 class Stored:
@@ -103,14 +103,22 @@ async def ask(conversation: Conversation, what: str, method: str, timeout: float
         try:
             return await conversation.call(conversation.names.address(STORE), method, args, left)
         except Reject as error:
-            raise _refusal(error) from None
+            refusal = _refusal(error)
+            if not isinstance(refusal, Overloaded):
+                raise refusal from None
+            _in_time(what, left, pause, refusal)
         except NoProcess:
             raise NoProcess(NO_STORE.format(what)) from None
         except _PASSING as error:
-            if left is not None and left <= pause:
-                raise CallTimeout(f"{what}: the store did not come back in time ({error}); see: otpd why store") from error
+            _in_time(what, left, pause, error)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST)
+
+
+def _in_time(what: str, left: float | None, pause: float, why: OtpdError) -> None:
+    """CallTimeout when there is no time for another attempt."""
+    if left is not None and left <= pause:
+        raise CallTimeout(f"{what}: the store did not take it in time ({why}); see: otpd why store") from why
 
 
 def _refusal(error: Reject) -> OtpdError:

@@ -16,11 +16,21 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from otpd.supervisor.pools import TASKS, TASKS_SPEC
-from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch, NodeSpec, SpawnPolicy, SupervisorSpec
+from otpd.supervisor.spec import (
+    INFINITY,
+    Backoff,
+    ChildSpec,
+    ChildType,
+    Inbox,
+    Launch,
+    NodeSpec,
+    SpawnPolicy,
+    SupervisorSpec,
+)
 
 SERVICES: Final = "services"
 BROKER: Final = "broker"
@@ -95,13 +105,22 @@ class Service:
     start_timeout: float = 5.0
     shutdown: float = 5.0
     spawn: SpawnPolicy = "warn"
+    inbox: Inbox = field(default_factory=Inbox)
 
 
 #: In the order of their start. Observers come last, so that what they observe is there.
 ROWS: Final[tuple[Service, ...]] = (
     Service(name=BROKER, module="otpd.ipc.broker", optional=False, watchdog=WATCHDOG, shutdown=2.0, spawn="allow"),
-    # Its start may read the whole database (quick_check, up to 256 MiB), its stop writes the whole log back.
-    Service(name=STORE, module="otpd.agents.services.store.service", args=state_dir, start_timeout=15.0, shutdown=10.0),
+    # Its start may read the whole database (quick_check, up to 512 MiB), its stop writes the whole log back. While it is
+    # started again a whole fleet waits for it with its saves.
+    Service(
+        name=STORE,
+        module="otpd.agents.services.store.service",
+        args=state_dir,
+        start_timeout=15.0,
+        shutdown=10.0,
+        inbox=Inbox(messages=10_000, bytes=16 * 2**20),
+    ),
     Service(name=SCHEDULER, module="otpd.agents.services.scheduler.service", args=state_dir, start_timeout=15.0),
     # It comes when somebody has a command to run, or [commands] says something.
     Service(
@@ -159,6 +178,7 @@ def _child(row: Service, node: NodeSpec) -> ChildSpec:
         ready="init",
         start_timeout=row.start_timeout,
         watchdog=row.watchdog,
+        inbox=row.inbox,
         spawn=table.get(SPAWN, row.spawn),
     )
     return ChildSpec(id=row.name, start=start, shutdown=row.shutdown, backoff=_BACKOFF)

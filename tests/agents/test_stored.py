@@ -14,7 +14,6 @@ from otpd.agents import (
     NoProcess,
     NotData,
     OtpdError,
-    Overloaded,
     Reject,
     Stale,
     StoreFull,
@@ -112,8 +111,7 @@ async def test_each_save_says_which_version_it_replaces() -> None:
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        ("stale", Stale), ("damaged", DamagedState), ("too_large", TooLarge), ("store_full", StoreFull),
-        ("overloaded", Overloaded), ("else", Reject),
+        ("stale", Stale), ("damaged", DamagedState), ("too_large", TooLarge), ("store_full", StoreFull), ("else", Reject),
     ],
 )  # fmt: skip
 @scene
@@ -144,6 +142,19 @@ async def test_a_store_that_dies_meanwhile_is_waited_for_and_asked_again() -> No
         await dying
         assert [args.get("expected") for method, args in store.heard if method == "save_state"] == [0, 0]
     forever.cancel()
+
+
+@scene
+async def test_a_store_that_has_too_much_to_do_is_asked_again_until_the_deadline() -> None:
+    busy = Reject("busy", data={"code": "overloaded"})
+    agent, store = played([0, None], busy, busy, 1)
+    async with agent:
+        await agent.call("keep", timeout=None, state="a")
+        assert [method for method, _ in store.heard] == ["load_state"] + 3 * ["save_state"]
+    agent, _ = played([0, None], busy)
+    async with agent:
+        with pytest.raises(CallTimeout, match=r"save of keeps: the store did not take it in time \(busy\)"):
+            await agent.instance.save("a")
 
 
 @scene

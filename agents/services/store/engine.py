@@ -39,6 +39,10 @@ _OF_THE_DISK: Final = frozenset(
 )  # fmt: skip
 
 
+_FULL: Final = "the disk is full, nothing new is stored until there is room; free some on the file system of node.state_dir"
+_BUSY: Final = "more is stored than the disk takes; try again, or store less often"
+
+
 @dataclass(slots=True)
 class Counts:
     """Since the start. `largest`: requests that shared one commit."""
@@ -123,8 +127,8 @@ class Engine:
 
     async def close(self) -> None:
         """After everything that was submitted; writes the log back."""
-        while not self._commits.idle:
-            await asyncio.sleep(0.001)
+        with contextlib.suppress(StoreBusy):
+            await self.read(lambda _: None)
         if self._idle is not None:
             self._idle.cancel()
         self._orders.put(None)
@@ -247,12 +251,6 @@ class Engine:
                 self._database.connection.execute("ROLLBACK")
 
 
-__all__ = ["Counts", "Engine", "Refusal", "StoreBusy", "StoreFull"]
-
-_FULL: Final = "the disk is full, nothing new is stored until there is room; free some on the file system of node.state_dir"
-_BUSY: Final = "more is stored than the disk takes; try again, or store less often"
-
-
 def _outcome(work: Write, connection: sqlite3.Connection) -> Outcome:
     try:
         return work(connection), None
@@ -268,3 +266,6 @@ def _settle(future: asyncio.Future[Any], outcome: Outcome) -> None:
 
 def _code(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+__all__ = ["Counts", "Engine", "Refusal", "StoreBusy", "StoreFull"]
