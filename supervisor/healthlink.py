@@ -176,7 +176,8 @@ class HealthLink:
 
     def _replace(self, name: str, generation: int, why: str) -> None:
         live = self._current(name, generation)
-        if live is not None and self._wanted(live)[0] is not None:
+        health = self._wanted(live)[0] if live is not None else None
+        if live is not None and health is not None and health.action == "restart":
             self._end(live, f"health: {why}")
 
     def _over(self, name: str, generation: int, measure: str, used: float) -> None:

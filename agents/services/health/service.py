@@ -2,9 +2,9 @@
 
     otpd health [NAME] [--now]
 
-Root says on a connection of its own who is to be watched (`rootline`); `probes`, `limits` and `alerts` decide; questions are
-put by `asking`, `commands` and, to agents, through the broker. What it finds it reports to root, which shows it and restarts
-under the normal budget. It keeps nothing: its next incarnation looks anew.
+Root says on a connection of its own who is to be watched (`rootline`); `ward` decides; questions are put by `asking`,
+`commands` and, to agents, through the broker. What it finds it reports to root, which shows it and restarts under the normal
+budget. It keeps nothing: its next incarnation looks anew.
 
 Each question is a task of its own with its own deadline, so a slow check delays nobody, and whatever a check raises is an
 answer about its child. A question that could not be put (no broker, no descriptor left) is no answer.
@@ -21,15 +21,16 @@ from typing import Any, Final, Literal
 from otpd.agents import Agent, BrokerLost, CallTimeout, Exited, NoMethod, NoProcess, OtpdError, Reject, Reply, call, run
 from otpd.agents.current import CURRENT
 from otpd.agents.services.health import asking
-from otpd.agents.services.health.alerts import DEFAULTS, Alerts, Threshold
+from otpd.agents.services.health.alerts import DEFAULTS, Threshold
 from otpd.agents.services.health.commands import Command, user_of
 from otpd.agents.services.health.host import PERIOD as HOST_PERIOD
 from otpd.agents.services.health.host import Host
-from otpd.agents.services.health.limits import Allowed, Limits, Over, Usage
-from otpd.agents.services.health.probes import Ask, Drop, Effect, Mark, Plan, Probes, Replace, Verdict
+from otpd.agents.services.health.limits import Usage
+from otpd.agents.services.health.probes import Ask, Drop, Verdict
 from otpd.agents.services.health.rootline import RootLine
 from otpd.agents.services.health.threads import Lookups
-from otpd.agents.services.health.usage import Sampler, Target, next_delay
+from otpd.agents.services.health.usage import Sampler, next_delay
+from otpd.agents.services.health.ward import Effect, Report, Target, Ward
 
 #: The method that every agent answers.
 HEALTH: Final = "otpd.health"
@@ -45,16 +46,12 @@ class Health(Agent):
     async def init(
         self, state_dir: str, alerts: Mapping[str, Mapping[str, float] | Literal[False]] | None = None
     ) -> None:
-        self._probes, self._limits = Probes(), Limits()
-        self._pids: dict[str, tuple[int, int]] = {}  # name -> generation, pid
-        self._tabled: set[str] = set()  # names that root has said since it began
+        self._ward = Ward(thresholds(alerts or {}))
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._lacking = False
         self._wake: asyncio.TimerHandle | None = None
         self._measured = asyncio.Event()
-        self._thresholds = thresholds(alerts or {})
-        self._alerts = Alerts(self._thresholds)
         self._hardware = Host(state_dir)
         self._readings: dict[str, float] = {}
         self._names, self._users = Lookups(asking.address_of), Lookups(user_of)
@@ -64,50 +61,14 @@ class Health(Agent):
     # --- what root says ---
 
     def heard(self, packet: list[Any]) -> None:
-        match packet:
-            case ["watch", str(name), int(generation), int(pid), float(ready_at), probe, limits]:
-                self._tabled.add(name)
-                self._watch(name, generation, pid, ready_at, probe, limits)
-            case ["forget", str(name), int(generation)]:
-                self._forget(name, generation)
-            case ["table", list(raised)]:
-                self._begun(raised)
+        self._carry_out(self._ward.heard(packet, self._now()))
+        self._measured.set()
 
     def deaf(self, why: str) -> None:
-        """Children are asked on meanwhile: most are the same when root is heard again."""
         self.log.warning("root is not heard: %s", why)
-        self._tabled.clear()
+        self._ward.deaf()
 
-    def _watch(self, name: str, generation: int, pid: int, ready_at: float, probe: Any, limits: Any) -> None:
-        self._pids[name] = (generation, pid)
-        if probe is None:
-            self._carry_out(self._probes.forget(name, generation))
-        else:
-            self._carry_out(self._probes.watch(name, generation, Plan(**probe), ready_at, self._now()))
-        if limits is None:
-            self._limits.forget(name, generation)
-        else:
-            self._limits.watch(name, generation, Allowed(**limits), ready_at)
-            self._measured.set()
-
-    def _forget(self, name: str, generation: int) -> None:
-        if name in self._pids and self._pids[name][0] == generation:
-            del self._pids[name]
-        self._carry_out(self._probes.forget(name, generation))
-        self._limits.forget(name, generation)
-
-    def _begun(self, raised: list[str]) -> None:
-        """The whole table has been said: who is not in it is no more, and what is known of the others root hears again."""
-        for name, (generation, _pid) in list(self._pids.items()):
-            if name not in self._tabled:
-                self._forget(name, generation)
-        for name in self._probes.names:
-            row = self._probes.row(name)
-            if row is not None and row.state != "unknown":
-                self._root.report("mark", name, row.generation, row.state.value, row.why)
-        self._alerts = Alerts(self._thresholds, raised)
-
-    # --- probes ---
+    # --- questions ---
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -117,10 +78,8 @@ class Health(Agent):
                 case Drop(number):
                     if number in self._asking:
                         self._asking.pop(number).cancel()
-                case Mark(name, generation, state, why):
-                    self._root.report("mark", name, generation, state.value, why)
-                case Replace(name, generation, why):
-                    self._root.report("replace", name, generation, why)
+                case Report(item):
+                    self._root.report(*item)
         self._arm()
 
     def _begin(self, ask: Ask) -> None:
@@ -147,21 +106,19 @@ class Health(Agent):
         elif verdict.why.startswith(asking.LACKS) and not self._lacking:
             self._lacking = True
             self._root.report("problem", f"children are not asked: {verdict.why}")
-        self._carry_out(self._probes.answered(ask.name, ask.generation, ask.number, verdict, self._now()))
+        self._carry_out(self._ward.answered(ask, verdict, self._now()))
 
     def _arm(self) -> None:
-        """One timer, at the next question or the next old age."""
+        """One timer, for whatever is due next."""
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
-        due = [each for each in (self._probes.next, self._limits.next_age) if each is not None]
-        if due:
-            loop = asyncio.get_running_loop()
-            self._wake = loop.call_later(max(0.0, min(due) - self._now()), self._due)
+        at = self._ward.next
+        if at is not None:
+            self._wake = asyncio.get_running_loop().call_later(max(0.0, at - self._now()), self._due)
 
     def _due(self) -> None:
-        self._report_over(self._limits.aged(self._now()))
-        self._carry_out(self._probes.due(self._now()))
+        self._carry_out(self._ward.due(self._now()))
 
     async def _ask(self, ask: Ask) -> None:
         CURRENT.set(None)  # who has asked for it now may give up sooner than the plan does
@@ -217,7 +174,7 @@ class Health(Agent):
 
     def _late(self, ask: Ask) -> Verdict:
         """No answer in time; unless it was this process that stood still, and perhaps so did the whole machine."""
-        row = self._probes.row(ask.name)
+        row = self._ward.probes.row(ask.name)
         if row is not None and self._now() - row.began > ask.plan.timeout + _STILL:
             return Verdict(None, "could not ask: the health service itself stood still")
         return Verdict(False, f"no answer within {ask.plan.timeout:g}s")
@@ -237,30 +194,21 @@ class Health(Agent):
         sampler = Sampler(os.getppid())
         while True:
             await self._measured.wait()
-            targets = [
-                Target(name, generation, self._pids[name][1], allowed)
-                for name, (generation, allowed) in self._limits.measured.items()
-                if name in self._pids
-            ]
+            targets = self._ward.targets()
             if not targets:
                 self._measured.clear()
                 continue
             found, cost = await asyncio.to_thread(_timed_look, sampler, targets)
             for target, usage in found:
-                self._report_over(self._limits.sampled(target.name, target.generation, usage, self._now()))
+                self._carry_out(self._ward.sampled(target.name, target.generation, usage, self._now()))
             await asyncio.sleep(next_delay(cost))
-
-    def _report_over(self, found: list[Over]) -> None:
-        for over in found:
-            self._root.report("over", over.name, over.generation, over.measure, over.used)
 
     # --- the host ---
 
     async def _look_at_host(self) -> None:
         while True:
             self._readings = self._hardware.read()
-            for alert in self._alerts.read(self._readings, self._now()):
-                self._root.report("alert", alert.condition, alert.raised, alert.value, alert.threshold)
+            self._carry_out(self._ward.host(self._readings, self._now()))
             await asyncio.sleep(HOST_PERIOD)
 
     # --- what others ask ---
@@ -269,10 +217,9 @@ class Health(Agent):
     async def check(self, names: list[str] | None = None) -> None:
         """As `report`, after all who are meant have answered a question that is put at once, or one that is out. It keeps
         nobody else waiting."""
-        rows = [row for row in map(self._probes.row, self._probes.names) if row and (names is None or row.name in names)]
-        for row in rows:
-            self._carry_out(self._probes.ask_now(row.name, self._now()))
+        self._carry_out(self._ward.ask_now(names, self._now()))
         self._readings = self._hardware.read()
+        rows = filter(None, map(self._ward.probes.row, self._ward.probes.names if names is None else names))
         under_way = [self._asking[row.asking] for row in rows if row.asking in self._asking]
         answering = asyncio.ensure_future(self._answer_after(under_way, self.defer(), names))
         self._answering.add(answering)
@@ -282,33 +229,19 @@ class Health(Agent):
         if questions:
             await asyncio.wait(questions)
         if reply.waiting:
-            reply.answer(self._known(names))
+            reply.answer(self._shown(names))
 
     @call
     async def report(self, names: list[str] | None = None) -> dict[str, Any]:
         """What is known: of all who are watched, or of `names`; and of the host."""
-        return self._known(names)
+        return self._shown(names)
 
-    def _known(self, names: list[str] | None) -> dict[str, Any]:
-        chosen = [name for name in self._pids if names is None or name in names]
+    def _shown(self, names: list[str] | None) -> dict[str, Any]:
         return {
-            "children": [self._row(name) for name in chosen],
+            "children": self._ward.rows(names, self._now()),
             "host": {condition: round(value, 1) for condition, value in self._readings.items()},
-            "alerts": sorted(self._alerts.raised),
+            "alerts": self._ward.raised,
         }
-
-    def _row(self, name: str) -> dict[str, Any]:
-        generation, pid = self._pids[name]
-        row = self._probes.row(name)
-        found: dict[str, Any] = {"name": name, "generation": generation, "pid": pid, "state": None}
-        if row is not None:
-            found |= {
-                "state": row.state.value, "why": row.why or None, "since_s": round(self._now() - row.since, 3),
-                "check": row.plan.check[0], "interval": row.plan.interval, "action": row.plan.action,
-                "checks": row.checks, "failed": row.failed, "passed": row.passed,
-                "last": {"passed": row.last.passed, "why": row.last.why or None} if row.checks else None,
-            }  # fmt: skip
-        return found | {"used": self._limits.used(name), "allowed": self._limits.allowed(name)}
 
     @staticmethod
     def _now() -> float:

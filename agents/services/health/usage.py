@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import psutil
 
-from otpd.agents.services.health.limits import Allowed, Usage
+from otpd.agents.services.health.limits import Usage
+from otpd.agents.services.health.ward import Target
 
 #: Seconds between two looks, and the share of a core that they may take (T20).
 PERIOD, SHARE = 2.0, 0.005
@@ -27,16 +27,6 @@ T = TypeVar("T")
 Below: TypeAlias = Mapping[int, Sequence[int]]
 #: A process that has lived: pid and the tick of its birth.
 _Life: TypeAlias = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """An incarnation to look at."""
-
-    name: str
-    generation: int
-    pid: int
-    allowed: Allowed
 
 
 def next_delay(cost: float) -> float:

@@ -18,7 +18,6 @@ from otpd.agents.services.health.usage import (
     PERIOD,
     SHARE,
     Sampler,
-    Target,
     family,
     memory_of,
     next_delay,
@@ -26,6 +25,7 @@ from otpd.agents.services.health.usage import (
     rss,
     spent,
 )
+from otpd.agents.services.health.ward import Target
 
 MIB = 2**20
 
