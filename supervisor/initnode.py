@@ -30,6 +30,12 @@ args = { greeting = "hello" }   # keyword arguments of its init()
 # env = { LANG = "C.UTF-8" }
 # limits = { memory = "512MiB", files = 1024 }
 
+# Commands of agents (self.exec) run in a sandbox. A profile says what they may see, change and use; `otpd doctor` what
+# this machine gives.
+# [commands.profiles.build]
+# rw = ["work"]
+# limits = { wall = "1m", memory = "1GiB" }
+
 # A supervisor of your own: rest_for_one restarts a child that crashed and what was started after it,
 # one_for_all restarts all of its children. More than max_restarts in max_seconds, and it gives up.
 # [supervisors.pricing]
