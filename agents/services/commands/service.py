@@ -299,7 +299,7 @@ class Commands(Agent):
             self._book.forget(entry)
 
     def _over(self, entry: Entry[Standing]) -> None:
-        """It has its result: remembered, told to everybody who listens, and to whoever waits for it."""
+        """It has its result: remembered, told to whoever waits for it, and to everybody who listens."""
         result, standing = entry.run.run.outcome, entry.run
         assert result is not None
         self._close_stdin(standing)
@@ -307,17 +307,22 @@ class Commands(Agent):
         if standing.owner_died and result.killed_by == "cancelled":
             record["killed_by"] = "owner"
         summary = self._book.over(entry, record, time.monotonic())
-        if result.status == "refused":
-            note(self, "refused", entry.owner.name, **_noted(summary, result))
-        else:
-            note(self, "ended", entry.owner.name, **_noted(summary, result))
-        self.emit("command", **summary)
         if standing.owner_died:
             self._book.forget(entry)
         elif standing.stream:
             entry.record = {**record, "stdout": b"", "stderr": b""}
         else:
             self._answer_whole(entry, record)
+            self._otpd.flush()  # who waits goes first
+        self._tell(entry, summary, result)
+
+    def _tell(self, entry: Entry[Standing], summary: dict[str, Any], result: Result) -> None:
+        """Everybody who listens."""
+        if result.status == "refused":
+            note(self, "refused", entry.owner.name, **_noted(summary, result))
+        else:
+            note(self, "ended", entry.owner.name, **_noted(summary, result))
+        self.emit("command", **summary)
 
     def _answer_whole(self, entry: Entry[Standing], record: dict[str, Any]) -> None:
         whole = entry.run.whole
