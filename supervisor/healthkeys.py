@@ -2,8 +2,9 @@
 
 `probe` is for agents and programs alike but for `call`, which asks an agent through the broker. Exactly one way to ask:
 
->>> probe(True)({"tcp": 8080, "interval": "5s"}).interval
-5.0
+>>> made = probe(True)({"call": True, "interval": "1s"})
+>>> made.interval, made.timeout
+(1.0, 1.0)
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from otpd.supervisor.problems import Invalid, Invalids, one_of, quote, show
 from otpd.supervisor.spec import Health, RestartWhen
 from otpd.supervisor.units import parse_duration
 
+#: Seconds from check to check, and that each has where nobody says how many: no more than the interval.
+_INTERVAL, _TIMEOUT = 10.0, 2.0
 _CPU: Final = 'a share of one core such as "90%" or "150% over 5m"'
 _SHARE: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]+)?)%(?: over (\S+))?")
 
@@ -57,11 +60,11 @@ def probe(is_agent: bool) -> Check:
         if len(given) != 1:
             raise Invalid(expected=f"one of {one_of(ways)}", got=one_of(given, "and") if given else "none of them")
         options = {key: item for key, item in found.items() if key in _OPTIONS}
-        made = Health(check=found[given[0]], **options)
-        if made.timeout > made.interval:
-            expected = f"at most the interval, which is {made.interval:g}s"
-            raise Invalid(expected=expected, got=f"{made.timeout:g}s").under("timeout")
-        return made
+        interval = options.get("interval", _INTERVAL)
+        timeout = options.setdefault("timeout", min(_TIMEOUT, interval))
+        if timeout > interval:
+            raise Invalid(expected=f"at most the interval, which is {interval:g}s", got=f"{timeout:g}s").under("timeout")
+        return Health(check=found[given[0]], **options)
 
     return check
 
