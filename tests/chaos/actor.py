@@ -72,7 +72,7 @@ class Actor(Agent):
             except OtpdError as error:
                 outcome = type(error).__name__
             self.note("durabled", id=number, outcome=outcome)
-            await asyncio.sleep(self.random.expovariate(3))
+            await asyncio.sleep(self.random.expovariate(1.5))
 
     async def publishing(self) -> None:
         while True:

@@ -15,7 +15,7 @@ from tests.e2e.node import Node
 from tests.helpers import eventually
 
 #: Seconds after which a node must have found back from anything.
-RECOVERY = 30.0
+RECOVERY = 120.0
 #: Of the broker, over what it had before the storm.
 MORE_MEMORY, MORE_FILES = 40 * 2**20, 8
 
@@ -48,7 +48,7 @@ def _all_answer(node: Node) -> None:
     def answer() -> bool:
         try:
             with connect(node.control) as client:
-                return [client.call(name, "echo", text=name, timeout=2) for name in names] == names
+                return [client.call(name, "echo", text=name, timeout=10) for name in names] == names
         except (OtpdError, OSError):
             return False
 

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from otpd.agents import OtpdError, connect
 from tests.e2e.node import Node, node
 from tests.helpers import eventually
@@ -24,6 +26,7 @@ def progress(fleet: Node) -> dict[str, Any]:
         return {}
 
 
+@pytest.mark.timeout(400)
 def test_every_file_is_counted_once_whoever_is_killed_meanwhile() -> None:
     with node("", start=False, services=("store", "scheduler")) as fleet:
         shutil.copytree(EXAMPLE / "agents", fleet.home / "agents")
