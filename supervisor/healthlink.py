@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from otpd.supervisor.control import Connection, OperationError
-from otpd.supervisor.services import HEALTH, is_own
+from otpd.supervisor.services import ENABLED, HEALTH, is_own
 from otpd.supervisor.spec import ExecReady, Health, HttpReady, Launch, RestartWhen, TcpReady
 from otpd.supervisor.units import format_duration, format_size
 
@@ -146,7 +146,9 @@ class HealthLink:
             self._watcher.part({"said": packet})
 
     def _wanted(self, live: Live) -> tuple[Health | None, RestartWhen | None]:
-        """As the spec says now, which a reload may have changed under the process."""
+        """As the spec says now, which a reload may have changed under the process. Nothing where nobody is there for it."""
+        if not self._root.node.services.get(HEALTH, {}).get(ENABLED, True):
+            return None, None
         view = self._root.tree.view(live.path)
         what = view.spec.start if view is not None and isinstance(view.spec.start, Launch) else live.launch
         return what.health or (_OWN_METHOD if live.tells_health else None), what.restart_when

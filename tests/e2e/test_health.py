@@ -344,6 +344,13 @@ def alerts(n: Node) -> list[tuple[str, str, float]]:
     return [(each["event"], each["name"], each["limit"]) for each in told]
 
 
+def test_where_the_service_is_left_out_nobody_is_asked() -> None:
+    """Also not who has a method for it; limits and checks of the config are refused then."""
+    with node('[agents.own]\nscript = "patient.py"\n', {"patient.py": PATIENT}) as n:
+        assert state(n, "own") is None and "HEALTH" not in n.otpd("status").stdout
+        assert "there is no health service in this node now" in n.otpd("health", check=3).stderr
+
+
 def test_only_the_health_service_itself_may_say_how_children_are() -> None:
     from otpd.ipc.control import ControlError
 

@@ -42,6 +42,7 @@ class SimulatedRoot:
         self.children: dict[str, Child] = {}
         self.service = Child(HEALTH, f"top/services/{HEALTH}", None, None)
         self.workers, self.tree, self.journal = self, self, self
+        self.node = SimpleNamespace(services={})
         self.link = HealthLink(self)  # type: ignore[arg-type]
         self.events: list[tuple[str, str, int]] = []
 
