@@ -7,7 +7,7 @@ import json
 import sys
 from itertools import chain
 
-from scripts.benchmarks import fleet, messaging, ordered, services, supervision, work
+from scripts.benchmarks import fleet, messaging, ordered, services, supervision, tasks, work
 from scripts.benchmarks.table import Row, show
 
 #: A suite is one or several modules with a `run`.
@@ -15,7 +15,7 @@ SUITES = {
     "messaging": (messaging.run, fleet.run),
     "services": (services.run,),
     "supervision": (supervision.run,),
-    "work": (work.run, ordered.run),
+    "work": (work.run, ordered.run, tasks.run),
 }
 
 
