@@ -29,6 +29,7 @@ name = "executor"
 
 [pools.executor]
 pickle = true
+queue = 1000000
 {size}
 [programs.keeper]
 script = "{keeper}"

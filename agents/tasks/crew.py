@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from otpd.agents.errors import ChildError
-from otpd.agents.tasks.lines import Line
+from otpd.agents.tasks.lines import Hub, Line
 
 SCRIPT: Final = os.path.join(os.path.dirname(__file__), "worker.py")
 _ADDRESS: Final = "OTPD_POOL"
@@ -61,11 +61,14 @@ class Equipment:
 class Workers:
     """`prefix`: of their names. `after()` when something has happened that may leave messages to be sent."""
 
-    def __init__(self, prefix: str, parent: Parent, equipment: Equipment, after: Callable[[], None]) -> None:
+    def __init__(
+        self, prefix: str, parent: Parent, equipment: Equipment, after: Callable[[], None], hub: Hub
+    ) -> None:
         self.listener: Listener
         self._prefix, self._parent, self._equipment, self._after = prefix, parent, equipment, after
         self._rows: dict[int, _Worker] = {}
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._hub = asyncio.get_running_loop(), hub
+        self._numbers: dict[Line, int] = {}
         self._strangers: set[Line] = set()
         self._lives: set[asyncio.Task[None]] = set()
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -89,11 +92,6 @@ class Workers:
 
     def stop(self, worker: int) -> None:
         self._rows[worker].leaving.set()
-
-    def flush(self) -> None:
-        for row in self._rows.values():
-            if row.line is not None and row.line.wire.pending:
-                row.line.flush()
 
     def ended(self, name: str, why: str) -> None:
         """Root says why one of them has ended."""
@@ -120,6 +118,7 @@ class Workers:
             with contextlib.suppress(ChildError):  # it was gone already
                 await self._parent.stop_child(row.name)
         if row.line is not None:
+            self._numbers.pop(row.line, None)
             row.line.close()
         del self._rows[worker]
         self.listener.lost(worker, row.why)
@@ -161,20 +160,22 @@ class Workers:
 
         def gone() -> None:
             self._strangers.discard(line)
+            self._numbers.pop(line, None)
             for row in self._rows.values():
                 if row.line is line:
                     row.leaving.set()
 
-        line = Line(sock, hear, gone, self._after)
+        line = Line(sock, hear, gone, _nothing, hub=self._hub)
         self._strangers.add(line)
 
     def _known(self, worker: int, line: Line) -> None:
         self._rows[worker].line = line
+        self._numbers[line] = worker
         equipment = self._equipment
         line.put(["settings", {"measures": equipment.measures, "preload": list(equipment.preload)}])
 
     def _hear(self, line: Line, message: list[Any], fds: list[int]) -> None:
-        worker = next((number for number, row in self._rows.items() if row.line is line), None)
+        worker = self._numbers.get(line)
         match message:
             case ["done", int(), bool(ok), int(memory), codec, body, sizes] if worker is not None:
                 self.listener.done(worker, ok, memory, (codec, body, sizes), fds)
@@ -182,3 +183,7 @@ class Workers:
                 self.listener.ready(worker)
             case ["failed", str(why)] if worker is not None:
                 self._rows[worker].why = why
+
+
+def _nothing() -> None:
+    """The hub of all lines says when it is time to send."""

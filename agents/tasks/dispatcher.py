@@ -16,7 +16,7 @@ from otpd.agents import Agent, Reject, call, run
 from otpd.agents.services.notes import note
 from otpd.agents.tasks.crew import Equipment, Workers
 from otpd.agents.tasks.dispatch import Dispatch, Owner, Row
-from otpd.agents.tasks.lines import Line
+from otpd.agents.tasks.lines import Hub, Line
 from otpd.agents.tasks.machine import NEVER, Options
 
 #: Seconds between two words to telemetry, while something happens.
@@ -47,7 +47,8 @@ class TaskPool(Agent):
         equipment = Equipment(
             preload=options.get("preload", ()), grace=options.get("grace", 0.5), measures=machine.memory is not None
         )
-        self.workers = Workers(self.name, self, equipment, self._after)
+        self._hub = Hub(self._after)
+        self.workers = Workers(self.name, self, equipment, self._after, self._hub)
         self.dispatch = Dispatch(
             machine, self.workers, self._loop.time, self._note, pickle=options.get("pickle", False)
         )  # fmt: skip
@@ -58,6 +59,7 @@ class TaskPool(Agent):
         self.workers.close()
         for line in [*self._lines.values()]:
             line.close()
+        self._hub.close()
 
     # --- owners ---
 
@@ -74,17 +76,14 @@ class TaskPool(Agent):
             del self._lines[key]
             self.dispatch.gone(key)
 
-        line = Line(socket.socket(fileno=sock), hear, gone, self._after, pidfd)
+        line = Line(socket.socket(fileno=sock), hear, gone, _nothing, pidfd, self._hub)
         key = self.dispatch.come(Owner(caller["name"], caller["generation"], put, caller["user"] is None))
         self._lines[key] = line
         self._after()
 
     def _after(self) -> None:
         """Something has happened: send what there is to send, and look at the clock."""
-        for line in [*self._lines.values()]:
-            if line.wire.pending:
-                line.flush()
-        self.workers.flush()
+        self._hub.flush()
         due = self.dispatch.pool.due()
         if due != NEVER and (self._timer is None or self._timer.when() > due):
             if self._timer is not None:
@@ -170,6 +169,12 @@ class TaskPool(Agent):
         self.dispatch.drain()
         self._after()
         return left
+
+
+
+
+def _nothing() -> None:
+    """The hub says when it is time to send."""
 
 
 #: Tasks that `facts` shows one by one.

@@ -203,7 +203,8 @@ class Pool:
         return [*self._assign(now)]
 
     def _room(self) -> bool:
-        return self._queued + len(self._granted) < self.options.queue + self._free()
+        taken = self._queued + len(self._granted)
+        return taken < self.options.queue or taken < self.options.queue + self._free()
 
     def _free(self) -> int:
         """Tasks that could run at once: they are no queue while their workers are coming."""
@@ -361,19 +362,28 @@ class Pool:
 
     def _assign(self, now: float) -> Iterator[Effect]:
         """All that can be done now: tasks to workers, room to those who wait for it, workers for what waits."""
-        idle = sorted((n for n, row in self._workers.items() if row.state is State.IDLE), key=self._last_used)
-        surplus = len(self._workers) - sum(row.state is State.LEAVING for row in self._workers.values()) - self.options.size
-        while surplus > 0 and idle:  # the one that was not used for longest
-            surplus -= 1
-            yield self._leave(idle.pop(0))
+        idle = [number for number, row in self._workers.items() if row.state is State.IDLE]
+        if len(idle) > 1:
+            idle.sort(key=self._last_used)
+        if len(self._workers) > self.options.size:
+            yield from self._shrink(idle)
         while idle and self._queued:
             yield self._give(idle.pop(), now)
         if self.draining:
             yield from self._drain(idle)
-        yield from self._grant(now)
-        coming = sum(row.state is State.STARTING for row in self._workers.values())
-        for _ in range(min(self._queued - coming, self.options.size - len(self._workers))):
-            yield self._start()
+        if self._parked:
+            yield from self._grant(now)
+        if self._queued and len(self._workers) < self.options.size:
+            coming = sum(row.state is State.STARTING for row in self._workers.values())
+            for _ in range(min(self._queued - coming, self.options.size - len(self._workers))):
+                yield self._start()
+
+    def _shrink(self, idle: list[int]) -> Iterator[Effect]:
+        """The workers that were not used for longest go, if they are too many."""
+        surplus = sum(row.state is not State.LEAVING for row in self._workers.values()) - self.options.size
+        while surplus > 0 and idle:
+            surplus -= 1
+            yield self._leave(idle.pop(0))
 
     def _last_used(self, worker: int) -> int:
         return self._workers[worker].used

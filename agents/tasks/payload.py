@@ -10,8 +10,10 @@ copied once in and once out.
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,7 +81,13 @@ def decode(sent: Payload, what: str) -> Any:
 
 def _packed(value: Any, what: str) -> tuple[bytes, list[memoryview]]:
     segments: list[memoryview] = []
-    return Encoder().encode(_lifted(value, segments, _DEPTH), what), segments
+    return _encoder(threading.get_ident()).encode(_lifted(value, segments, _DEPTH), what), segments
+
+
+@functools.lru_cache(maxsize=64)
+def _encoder(_thread: int) -> Encoder:
+    """One for each thread: to make one costs more than to pack what most tasks get."""
+    return Encoder()
 
 
 def _lifted(value: Any, segments: list[memoryview], depth: int) -> Any:

@@ -1,7 +1,7 @@
 """A line between an owner, a pool and its workers: messages out in batches, messages in, with descriptors.
 
-Each packet of the SEQPACKET socket carries msgpack lists one after the other. The last item of a message says how many of
-the packet's descriptors are its own, in order.
+Each packet of the SEQPACKET socket is a msgpack array of messages, which are arrays. The last item of a message says how
+many of the packet's descriptors are its own, in order.
 
 >>> import socket
 >>> one, two = (Wire(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -67,7 +67,7 @@ class Wire:
                 fds.extend(own)
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
             try:
-                self.socket.sendmsg(parts, ancillary, _FLAGS)
+                self.socket.sendmsg([_head(len(parts)), *parts], ancillary, _FLAGS)
             except BlockingIOError:
                 return False
             except OSError:
@@ -98,12 +98,19 @@ class Wire:
         self.socket.close()
 
 
+def _head(n: int) -> bytes:
+    """Of a msgpack array of n items."""
+    return bytes((0x90 | n,)) if n < 16 else b"\xdc" + n.to_bytes(2, "big")
+
+
 def _messages(data: bytes, fds: list[int]) -> list[tuple[list[Any], list[int]]] | None:
-    unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, unicode_errors="surrogateescape", max_buffer_size=_ROOM)
-    unpacker.feed(data)
-    found = []
+    found: list[tuple[list[Any], list[int]]] = []
     try:
-        for message in unpacker:
+        for message in msgpack.unpackb(data, raw=False, strict_map_key=False, unicode_errors="surrogateescape"):
+            if not fds and message[-1] == 0:
+                message.pop()
+                found.append((message, []))
+                continue
             n = message.pop()
             found.append((message, fds[:n]))
             del fds[:n]

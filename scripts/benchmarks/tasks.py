@@ -184,7 +184,8 @@ def _large() -> Row:
             bare.append((time.perf_counter() - began) * 1e3)
     mine, base = statistics.median(ours), statistics.median(bare)
     value = f"{mine:.1f} ms against {base:.1f} ms = {mine / base:.2f}x"
-    return Row("64 MiB argument against SharedMemory", value, "2x", mine <= 2 * base, {"ours": spread(ours), "bare": spread(bare)})
+    data_of = {"ours": spread(ours), "bare": spread(bare)}
+    return Row("64 MiB argument against SharedMemory", value, "2x", mine <= 2 * base, data_of)
 
 
 def _copied(name: str, size: int) -> int:
