@@ -16,6 +16,7 @@ import concurrent.futures
 import os
 import select
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from otpd.agents.errors import NodeNotRunning, OtpdError
 from otpd.agents.locate import control_socket
 from otpd.agents.tasks.desk import Desk, Entry
 from otpd.agents.tasks.embedded import POOL, Embedded
+from otpd.agents.tasks.functions import SCRIPT
 from otpd.agents.tasks.pools import DEFAULT, Names, packer
 from otpd.agents.tasks.reach import reach_blocking
 from otpd.agents.tasks.values import Exit, Outcome
@@ -52,6 +54,7 @@ class PoolExecutor(concurrent.futures.Executor):
     ) -> None:
         if max_workers is not None and (not isinstance(max_workers, int) or max_workers < 1):
             raise ValueError(f"expected max_workers of at least 1, got {max_workers!r}")
+        sys.modules.setdefault(SCRIPT, sys.modules["__main__"])  # where results have their classes, as multiprocessing does
         self._embedded: Embedded | None = None
         self._timeout = timeout
         self._pid = os.getpid()

@@ -26,7 +26,7 @@ from otpd.agents.errors import NotData
 
 _SAMPLE: Final = 'self.task("mypackage.work:parse", path)'
 #: A script that runs is __main__ in its own process; in a worker it is a module of this name, so that it does not run.
-_SCRIPT: Final = "__otpd_main__"
+SCRIPT: Final = "__otpd_main__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +151,11 @@ def _module(what: Named, anew: bool) -> ModuleType:
 
 def _script(file: str) -> ModuleType:
     """As a module: what stands below `if __name__ == "__main__"` does not run."""
-    spec = importlib.util.spec_from_file_location(_SCRIPT, file)
+    spec = importlib.util.spec_from_file_location(SCRIPT, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_SCRIPT] = module
+    sys.modules[SCRIPT] = module
     try:
         spec.loader.exec_module(module)
     except SystemExit as error:

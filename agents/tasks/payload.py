@@ -29,6 +29,7 @@ MSGPACK: Final = 0
 PICKLE: Final = 1
 #: Bytes that go inside a message: below, a memfd costs more than the copies.
 INLINE: Final = 32 * 1024
+_MAIN: Final = b"__main__"
 #: Type of the place that a buffer has left in a msgpack value: the number of its segment.
 _SEGMENT: Final = 1
 _DEPTH: Final = 2
@@ -110,17 +111,29 @@ def _segment(segments: list[Any], code: int, data: bytes) -> Any:
 
 
 def _pickled(value: Any) -> tuple[bytes, list[memoryview]]:
+    """By pickle, which is much faster; by cloudpickle, where it is installed, what that can't do, and what __main__ defines:
+    a worker has another one."""
     buffers: list[pickle.PickleBuffer] = []
-    body = _dumps()(value, protocol=5, buffer_callback=buffers.append)
+    try:
+        body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        if _MAIN not in body:
+            return body, [each.raw() for each in buffers]
+    except Exception:
+        if (dumps := _cloudpickle()) is None:
+            raise
+    else:
+        if (dumps := _cloudpickle()) is None:
+            return body, [each.raw() for each in buffers]
+    buffers.clear()
+    body = dumps(value, protocol=5, buffer_callback=buffers.append)
     return body, [each.raw() for each in buffers]
 
 
-def _dumps() -> Callable[..., bytes]:
-    """cloudpickle where it is installed: it takes lambdas, closures and what __main__ defines."""
+def _cloudpickle() -> Callable[..., bytes] | None:
     try:
         import cloudpickle
     except ImportError:
-        return pickle.dumps
+        return None
     return cloudpickle.dumps  # type: ignore[no-any-return]
 
 
