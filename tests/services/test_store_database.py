@@ -77,6 +77,7 @@ def test_a_new_one_is_ready_and_an_old_one_is_as_it_was_left(tmp_path: Path) -> 
     assert again.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     again.close()
     assert sorted(os.listdir(tmp_path)) == ["store.db", "store.hwm", "store.lock"], "a clean end leaves no log"
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
 def test_a_kill_loses_nothing(wal: Path) -> None:

@@ -322,10 +322,9 @@ class _Opening:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Nothing is begun or committed by itself; rows can be read by column."""
-    connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False, cached_statements=256)
-    connection.row_factory = None
-    return connection
+    """A new file is its owner's alone. Nothing is begun or committed by itself."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False, cached_statements=256)
 
 
 def _set_up(connection: sqlite3.Connection) -> None:

@@ -89,7 +89,8 @@ class Store(Keeper, Couriers):
     def _tell(self, **told: Any) -> None:
         new = self.told.with_suffix(".new")
         with contextlib.suppress(OSError):  # the disk is full, or read-only: the log and root's events say so
-            new.write_text(json.dumps({"at": time.time(), **told}))
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                json.dump({"at": time.time(), **told}, file)
             os.replace(new, self.told)
 
     def _room_changed(self, room: Room) -> None:
