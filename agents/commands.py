@@ -242,4 +242,4 @@ def _word(word: Word) -> str | bytes:
     return os.fspath(word) if isinstance(word, os.PathLike) else word
 
 
-__all__ = ["COMMANDS", "Command", "Commands", "OtpdError", "ask", "to_result"]
+__all__ = ["COMMANDS", "Command", "Commands", "Options", "Word", "ask", "nobody_to_summon", "to_result"]

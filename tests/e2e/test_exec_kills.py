@@ -40,7 +40,7 @@ OWNER = """
     if __name__ == "__main__":
         run(Owner)
 """
-_seconds = itertools.count(100_000 + os.getpid() % 1000 * 1000)
+_seconds = itertools.count(100_000_000 + os.getpid() * 100)
 
 
 @pytest.fixture(scope="module")
