@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.supervisor.processes import Root
 
@@ -15,6 +16,9 @@ def pytest_configure() -> None:
     """A shell ignores ^C for what it runs in the background, and whom we start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says something of the machine only.
+    settings.register_profile("suite", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
+    settings.load_profile("suite")
 
 
 @pytest.fixture
