@@ -27,7 +27,7 @@ class Current:
     gone: Callable[[], None] | None = None  # called when it is deferred and nobody waits for it any more
 
 
-#: Who has sent the cast that is being handled; "" while there is none.
+#: Who has sent the cast, or durable message, that is being handled.
 CASTER: contextvars.ContextVar[str] = contextvars.ContextVar("otpd_caster", default="")
 #: Whose code runs, an agent's host: in a test, tasks of the agent are told from those of the test by it.
 OWNER: contextvars.ContextVar[object] = contextvars.ContextVar("otpd_host", default=None)

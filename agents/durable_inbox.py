@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otpd.agents import raised
 from otpd.agents.complaints import Complaints
+from otpd.agents.current import CASTER
 from otpd.agents.data import UNDECODABLE, decode
 from otpd.agents.deliveries import BEGINS, DELIVERY, Deliveries, Delivery
 from otpd.agents.errors import Reject
@@ -79,6 +80,7 @@ class DurableInbox:
     async def handle(self, delivery: Delivery) -> None:
         self._conversation.flush()
         DELIVERY.set(delivery)
+        CASTER.set(delivery.sender)
         try:
             failure = await self._failure(delivery)
         finally:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from otpd.agents.conversation import Conversation
 from otpd.agents.data import decode
@@ -20,6 +20,9 @@ from otpd.agents.services.store.messages import Bounds
 from otpd.agents.services.store.service import SCHEMA
 from otpd.agents.services.store.service import Store as StoreAgent
 from otpd.agents.submissions import CAST, STORE, Submission, Submissions
+
+#: Turns of the loop after which what it waits for is time.
+_TURNS: Final = 20
 
 
 class MemoryEngine:
@@ -100,13 +103,15 @@ class Store:
         if self._host is None or self._life is None:
             return
         agent: Any = self._host.agent
+        turns = 0
         while not self._life.done():
             idle = asyncio.ensure_future(self._host.mailbox.until_idle())
             await asyncio.wait((idle, self._life), return_when=asyncio.FIRST_COMPLETED)
             idle.cancel()
             if agent.is_idle:
                 return
-            await asyncio.sleep(0)
+            turns += 1
+            await asyncio.sleep(0 if turns < _TURNS else 0.1)
         self._life.result()
 
     async def end(self) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from otpd.agents import Agent, Event, Refused, Reject, TooLarge, call, cast, on, testing
+from otpd.agents import Agent, Event, Refused, Reject, StoreFull, TooLarge, call, cast, on, testing
+from otpd.agents.services.store import refusals
+from otpd.agents.testing_store import MemoryEngine
 from tests.agents.scenes import scene
 
 
@@ -189,6 +191,45 @@ async def test_what_can_not_be_kept_is_refused_where_it_is_said() -> None:
             async with agent.transaction():
                 async with agent.transaction():
                     pass
+
+
+@scene
+async def test_a_full_disk_refuses_what_is_new_and_what_the_store_owes_is_written_later() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        disk = FullDisk()
+        patch.setattr(MemoryEngine, "commit", lambda engine, write, **more: disk.commit(engine, write, **more))
+        async with testing.run(Books) as books:
+            await books.cast("paid", durable=True, order="A")
+            disk.is_full = True
+            with pytest.raises(StoreFull) as caught:
+                await books.cast("paid", durable=True, order="B")
+            assert caught.value.executed == "no"
+            disk.is_full, disk.refuses = False, 3
+            await books.cast("paid", durable=True, order="C")
+            await asyncio.sleep(10)
+            assert [order for order, *_ in books.instance.seen] == ["A", "C"]
+            assert (await waiting(books), disk.refuses) == ([], 0)
+
+
+class FullDisk:
+    """Refuses what grows while it is full, and `refuses` so many of the others."""
+
+    def __init__(self) -> None:
+        self.is_full, self.refuses = False, 0
+        self._commit = MemoryEngine.commit
+
+    def commit(self, engine: MemoryEngine, write: Any, grows: bool = True, size: int = 0) -> asyncio.Future[Any]:
+        if grows and self.is_full:
+            return self._refused()
+        if not grows and self.refuses:
+            self.refuses -= 1
+            return self._refused()
+        return self._commit(engine, write, grows=grows, size=size)
+
+    def _refused(self) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.set_exception(refusals.StoreFull("the disk is full"))
+        return answer
 
 
 @scene

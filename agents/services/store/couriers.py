@@ -156,6 +156,8 @@ class Couriers(Asked):
     async def subscribe(self, patterns: list[str]) -> Any:
         """The durable subscriptions of the caller, in the place of those that it had."""
         caller, _ = self._asker()
+        if caller.startswith("@"):
+            raise Reject(f"{caller} is a client and will not come again: only agents subscribe durably")
         try:
             for pattern in patterns:
                 words_of_pattern(pattern)

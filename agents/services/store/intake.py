@@ -122,7 +122,7 @@ class Intake(Holding):
 
     def subscribe(self, ref: Hashable, name: str, patterns: Iterable[str]) -> None:
         """The durable subscriptions of `name`, in the place of those that it had."""
-        self._units.append(Unit(ref=ref, subscriptions={name: tuple(patterns)}))
+        self._units.append(Unit(ref=ref, subscriptions={name: tuple(dict.fromkeys(patterns))}))
 
     # --- dead letters ---
 
