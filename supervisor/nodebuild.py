@@ -110,7 +110,7 @@ def _pools(value: Any, report: Report) -> dict[str, Any]:
     pools = {}
     for name, table in value.items():
         try:
-            checks.name(name)
+            checks.child_name(name)  # a service is reached by its name as a pool is
         except Invalid as error:
             report.add(("pools", name), error)
         pools[name], wrong = check_pool(table)

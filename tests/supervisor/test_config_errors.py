@@ -68,6 +68,11 @@ PARENT = "expected the name of a supervisor in this file, got "
         (OK + "[pools.p]\nworkers = 3\n", '4:1: pools.p.workers: unknown key; did you mean "size"?'),
         (OK + "[pools.p]\nsize = 0\n", "4:1: pools.p.size: expected an integer from 1 to 1000, got the integer 0"),
         (OK + "[pools.p]\npickle = 1\n", "4:1: pools.p.pickle: expected true or false, got the integer 1"),
+        (
+            OK + "[pools.commands]\n",
+            '3:8: pools.commands: expected a name of your own, got "commands": the node uses it itself; '
+            'did you mean "my-commands"?',
+        ),
         (OK + "[pools]\np = 3\n", "4:1: pools.p: expected a table [pools.NAME], got the integer 3"),
         (AGENT + "replicas = 3\n", '3:1: agents.feed.replicas: unknown key; did you mean "instances"?'),
         (
