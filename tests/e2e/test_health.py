@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.e2e.node import Node, gone, node
 from tests.helpers import eventually
+
+pytestmark = pytest.mark.timeout(300)
 
 #: Seconds in which anything must have happened, on the slowest machine.
 LONG = 60.0
@@ -43,15 +46,14 @@ if __name__ == "__main__":
 
 
 class Answers:
-    """An HTTP server whose status is what a test says; it notes how often it was asked."""
+    """An HTTP server whose status is what a test says, and which hangs at /slow."""
 
     def __init__(self) -> None:
-        self.status, self.asked, self.slow = 200, 0, threading.Event()
+        self.status, self.slow = 200, threading.Event()
         answers = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                answers.asked += 1
                 if self.path == "/slow":
                     answers.slow.wait()
                 self.send_response(answers.status if self.path == "/" else 200)
@@ -158,8 +160,7 @@ def test_each_kind_of_check_finds_its_child_and_none_that_hangs_delays_another()
             n.otpd("health", "closed", check=3)
             assert "HEALTH" in n.otpd("status").stdout and "unhealthy: 3 checks" in n.otpd("tree").stdout
 
-            probes = below(n.pid("health"))
-            assert len(probes) >= 3, "sh and what it has started"
+            probes = eventually(lambda: [p for p in below(n.pid("health")) if p.name() == "sleep"], LONG)
             n.otpd("child", "stop", "hangs")
             eventually(lambda: not any(p.is_running() and p.status() != "zombie" for p in probes), LONG, "no probe is left")
 
@@ -173,7 +174,7 @@ def test_the_health_service_may_be_killed_or_stopped_and_nobody_else_notices() -
         health = {{ call = true, {QUICK} }}
         [programs.hangs]
         command = ["sleep", "1000"]
-        health = {{ exec = ["sh", "-c", "sleep 1000 & sleep 1000"], interval = "30s", timeout = "30s", action = "restart" }}
+        health = {{ exec = ["sh", "-c", "sleep 1000 & sleep 1000"], interval = "30s", timeout = "30s" }}
     """
     with node(config, {"patient.py": PATIENT}, services=["health"]) as n:
         n.otpd("cast", "ill", "fall_ill", "what=tired")
@@ -186,12 +187,14 @@ def test_the_health_service_may_be_killed_or_stopped_and_nobody_else_notices() -
         until(n, well="healthy", ill="unhealthy")
         assert changes(n, "well") == [("healthy", 1)], "what was known is no news"
 
-        n.kill(n.pid("health"), signal.SIGSTOP)
+        stopped = n.pid("health")
+        n.kill(stopped, signal.SIGSTOP)
+        assert n.otpd("health", "--timeout", "100ms", check=None).returncode != 0
         assert n.otpd("call", "well", "ping").stdout.strip() == '"pong"'
         assert n.otpd("status").returncode == 0 == n.otpd("tree").returncode
-        n.otpd("health", "--timeout", "100ms", check=8)
         n.otpd("restart", "ill")
-        n.kill(n.pid("health"), signal.SIGCONT)
+        with suppress(ProcessLookupError):  # on a slow machine its watchdog has come first
+            n.kill(stopped, signal.SIGCONT)
         until(n, well="healthy", ill="healthy")
         assert n.worker("ill")["generation"] == 2
         assert all(n.pid(name) == before[name] for name in ("well", "hangs"))
@@ -213,7 +216,7 @@ def test_a_dependency_that_is_not_well_is_restarted_with_what_depends_on_it_or_o
         [agents.{policy}-db]
         script = "patient.py"
         supervisor = "{policy}"
-        health = {{ call = true, {QUICK}, action = "{policy}" }}
+        health = {{ call = true, interval = "2s", grace = "0s", action = "{policy}" }}
         [agents.{policy}-web]
         script = "idle.py"
         supervisor = "{policy}"
@@ -281,7 +284,7 @@ def test_whose_process_tree_uses_more_than_it_may_is_restarted_and_why_says_so()
     }
     config = """
         [supervisors.s]
-        max_restarts = 20
+        max_restarts = 1000
         max_seconds = 3600
     """
     for name, (uses, limit) in limits.items():
@@ -322,19 +325,19 @@ def test_whose_process_tree_uses_more_than_it_may_is_restarted_and_why_says_so()
 
 def test_what_is_wrong_with_the_host_is_one_alert_that_is_raised_once_and_cleared() -> None:
     """By thresholds that every host passes; the next health service knows what was raised before."""
-    low = '[services.health.alerts]\nmemory = { raise = "1%", clear = "0%", hold = "0s" }\n'
+    low = '[services.health.alerts]\nmemory = { raise = "0.05%", clear = "0.01%", hold = "0s" }\n'
     with node('[agents.a]\nscript = "idle.py"\n' + low, services=["health"]) as n:
         eventually(lambda: alerts(n), LONG)
         n.kill(n.pid("health"))
         n.reborn("health", 1, LONG)
         eventually(lambda: n.json("health")["alerts"] == ["memory"], LONG)
         ((kind, name, limit),) = alerts(n)
-        assert (kind, name, limit) == ("otpd.alert.raised", "memory", 1.0)
+        assert (kind, name, limit) == ("otpd.alert.raised", "memory", 0.05)
         (shown,) = n.json("tree")["node"]["alerts"]
-        assert (shown["condition"], shown["limit"]) == ("memory", 1.0)
+        assert (shown["condition"], shown["limit"]) == ("memory", 0.05)
         assert "memory" in n.otpd("tree").stdout.splitlines()[0]
         text = (n.home / "otpd.toml").read_text()
-        n.write("otpd.toml", text.replace('raise = "1%", clear = "0%"', 'raise = "100%", clear = "99.9%"'))
+        n.write("otpd.toml", text.replace('raise = "0.05%", clear = "0.01%"', 'raise = "100%", clear = "99.9%"'))
         n.otpd("reload")
         eventually(lambda: [kind for kind, _, _ in alerts(n)] == ["otpd.alert.raised", "otpd.alert.cleared"], LONG)
 
