@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from otpd.agents.services.telemetry.catalogue import EVENTS
@@ -137,6 +138,12 @@ def test_a_store_that_is_damaged_is_set_aside_and_made_anew_from_the_journal() -
         eventually(lambda: stored(n)["x"] == 1, what="made anew")
 
 
+def of_the_guide() -> str:
+    """The example of docs/telemetry.md."""
+    page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text()
+    return page.partition("```python\n")[2].partition("```")[0]
+
+
 def metrics(n: Node) -> dict[str, dict[tuple[str, ...], Any]]:
     """By name and labels."""
     found = n.json("metrics")["metrics"]
@@ -200,15 +207,17 @@ def test_a_collector_gets_the_lives_of_children_and_one_that_stands_still_holds_
 
 
 def test_what_happens_is_told_on_topics_and_counted_and_root_alone_can_tell_the_rest() -> None:
-    agents = '[agents.bad]\nscript = "bad.py"\n[agents.watcher]\nscript = "watcher.py"\n'
+    agents = "".join(f'[agents.{name}]\nscript = "{name}.py"\n' for name in ("bad", "watcher", "guide"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     config = agents + f'[services.telemetry]\nlisten = "127.0.0.1:{port}"\n'
-    with node(config, {"bad.py": BAD, "watcher.py": WATCHER}, services=("telemetry",)) as n:
+    files = {"bad.py": BAD, "watcher.py": WATCHER, "guide.py": of_the_guide()}
+    with node(config, files, services=("telemetry",)) as n:
         n.otpd("call", "bad", "fail", "text=x", check=1)
         told = [["otpd.child.death", "error(ValueError: x)"], ["otpd.child.started", None]]
         eventually(lambda: all(each in n.json("call", "watcher", "of", "name=bad") for each in told))
-        found = eventually(lambda: ("otpd_emits_total" in (seen := metrics(n))) and seen)
+        emitted = ("guide", "recovered")
+        found = eventually(lambda: (emitted in (seen := metrics(n)).get("otpd_emits_total", {})) and seen)
         assert found["otpd_child_deaths_total"][("bad", "agent", "error")] == 1
         assert found["otpd_child_restarts_total"][("bad", "agent")] == 1
         assert found["otpd_emits_total"][("watcher", "noticed")] >= 2
