@@ -13,8 +13,9 @@ import pytest
 
 from otpd.agents.services.store import database as module
 from otpd.agents.services.store import state
-from otpd.agents.services.store.database import Database, Schema, Unusable, connect, open_database
+from otpd.agents.services.store.database import Database, Unusable, connect, open_database
 from otpd.agents.services.store.refusals import DamagedState
+from otpd.agents.services.store.schema import Schema
 from otpd.agents.services.store.state import get_state, put_state
 from otpd.agents.services.store.watermark import HighWater
 

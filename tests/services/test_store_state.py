@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otpd.agents.services.store.database import _META, set_meta
 from otpd.agents.services.store.refusals import DamagedState, Stale
+from otpd.agents.services.store.schema import META, set_meta
 from otpd.agents.services.store.state import MIGRATION, State, decide, get_state, list_states, put_state, replace_state
 
 
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.executescript(_META + MIGRATION)
+    connection.executescript(META + MIGRATION)
     yield connection
     connection.close()
 

@@ -22,13 +22,14 @@ import fcntl
 import os
 import shutil
 import sqlite3
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from otpd.agents.services.store import salvage
+from otpd.agents.services.store.schema import Schema, Table, get_meta, set_meta
 from otpd.agents.services.store.watermark import HighWater
 
 #: "otpd", in the header of the file.
@@ -43,11 +44,6 @@ _SETTINGS: Final = (
     "journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 4000",
     "foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON", "temp_store = MEMORY", "mmap_size = 0",
 )  # fmt: skip
-#: The first of all migrations: the number of the last commit, and what is known of losses.
-_META: Final = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-INSERT INTO meta VALUES ('seq', 0);
-"""
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _DENIED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 _HELD: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -59,30 +55,6 @@ class Unusable(Exception):
 
 class _Damaged(Exception):
     """SQLite can't read all of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What must be known of a table to check and to save it: its key, and whether a row is as it was written."""
-
-    name: str
-    key: str
-    intact: Callable[[sqlite3.Row], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """`migrations[n]` is the SQL that leads from version n to n + 1; a script that was released is never changed."""
-
-    migrations: Sequence[str]
-    tables: Sequence[Table]
-
-    @property
-    def version(self) -> int:
-        return len(self.migrations) + 1
-
-    def scripts(self) -> list[str]:
-        return [_META, *self.migrations]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +99,7 @@ class Database:
     mark: HighWater
     report: Report
     seq: int
-    _lock: int
+    _held: list[int]  # descriptors, to be closed after the connection
 
     def suspect(self, error: sqlite3.Error) -> bool:
         """An error of one that is used: whether the file is damaged. Then the next start saves what can be read, although
@@ -145,7 +117,8 @@ class Database:
         with contextlib.suppress(OSError):
             self.mark.sync()
         self.mark.close()
-        os.close(self._lock)
+        for fd in self._held:
+            os.close(fd)
 
 
 def open_database(path: Path, schema: Schema) -> Database:
@@ -175,6 +148,7 @@ class _Opening:
         self._path, self._schema, self._mark, self._lock = path, schema, mark, lock
         notes = (mark.problem,) if mark.problem else ()
         self._report = Report(path=str(path), notes=notes)
+        self._held: list[int] = []
 
     def run(self) -> Database:
         there = self._path.exists() and self._path.stat().st_size > 0
@@ -187,7 +161,7 @@ class _Opening:
         seq = self._compare(connection)
         self._check_rows(connection)
         report = replace(self._report, version=self._schema.version, seq=seq)
-        return Database(connection, self._mark, report, seq, self._lock)
+        return Database(connection, self._mark, report, seq, [*self._held, self._lock])
 
     def _without_file(self) -> None:
         """A log without its database means nothing, and must not be taken for that of the next one."""
@@ -260,7 +234,7 @@ class _Opening:
             return seq
         why = self._report.why or ("the file is gone" if seq == 0 else "its log is damaged, or it is an older copy")
         if self._report.quarantine is None and seq:
-            self._quarantine(_copy_aside, why)
+            self._quarantine(lambda source, target: self._held.append(_copy_aside(source, target)), why)
         self._report = replace(self._report, lost_commits=(seq + 1, self._mark.seq), why=why)
         self._fence(connection, why)
         set_meta(connection, "seq", self._mark.seq)
@@ -274,7 +248,8 @@ class _Opening:
     def _check_rows(self, connection: sqlite3.Connection) -> None:
         if self._path.stat().st_size > ROWS_CHECKED_AT_START:
             return
-        wrong = [(table.name, str(row[table.key])) for table in self._schema.tables for row in damaged(connection, table)]
+        damaged = ((table, row) for table in self._schema.tables for row in salvage.damaged(connection, table))
+        wrong = [(table.name, str(row[table.key])) for table, row in damaged]
         if wrong:
             self._report = replace(self._report, damaged_rows=tuple(wrong))
             self._fence(connection, f"{len(wrong)} damaged rows")
@@ -302,8 +277,8 @@ class _Opening:
             new.execute(f"PRAGMA {_ALONE}")
             _set_up(new)
             self._migrate(new, version)
-            saved = {table.name: _copy(old, new, table) for table in self._schema.tables if _has(new, table)}
-            seq = _readable(old, "SELECT value FROM meta WHERE key = 'seq'")
+            saved = {table.name: salvage.copy(old, new, table) for table in self._schema.tables if _has(new, table)}
+            seq = salvage.readable(old, "SELECT value FROM meta WHERE key = 'seq'")
             set_meta(new, "seq", seq[0][0] if seq else 0)
             self._report = replace(self._report, saved_rows=saved)
             self._fence(new, why)
@@ -335,57 +310,12 @@ def _set_up(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError(f"its file system takes no write-ahead log (journal_mode is {mode})")
 
 
-def get_meta(connection: sqlite3.Connection, key: str) -> Any:
-    found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return None if found is None else found[0]
-
-
-def set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-
-def damaged(connection: sqlite3.Connection, table: Table) -> list[sqlite3.Row]:
-    """The rows that are not as they were written."""
-    return [row for row in _readable(connection, f"SELECT * FROM {table.name}") if not table.intact(row)]
-
-
-def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: Table) -> int:
-    """How many rows. What lies behind an unreadable page from one end may be in front of it from the other."""
-    before = new.total_changes
-    for direction in ("ASC", "DESC"):
-        for row in _readable(old, f"SELECT * FROM {table.name} NOT INDEXED ORDER BY {table.key} {direction}"):
-            if table.intact(row):
-                new.execute(f"INSERT OR IGNORE INTO {table.name} VALUES ({', '.join('?' * len(row))})", tuple(row))
-    return new.total_changes - before
-
-
-def _readable(connection: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
-    """The rows up to the first that can't be read."""
-    found: list[sqlite3.Row] = []
-    connection.text_factory = _any_text
-    try:
-        cursor = connection.cursor()
-        cursor.row_factory = sqlite3.Row
-        for row in cursor.execute(query):
-            found.append(row)
-    except sqlite3.Error:
-        pass
-    finally:
-        connection.text_factory = str
-    return found
-
-
-def _any_text(data: bytes) -> str:
-    """A damaged name must not keep the others from being read."""
-    return data.decode(errors="backslashreplace")
-
-
 def _has(connection: sqlite3.Connection, table: Table) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table.name,)).fetchone() is not None
 
 
 def _version_of(connection: sqlite3.Connection, schema: Schema) -> int:
-    found = _readable(connection, "PRAGMA user_version")
+    found = salvage.readable(connection, "PRAGMA user_version")
     version = found[0][0] if found else 0
     return version if 0 < version <= schema.version else schema.version
 
@@ -394,9 +324,14 @@ def _suspect(path: Path) -> Path:
     return path.with_suffix(".suspect")
 
 
-def _copy_aside(source: str, target: str) -> None:
-    """In another process: to close a file here gives up all locks that SQLite has on it here."""
-    subprocess.run(["cp", "--preserve", source, target], check=True)
+def _copy_aside(source: str, target: str) -> int:
+    """The descriptor from which it was read: to close it gives up all locks that SQLite has on the file."""
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    with open(target, "wb") as copy:
+        at = 0
+        while sent := os.sendfile(copy.fileno(), fd, at, 2**20):
+            at += sent
+    return fd
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import msgpack
 
-from otpd.agents.services.store.database import Table
 from otpd.agents.services.store.messages import Finished, Kind, Message, Receipt, Recovered, Unit
+from otpd.agents.services.store.schema import Table
 
 #: For the engine: what makes these tables. Never changed; what comes later is a script of its own.
 MIGRATION: Final = """

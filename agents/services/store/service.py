@@ -20,10 +20,12 @@ from otpd.agents.services.store import journal, state
 from otpd.agents.services.store.ballast import Ballast
 from otpd.agents.services.store.commits import Room
 from otpd.agents.services.store.couriers import Couriers
-from otpd.agents.services.store.database import Database, Schema, Unusable, damaged, get_meta, open_database
+from otpd.agents.services.store.database import Database, Unusable, open_database
 from otpd.agents.services.store.engine import Engine
 from otpd.agents.services.store.keeper import Keeper
 from otpd.agents.services.store.messages import Bounds
+from otpd.agents.services.store.salvage import damaged
+from otpd.agents.services.store.schema import Schema, get_meta
 
 SCHEMA: Final = Schema(migrations=(state.MIGRATION, journal.MIGRATION), tables=(state.TABLE, *journal.TABLES))
 

@@ -22,8 +22,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, Final
 
-from otpd.agents.services.store.database import Table, get_meta
 from otpd.agents.services.store.refusals import DamagedState, Stale
+from otpd.agents.services.store.schema import Table, get_meta
 
 MIGRATION: Final = """
 CREATE TABLE state (

@@ -1,0 +1,43 @@
+"""What can be read of a database that SQLite can't read, or that is not as it was written."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from otpd.agents.services.store.schema import Table
+
+
+def damaged(connection: sqlite3.Connection, table: Table) -> list[sqlite3.Row]:
+    """The rows that are not as they were written."""
+    return [row for row in readable(connection, f"SELECT * FROM {table.name}") if not table.intact(row)]
+
+
+def copy(old: sqlite3.Connection, new: sqlite3.Connection, table: Table) -> int:
+    """How many rows. What lies behind an unreadable page from one end may be in front of it from the other."""
+    before = new.total_changes
+    for direction in ("ASC", "DESC"):
+        for row in readable(old, f"SELECT * FROM {table.name} NOT INDEXED ORDER BY {table.key} {direction}"):
+            if table.intact(row):
+                new.execute(f"INSERT OR IGNORE INTO {table.name} VALUES ({', '.join('?' * len(row))})", tuple(row))
+    return new.total_changes - before
+
+
+def readable(connection: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
+    """The rows up to the first that can't be read."""
+    found: list[sqlite3.Row] = []
+    connection.text_factory = _any_text
+    try:
+        cursor = connection.cursor()
+        cursor.row_factory = sqlite3.Row
+        for row in cursor.execute(query):
+            found.append(row)
+    except sqlite3.Error:
+        pass
+    finally:
+        connection.text_factory = str
+    return found
+
+
+def _any_text(data: bytes) -> str:
+    """A damaged name must not keep the others from being read."""
+    return data.decode(errors="backslashreplace")

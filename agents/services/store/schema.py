@@ -1,0 +1,47 @@
+"""What the database of the store consists of: its tables, how it became what it is, and the few values about itself."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: The first of all migrations: the number of the last commit, and what is known of losses.
+META: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO meta VALUES ('seq', 0);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What must be known of a table to check and to save it: its key, and whether a row is as it was written."""
+
+    name: str
+    key: str
+    intact: Callable[[sqlite3.Row], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """`migrations[n]` is the SQL that leads from version n to n + 1; a script that was released is never changed."""
+
+    migrations: Sequence[str]
+    tables: Sequence[Table]
+
+    @property
+    def version(self) -> int:
+        return len(self.migrations) + 1
+
+    def scripts(self) -> list[str]:
+        return [META, *self.migrations]
+
+
+def get_meta(connection: sqlite3.Connection, key: str) -> Any:
+    found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if found is None else found[0]
+
+
+def set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
