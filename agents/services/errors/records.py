@@ -7,7 +7,7 @@
 | end | child.death | a clean end: by itself, or as asked |
 | gave_up | supervisor.gave_up | one restart more than its budget |
 | root_died | node.starting | the root before had not ended in order; all its children ended with it |
-| helper | helper.exited, helper.failed | zygote, logger or sampler |
+| helper | helper.exited, helper.failed | zygote or logger |
 | dead_letter | SERVICE.dead_letters, .letter.dead, .letter.dropped | messages that reached nobody |
 | breaker | broker.breaker.opened | calls to it fail at once for a while |
 | skipped | scheduler.skipped, .lost, .overrun | a run of a schedule that did not take place, or was not finished |

@@ -173,6 +173,17 @@ async def test_what_a_command_leaves_in_its_group_goes_with_it() -> None:
     assert not [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+@scene
+async def test_a_command_runs_as_the_user_of_the_child_with_his_groups_alone() -> None:
+    nobody = user_of("nobody")
+    groups = " ".join(map(str, sorted({nobody.gid, *nobody.groups})))
+    ask = f'test "$(id -un)" = nobody && test "$(id -G | tr " " "\\n" | sort -n | xargs)" = "{groups}"'
+    command = Command(["sh", "-c", ask], {}, "/", nobody)
+    assert await command.wait() == Verdict(True)
+    command.end()
+
+
 def test_a_user_is_known_with_all_of_his_groups() -> None:
     found = user_of("root")
     assert (found.uid, found.gid, 0 in found.groups) == (0, 0, True)
