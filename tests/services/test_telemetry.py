@@ -305,7 +305,7 @@ def test_http_answers_get_metrics_and_refuses_everything_else() -> None:
             b"POST /metrics HTTP/1.1\r\n\r\n", b"\x00\xff\r\n\r\n", b"GET /" + b"a" * 20_000, b"",
         )  # fmt: skip
         answers = [await ask(port, request) for request in requests]
-        await exporter.close()
+        exporter.close()
         return answers
 
     got, head, *others = asyncio.run(talk())
@@ -377,8 +377,12 @@ def test_spans_and_numbers_reach_opentelemetry_with_their_times() -> None:
     assert (made.name, made.start_time, made.end_time) == ("otpd.child.run", 10_000_000_000, 12_500_000_000)
     assert (dict(made.attributes), made.status.is_ok) == ({"name": "feed", "reason": "killed"}, False)
     assert made.resource.attributes["service.name"] == "shop"
-    found = {each.name: each for data in metrics.seen for resource in data.resource_metrics
-             for scope in resource.scope_metrics for each in scope.metrics}  # fmt: skip
+
+    def exported() -> dict[str, Any]:
+        scopes = [scope for data in metrics.seen for resource in data.resource_metrics for scope in resource.scope_metrics]
+        return {each.name: each for scope in scopes for each in scope.metrics}
+
+    found = eventually(exported)
     (point,) = found["otpd_events_total"].data.data_points
     assert (point.value, dict(point.attributes)) == (4, {"event": "otpd.child.started"})
     assert found["otpd_span_seconds"].data.data_points[0].sum == 2.5

@@ -160,7 +160,7 @@ class Telemetry(Agent):
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            await exporter.close()
+            exporter.close()
 
     async def _begin_otel(self, endpoint: str) -> None:
         from otpd.agents.services.telemetry.otel import MissingExtra, Otel
