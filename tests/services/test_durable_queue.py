@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -405,5 +405,7 @@ class RandomLife(RuleBasedStateMachine):
         self.what_was_accepted_waits_or_was_handled_or_is_a_letter()
 
 
-RandomLife.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+RandomLife.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 TestRandomLife = RandomLife.TestCase
