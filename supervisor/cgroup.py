@@ -14,11 +14,15 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from otpd.supervisor import linux
 
 _LONGEST_NAME: Final = 200
+#: What groups of command workers are called, and the controllers of version 1 in which they make them.
+_COMMANDS: Final = "otpd-cmd-"
+_COMMAND_CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,27 @@ def own_directory() -> str | None:
 def own_memory_v1() -> str | None:
     """The same in the hierarchy of version 1 that has the memory controller, where there is one."""
     return _own("memory", lambda kind, options: kind == "cgroup" and "memory" in options)
+
+
+def remove_abandoned() -> None:
+    """Groups of command workers that were killed before they could remove them (agents/sandbox/cgroup.py names them)."""
+    first = (_own(each, partial(_has_controller, each)) for each in _COMMAND_CONTROLLERS)
+    for parent in {each for each in (own_directory(), *first) if each is not None}:
+        for name in _names(parent):
+            maker = name.removeprefix(_COMMANDS).partition("-")[0]
+            if name.startswith(_COMMANDS) and maker.isdecimal() and not os.path.exists(f"/proc/{maker}"):
+                remove(os.path.join(parent, name))
+
+
+def _has_controller(controller: str, kind: str, options: list[str]) -> bool:
+    return kind == "cgroup" and controller in options
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def _own(controller: str, is_wanted: Callable[[str, list[str]], bool]) -> str | None:

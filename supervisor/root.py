@@ -136,6 +136,7 @@ class Root:
         self._heart = socket.socket(fileno=options.channel)
         self._watch_heart()
         self._swept = sweep.sweep_node(self.node_id)
+        cgroup.remove_abandoned()
         self.life = life.begin(self.paths)
         self.runtime: dict[str, ChildSpec] = {}  # by path: added by hand, until a reload
         self.deleted: set[str] = set()  # paths of the config that were deleted by hand, until a reload
@@ -358,6 +359,7 @@ class Root:
         self.notify.close()
         if self._cgroups is not None:
             self._cgroups.sweep(patience=0.2)
+        cgroup.remove_abandoned()
         remove_traces(self.paths)  # heart may be gone
         self.loop.stop()
 

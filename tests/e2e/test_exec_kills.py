@@ -233,11 +233,12 @@ def test_everybody_at_once(one: Node) -> None:
     next_one_runs(one)
 
 
-def test_the_node_is_stopped_while_one_runs() -> None:
+def test_the_node_is_killed_while_one_runs() -> None:
     if why_not_native():
         pytest.skip(f"no native sandbox here, which is announced by the capability table: {why_not_native()}")
     with node('[agents.idle]\nscript = "idle.py"\n') as n, connect(n.control, timeout=60) as client:
         command, outcome, worker = begun(n, lambda it: client.exec(it.argv))
-        n.stop()
+        n.stop("--now")
         assert (command.processes(), gone(worker)) == ([], True)
+        nothing_left(n, command, worker)
         assert isinstance(outcome(), OtpdError) or outcome().killed_by == "cancelled"

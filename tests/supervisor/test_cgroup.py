@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,17 @@ def test_names_of_leaves_are_distinct_and_short() -> None:
     long = [cgroup.leaf_name("x" * 300 + end) for end in "ab"]
     assert len(set(long)) == 2
     assert all(len(name) < 255 for name in long)
+
+
+def test_groups_of_command_workers_that_are_gone_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = 2**22 + 1  # no pid is as large
+    for name in (f"otpd-cmd-{dead}-nest", f"otpd-cmd-{os.getpid()}-nest", "otpd-cmd-x", f"other-{dead}"):
+        (tmp_path / name).mkdir()
+    (tmp_path / f"otpd-cmd-{dead}-nest" / "inner").mkdir()
+    monkeypatch.setattr(cgroup, "_own", lambda controller, _wanted: None if controller == "pids" else str(tmp_path))
+    cgroup.remove_abandoned()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [f"otpd-cmd-{os.getpid()}-nest", "otpd-cmd-x", f"other-{dead}"]
+    )
