@@ -236,7 +236,8 @@ class Agent:
         self._next()
 
     def cancel(self, call: Call) -> None:
-        """The scheduler has given a run up."""
+        """The scheduler has given a run up: one that waits at the broker is withdrawn."""
+        self.waiting = [each for each in self.waiting if not _same(each, call)]
         if self._handles(call):
             self.handling = None
             self._over(call, "cancelled")
