@@ -50,6 +50,7 @@ def inherited() -> tuple[socket.socket, Job]:
         job = Job(**{each.name: told[each.name] for each in fields(Job) if each.name in told})
         for variable in (_CONTROL_FD, _JOB_FD):
             del os.environ[variable]  # numbers that mean something else in whatever this process starts
+        os.set_inheritable(channel_fd, False)
         return socket.socket(fileno=channel_fd), job
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise LookupError("not started by otpd") from error

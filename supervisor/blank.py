@@ -145,8 +145,9 @@ def _set_up(job: Job, stdout_fd: int, channel: socket.socket, cookie: Cookie) ->
 
 
 def _agent_descriptors(job: Job, channel: socket.socket) -> dict[str, str]:
+    """They outlive an exec where the agent is a command; what a script starts past otpd must not get them."""
     document = launch.job_document(job)
-    for fd in (channel.fileno(), document):
+    for fd in (channel.fileno(), document) if job.command else ():
         os.set_inheritable(fd, True)
     return {launch.CONTROL_FD: str(channel.fileno()), launch.JOB_FD: str(document)}
 

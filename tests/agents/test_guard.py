@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
 
 import pytest
 
+from otpd.agents import guard, noexec
 from otpd.agents.sandbox import kernel
 from otpd.supervisor import sweep
 from tests.helpers import eventually
@@ -125,6 +127,24 @@ def test_an_agent_that_makes_no_processes_says_nothing_of_its_guard(root: Root) 
 def test_where_it_is_allowed_nothing_listens(root: Root) -> None:
     worker = start(root, "subprocess.run(['true'])", "allow")
     assert worker.packets() == [["spawned"]]
+
+
+def test_what_is_started_past_otpd_gets_nothing_of_the_agent(root: Root) -> None:
+    """Neither the channel to root, on which it could speak as the agent, nor the job with its token."""
+    look = "os.system('ls /proc/self/fd')"
+    agent = f"from otpd.agents import Agent, run\nclass Feed(Agent):\n  def init(self): {look}\nrun(Feed)"
+    worker = start(root, f"{look}\n{agent}", "allow")
+    assert (worker.packet(), worker.packet()) == (["spawned"], ["ready"])
+    os.kill(worker.pid, 15)
+    assert worker.printed().split() == [*"0123", *"0123"]  # 3 is the directory that ls reads
+
+
+def test_a_kernel_without_the_filter_leaves_the_hook_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EINVAL, "Invalid argument", "seccomp")
+
+    monkeypatch.setattr(noexec, "install", refuse)
+    assert guard._layers() == (["audit"], "no seccomp: [Errno 22] Invalid argument: 'seccomp'")
 
 
 def test_a_program_is_left_alone(root: Root) -> None:
