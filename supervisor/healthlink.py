@@ -146,18 +146,24 @@ class HealthLink:
             self._watcher.part({"said": packet})
 
     def _wanted(self, live: Live) -> tuple[Health | None, RestartWhen | None]:
-        """As the spec says now, which a reload may have changed under the process. Nothing where nobody is there for it."""
-        if not self._root.node.services.get(HEALTH, {}).get(ENABLED, True):
-            return None, None
+        """As the spec says now, which a reload may have changed under the process."""
         view = self._root.tree.view(live.path)
         what = view.spec.start if view is not None and isinstance(view.spec.start, Launch) else live.launch
-        return what.health or (_OWN_METHOD if live.tells_health else None), what.restart_when
+        return self._asked(live, what), what.restart_when if self._is_there else None
+
+    def _asked(self, live: Live, what: Launch) -> Health | None:
+        return (what.health or (_OWN_METHOD if live.tells_health else None)) if self._is_there else None
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether this node has the service at all."""
+        return bool(self._root.node.services.get(HEALTH, {}).get(ENABLED, True))
 
     # --- what it found ---
 
-    def state_of(self, live: Live) -> dict[str, Any] | None:
-        """None: nobody asks it."""
-        if self._wanted(live)[0] is None:
+    def state_of(self, live: Live, what: Launch) -> dict[str, Any] | None:
+        """Of an incarnation whose spec says `what`. None: nobody asks it."""
+        if self._asked(live, what) is None:
             return None
         found = self._found.get((live.name, live.generation)) if self._watcher is not None else None
         return found.to_dict() if found is not None else {"state": _UNKNOWN, "why": None, "at": None}

@@ -237,7 +237,7 @@ def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
         "restarts": view.restarts,
         "uptime_s": round(root.loop.now - live.began, 3) if live else None,
         "restart": str(view.spec.restart),
-        "health": root.health.state_of(live) if live else None,
+        "health": root.health.state_of(live, launch) if live else None,
         "last_exit": death.summary() if death else None,
         "next_attempt_s": _seconds_to(root, view),
         "what": str(view.reason) if view.reason and view.state != "running" else None,

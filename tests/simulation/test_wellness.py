@@ -159,9 +159,9 @@ def _root_restarts_where_it_should_report(patch: MonkeyPatch) -> None:
 def _root_shows_what_an_earlier_service_found(patch: MonkeyPatch) -> None:
     real = HealthLink.state_of
 
-    def state_of(self: HealthLink, live: Any) -> Any:
+    def state_of(self: HealthLink, live: Any, what: Any) -> Any:
         before = self._before.get((live.name, live.generation))
-        return before.to_dict() if before is not None else real(self, live)
+        return before.to_dict() if before is not None else real(self, live, what)
 
     patch.setattr(HealthLink, "state_of", state_of)
 

@@ -66,6 +66,10 @@ class SimulatedRoot:
         start = Launch(kind="agent", health=child.health, restart_when=child.limits)
         return SimpleNamespace(spec=SimpleNamespace(start=start))
 
+    def shown_of(self, child: Child) -> Any:
+        """As `otpd status` does."""
+        return self.link.state_of(child, self.view(child.path).spec.start)  # type: ignore[arg-type]
+
     @staticmethod
     def shown(path: str) -> str:
         return path.partition("/")[2]

@@ -128,7 +128,7 @@ class Watch:
     def looked(self) -> None:
         """What is shown was said by who is there, of who is there."""
         for child in self.world.root.running():
-            found = self.world.root.link.state_of(child)
+            found = self.world.root.shown_of(child)
             if found is not None and found["state"] != "unknown":
                 key = (child.name, child.generation)
                 said = self._marked.get(key)
@@ -147,7 +147,7 @@ class Watch:
                 self.check(child.files <= 100, f"{child.name} uses {child.files}, and nobody minds")
             if child.health is None or self.world.seconds - child.ready_at < passed:
                 continue
-            found = self.world.root.link.state_of(child)
+            found = self.world.root.shown_of(child)
             wanted = "unhealthy" if child.ills else "healthy"
             self.check(found is not None and found["state"] == wanted, f"{child.name} is shown as {found}, is {wanted}")
             self.check(not child.ills or child.health.action == "report", f"{child.name} is ill, and nobody minds")
