@@ -55,7 +55,6 @@ class Message:
     turn: int = 0
     origin: int = 0
     state: State = State.JOURNALING
-    due: int = 0
 
 
 @dataclass(frozen=True, slots=True)
