@@ -100,8 +100,8 @@ def _ruling(verdict: Verdict, module: str, path: Path, finding: Finding) -> list
             return verdict.open
     try:
         found = eval(finding.code, space)
-    except (NameError, AttributeError):
-        return verdict.false
+    except (NameError, AttributeError):  # imported on another system only
+        return verdict.open
     right = isinstance(found, list | dict | set) if finding.rule is faults.PROCESS_TABLE else found == meant
     return verdict.proved if right else verdict.false
 
