@@ -1,6 +1,6 @@
 """The six faults that otpd exists to end: each is found by `otpd check`, and can't happen, or is refused, in a running node.
 
-`STRICT` agents have spawn = "deny"; the others run on, so that what becomes of it can be seen.
+Agents named -strict have spawn = "deny"; the others go on, so that what becomes of it can be seen.
 """
 
 from __future__ import annotations
