@@ -7,7 +7,7 @@ from typing import Any
 
 from otpd.cli.health_view import state_span as state_of_health
 from otpd.cli.output import Line, Span, Style, columns, harmless
-from otpd.cli.tree_view import Usage, state_span, usage_spans
+from otpd.cli.tree_view import Usage, state_span, tasks_words, usage_spans
 from otpd.cli.words import duration, last_exit
 
 _HEAD = ("NAME", "KIND", "STATE", "PID", "GEN", "RESTARTS", "UPTIME")
@@ -75,5 +75,7 @@ def _clock(row: Mapping[str, Any]) -> str:
 
 def _past(row: Mapping[str, Any], now: float) -> str:
     found = last_exit(dict(row), now) or "-"
+    if row.get("tasks"):
+        return f"{found}  {tasks_words(row['tasks'])}"
     what = row.get("what") or (row.get("health") or {}).get("why")
     return f"{found}  {harmless(str(what))}" if what and what != (row.get("last_exit") or {}).get("reason") else found

@@ -36,7 +36,8 @@ from otpd.supervisor.units import format_duration, format_size
 def lines(node: NodeSpec) -> list[str]:
     """The tree as plain text, one line per child, in start order."""
     head = f"{node.name}  config {node.config}, state {node.state_dir}"
-    return [head, *_services(node), *_commands(node), f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
+    own = (*_services(node), *_commands(node), *_pools(node))
+    return [head, *own, f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
 
 
 def to_dict(node: NodeSpec) -> dict[str, Any]:
@@ -51,6 +52,11 @@ def _services(node: NodeSpec) -> Iterator[str]:
             yield f"services.{name}  left out"
         elif words := _assigned({key: value for key, value in options.items() if key != ENABLED}):
             yield f"services.{name}  {', '.join(words)}"
+
+
+def _pools(node: NodeSpec) -> Iterator[str]:
+    for name, options in node.pools.items():
+        yield f"pools.{name}  {', '.join(_assigned(options)) or 'as the default'}"
 
 
 def _commands(node: NodeSpec) -> Iterator[str]:

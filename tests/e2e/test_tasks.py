@@ -264,6 +264,15 @@ def test_an_operator_resizes_and_drains_a_pool(n: Node, client: Client, threads:
     assert "no pool 'nobody' is running" in n.otpd("pool", "drain", "nobody", check=4).stderr
 
 
+def test_a_reload_ends_a_pool_whose_table_has_changed_and_no_other(n: Node, client: Client) -> None:
+    assert client.task("work:pid", pool="own") and client.task("work:pid", pool="few")
+    before = n.pid("tasks-few")
+    n.write("otpd.toml", CONFIG.replace("size = 2\npickle", "size = 1\npickle"))
+    assert "pools.own" in n.otpd("reload").stdout
+    assert client.task("work:pid", pool="own", wait=True)
+    assert (client.call("tasks-own", "facts")["size"], n.pid("tasks-few")) == (1, before)
+
+
 # --- who is killed, mid-task ---
 
 

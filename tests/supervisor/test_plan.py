@@ -173,3 +173,10 @@ def test_another_name_or_state_directory_is_refused(read: Callable[[str], NodeSp
 def test_true_is_not_one(read: Callable[[str], NodeSpec]) -> None:
     text = TEXT.replace("[agents.a]", "[agents.a]\nargs = { x = 1 }")
     assert plan_of(read, ("x = 1", "x = true"), text=text).lines() == ["restart  a: args"]
+
+
+def test_a_pool_that_is_changed_is_a_difference_of_the_node_and_restarts_no_child(read: Callable[[str], NodeSpec]) -> None:
+    old = read(TEXT + "[pools.a]\nsize = 2\n[pools.same]\n[pools.gone]\n")
+    plan = diff(old, read(TEXT + "[pools.a]\nsize = 3\n[pools.same]\n[pools.new]\n"))
+    assert [change.name for change in plan.node] == ["pools.a", "pools.gone", "pools.new"]
+    assert (plan.supervisors, plan.lines()) == ((), ["update   node: pools.a, pools.gone, pools.new"])
