@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from otpd.agents.errors import ChildError
+from otpd.agents.errors import OtpdError
 from otpd.agents.tasks.lines import Hub, Line
 
 SCRIPT: Final = os.path.join(os.path.dirname(__file__), "worker.py")
@@ -112,10 +112,10 @@ class Workers:
         try:
             await self._parent.start_child(self._table(row))
             await row.leaving.wait()
-        except ChildError as error:
+        except OtpdError as error:
             row.why = row.why or str(error)
         finally:
-            with contextlib.suppress(ChildError):  # it was gone already
+            with contextlib.suppress(OtpdError):  # it was gone already
                 await self._parent.stop_child(row.name)
         if row.line is not None:
             self._numbers.pop(row.line, None)

@@ -60,6 +60,11 @@ class Desk:
     def busy(self) -> bool:
         return bool(self._open)
 
+    @property
+    def count(self) -> int:
+        """Tasks that are open."""
+        return len(self._open)
+
     def submit(self, entry: Entry) -> int:
         """NotData when it can't be sent; then nothing has happened."""
         task: int = next(self._ids)

@@ -119,7 +119,7 @@ class Dispatch:
             task = owner.tasks[number] = self._count
         name = f"{given[0][0]}:{given[0][1]}" if isinstance(given[0], list) and len(given[0]) == 4 else "(pickled)"
         self.rows[task] = Row(key, number, name, (owner.name, owner.generation), detached, given, fds, now)
-        limit = float(timeout) if isinstance(timeout, int | float) else None
+        limit = float(timeout) if isinstance(timeout, int | float) and timeout > 0 else None
         self._carry_out(self.pool.submit(task, None if detached else key, now, limit, patient))
         if detached and self.pool.has(task):
             owner.put(["accepted", number], ())

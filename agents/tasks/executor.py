@@ -35,6 +35,8 @@ from otpd.agents.tasks.wire import Wire
 
 #: Seconds in which the pool must have said hello.
 _HELLO: Final = 20.0
+#: So many tasks are sent one by one as they come; those beyond wait for a worker anyway, and go together.
+_AT_ONCE: Final = 16
 
 
 class PoolExecutor(concurrent.futures.Executor):
@@ -103,7 +105,10 @@ class PoolExecutor(concurrent.futures.Executor):
             if self._wire is None:
                 self._connect()
             future.number = self._desk.submit(entry)
-            self._flush()
+            if self._desk.count <= _AT_ONCE:
+                self._flush()
+            elif len(self._desk.out) == 1:
+                os.eventfd_write(self._wake, 1)  # the reader sends all that comes until it has its turn
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -165,8 +170,8 @@ class PoolExecutor(concurrent.futures.Executor):
         out, self._desk.out = self._desk.out, []
         for message, fds in out:
             self._wire.put(message, fds)
-        if not self._wire.flush():
-            os.eventfd_write(self._wake, 1)
+        if not self._wire.flush() and threading.current_thread() is not self._reader:
+            os.eventfd_write(self._wake, 1)  # the reader waits for room
 
     def _read(self, wire: Wire, wake: int) -> None:
         poll = select.poll()
@@ -186,12 +191,10 @@ class PoolExecutor(concurrent.futures.Executor):
         if self._wake < 0 or self._wire is not wire:
             self._leave(wire, "it was closed")
             return False
-        wire.flush()
         while messages := wire.take():
             for message, fds in messages:
                 self._desk.hear(message, fds)
-        if self._desk.out:
-            self._flush()
+        self._flush()
         if not self._desk.busy:
             self._idle.notify_all()
         if messages is None:

@@ -86,7 +86,7 @@ def _others() -> Iterator[dict[str, Any]]:
         with contextlib.suppress(ImportError):
             from pebble import ProcessPool
 
-            pebble = stack.enter_context(ProcessPool(WORKERS))
+            pebble = stack.enter_context(ProcessPool(WORKERS, context=get_context("forkserver")))
             found["pebble"] = _Pebble(pebble)
         for each in found.values():
             for future in [each.submit(int) for _ in range(8)]:
