@@ -73,8 +73,9 @@ def show(context: Context, letter: int, json_: bool) -> None:
 @click.pass_obj
 def replay(context: Context, letters: tuple[int, ...], all_: bool, target: str, json_: bool) -> None:
     """Send dead letters again: each is a new message, with all its attempts."""
+    _expect_some(letters, all_)
     with client_of(context, _TIMEOUT) as node:
-        chosen = _chosen(node, letters, all_, target)
+        chosen = _chosen(node, letters, target)
         found = {letter: node.call(STORE, "replay", timeout=_TIMEOUT, seq=letter)[0] for letter in chosen}
     if json_:
         say_json([{"letter": letter, "message": message} for letter, message in found.items()])
@@ -96,8 +97,9 @@ def purge(
     context: Context, letters: tuple[int, ...], all_: bool, target: str, older: float | None, json_: bool
 ) -> None:
     """Delete dead letters for good."""
+    _expect_some(letters, all_ or older is not None)
     with client_of(context, _TIMEOUT) as node:
-        chosen = _chosen(node, letters, all_ or older is not None, target, older or 0.0)
+        chosen = _chosen(node, letters, target, older or 0.0)
         (purged,) = node.call(STORE, "purge", timeout=_TIMEOUT, seqs=chosen)
     if json_:
         say_json({"purged": purged})
@@ -115,10 +117,13 @@ def waiting(context: Context, json_: bool) -> None:
     _show(found, json_, "waiting")
 
 
-def _chosen(node: Client, letters: tuple[int, ...], all_: bool, target: str, older: float = 0.0) -> list[int]:
-    """Those that are named, or all of them."""
+def _expect_some(letters: tuple[int, ...], all_: bool) -> None:
     if bool(letters) == all_:
         raise Failure(Exit.USAGE, "expected numbers of letters, or --all", "see the numbers with: otpd letters")
+
+
+def _chosen(node: Client, letters: tuple[int, ...], target: str, older: float = 0.0) -> list[int]:
+    """Those that are named, or all of them."""
     if letters:
         return list(letters)
     found: list[dict[str, Any]] = node.call(STORE, "letters", timeout=_TIMEOUT, target=target, limit=_MOST)
