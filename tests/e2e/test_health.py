@@ -200,6 +200,24 @@ def test_the_health_service_may_be_killed_or_stopped_and_nobody_else_notices() -
         assert all(n.pid(name) == before[name] for name in ("well", "hangs"))
 
 
+def test_while_the_broker_is_dead_or_stands_still_no_agent_is_unhealthy() -> None:
+    config = f"""
+        [agents.asked]
+        script = "patient.py"
+        health = {{ call = true, {QUICK}, action = "restart" }}
+    """
+    with node(config, {"patient.py": PATIENT}, services=["health"]) as n:
+        until(n, asked="healthy")
+        for number in (signal.SIGKILL, signal.SIGSTOP):  # the second one until its watchdog ends it
+            before = n.worker("broker")["generation"]
+            n.kill(n.pid("broker"), number)
+            n.reborn("broker", before, LONG)
+        asked = n.json("health")["children"][0]["checks"]
+        eventually(lambda: n.json("health")["children"][0]["checks"] > asked + 3, LONG, "it is asked again")
+        assert changes(n, "asked") == [("healthy", 1)]
+        assert n.worker("asked")["generation"] == 1
+
+
 def gone_not(pid: int) -> bool:
     return not gone(pid)
 
