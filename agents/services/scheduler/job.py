@@ -5,7 +5,7 @@ A schedule is in exactly one of these states (`Job.state`):
 | state | has | leaves it |
 |---|---|---|
 | armed | a timer | when its slot has come |
-| parked | a slot that has come, while its agent is away, or it is one-shot and paused | the agent is back; resumed |
+| parked | a slot that has come, while agent or broker are away, or it is one-shot and paused | they are back; resumed |
 | running | runs, and no timer: fixed delay, or one-shot | its run has ended |
 
 A schedule with fixed rate or cron is armed while it runs. An owner is a name, whoever has it at the moment:

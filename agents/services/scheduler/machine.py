@@ -90,7 +90,7 @@ class Scheduler:
         self._ahead = ahead
 
     def _come(self, job: Job, now: Instant) -> None:
-        if not job.owner.ready or (job.paused and not job.declared):
+        if not job.owner.ready or not self.runs.open or (job.paused and not job.declared):
             job.parked = True
         else:
             job.parked = False
@@ -259,10 +259,21 @@ class Scheduler:
     def _ready(self, owner: Owner, now: Instant) -> None:
         self.mono.cancel(owner.patience)
         owner.patience, owner.presence = None, Presence.READY
+        self._let_go(owner, now)
+
+    def _let_go(self, owner: Owner, now: Instant) -> None:
         for job in [job for job in owner.jobs.values() if job.parked or job.waiting]:
             if job.parked:
                 self._come(job, now)
             self.runs.pump(job, now)
+
+    def connected(self, is_open: bool, now: Instant) -> None:
+        """Whether there is a broker. Without one nothing is given: what has not left this process must not count as if
+        its agent might have it."""
+        self.runs.open = is_open
+        if is_open:
+            for owner in [owner for owner in self.owners.values() if owner.ready]:
+                self._let_go(owner, now)
 
     def _unready(self, owner: Owner, presence: Presence, until: int | None = None) -> None:
         if owner.presence is presence and owner.patience is not None:
@@ -328,7 +339,7 @@ class Scheduler:
     def run_now(self, id_: str, now: Instant) -> str | None:
         """One run beside the slots, which changes none of them; why not, or None."""
         job = self.jobs[id_]
-        if not job.owner.ready:
+        if not job.owner.ready or not self.runs.open:
             return f"{job.owner.name} is not ready"
         if (job.runs or job.waiting) and (job.plan.rules.overlap == "skip" or not job.declared):
             return "a run of it goes on, and it does not overlap"

@@ -49,6 +49,7 @@ class Whole(Protocol):
 class Runs:
     def __init__(self, effects: list[Effect], mono: Timers, whole: Whole) -> None:
         self._effects, self._mono, self._whole = effects, mono, whole
+        self.open = True  # whether there is a broker that takes them
 
     # --- begin ---
 
@@ -107,7 +108,7 @@ class Runs:
 
     def pump(self, job: Job, now: Instant) -> None:
         """What waits may go on."""
-        if job.waiting and not job.runs and job.retry is None and not job.paused and job.owner.ready:
+        if job.waiting and not job.runs and job.retry is None and not job.paused and job.owner.ready and self.open:
             run, only = job.waiting.popleft()
             self._give(job, run, only, now)
 
@@ -119,7 +120,7 @@ class Runs:
             return
         match outcome:
             case "unknown":
-                self._give(job, run, live.generation, now)
+                self._ask_again(job, run, live.generation, now)
                 return
             case "undelivered" if isinstance(job.plan, Every) or run < 0:
                 job.fired -= 1
@@ -132,6 +133,14 @@ class Runs:
                 data = {"run": run, "outcome": outcome, "took": now.mono - live.since}
                 self._effects.append(Note("ended", job.id, data))
         self._go_on(job, now)
+
+    def _ask_again(self, job: Job, run: int, generation: int, now: Instant) -> None:
+        if self.open:
+            self._give(job, run, generation, now)
+        else:
+            job.waiting = job.waiting or deque()
+            job.waiting.appendleft((run, generation))
+            self.keep(job, now)
 
     def _go_on(self, job: Job, now: Instant) -> None:
         self.pump(job, now)
@@ -185,8 +194,8 @@ class Runs:
     def take_over(self, job: Job, each: Declared, memory: Record | None, now: Instant) -> None:
         """What its agent has at hand is attached to; what was about to be given is given, if it has not come."""
         for run in each.running:
-            if run not in (job.runs or {}):
-                self._give(job, run, job.owner.generation, now)
+            if run not in (job.runs or {}) and (run, job.owner.generation) not in (job.waiting or ()):
+                self._ask_again(job, run, job.owner.generation, now)
         if memory is not None and memory.run is not None and memory.run not in each.running and memory.run != each.last:
             self._wait(job, memory.run, memory.generation)
             self.pump(job, now)

@@ -26,7 +26,7 @@ from otpd.agents.services.scheduler.machine import Full
 from otpd.agents.services.scheduler.rows import rows
 from otpd.agents.services.scheduler.timetable import Keeper, Memory, Timetable
 from otpd.ipc.control import Control, ControlError
-from otpd.ipc.happenings import Welcomed
+from otpd.ipc.happenings import Lost, Welcomed
 
 #: Seconds between two words about the same schedule: 2,000 runs a second are told as so many counts.
 _TELL: Final = 1.0
@@ -52,12 +52,23 @@ class Scheduler(Agent):
                 self.log.error("%s", problem)
                 note(self, "damaged", "scheduler", what=problem)
         self._otpd.hears[Welcomed] = partial(self._welcomed, self._otpd.hears[Welcomed])
+        self._otpd.hears[Lost] = partial(self._lost, self._otpd.hears[Lost])
+        self._table.machine.connected(self._otpd.epoch is not None, self._now())
         self._table.ring()
 
     def _welcomed(self, hear: Callable[[Any], None], welcomed: Any) -> None:
         """Another broker: what has become of names meanwhile, nobody has told."""
         hear(welcomed)
+        self._connected(True)
         self._look_at_all()
+
+    def _lost(self, hear: Callable[[Any], None], lost: Any) -> None:
+        hear(lost)
+        self._connected(False)
+
+    def _connected(self, is_open: bool) -> None:
+        self._table.machine.connected(is_open, self._now())
+        self._table.done()
 
     def _keeper(self, state_dir: str) -> Keeper:
         """Without a disk to write to, what agents declare is fired all the same."""

@@ -138,6 +138,11 @@ class Service:
             self.machine.presence(name, state, generation, self.now)
             self.turn()
 
+    def connected(self, is_open: bool) -> None:
+        if self.alive:
+            self.machine.connected(is_open, self.now)
+            self.turn()
+
     def look(self, name: str) -> None:
         """Whereis: what the broker knows when the question reaches it."""
         self.world.later(lambda: self.presence(name, *self.world.whereis(name)))

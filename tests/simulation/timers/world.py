@@ -41,6 +41,7 @@ class World:
         self.ahead = int(begin.timestamp()) * SECOND - self.clock.now
         self.disk: dict[str, tuple[Record, int]] = {}
         self.life, self.epoch = 1, 1
+        self.broken = False  # there is no broker
         self.sometimes: Counter[str] = Counter()
         self.lived: set[str] = set()  # what has happened before all was ended
         self.watch = Watch(self)
@@ -162,6 +163,7 @@ class World:
         if self.service is None:
             self._services += 1
             self.service = Service(self, self._services)
+            self.service.connected(not self.broken)
             for agent in self.agents.values():
                 agent.declare()
 
@@ -175,16 +177,29 @@ class World:
             agent.begin()
 
     def _new_broker(self) -> None:
-        """All that waits for an answer is told so; names are asked for, and agents say anew what they declare."""
+        """All that waits for an answer is told so."""
         self.epoch += 1
+        self.broken = True
         service = self.service
+        self.clock.after(self.chance.choice((MS, 50 * MS, 7 * SECOND)), self._broker_back, self.epoch)
+        if service is not None:
+            service.connected(False)
+            for call in list(service.calls.values()):
+                if call.epoch < self.epoch:
+                    self.later(service.answered, call, "unknown")
+
+    def _broker_back(self, epoch: int) -> None:
+        """Names are asked for, and agents say anew what they declare."""
+        if epoch != self.epoch:
+            return
+        self.broken = False
+        service = self.service
+        if service is not None:
+            service.connected(True)
         for agent in self.agents.values():
             agent.waiting.clear()
             agent.declare()
         if service is not None:
-            for call in list(service.calls.values()):
-                if call.epoch < self.epoch:
-                    self.later(service.answered, call, "unknown")
             for name in list(service.machine.owners):
                 service.look(name)
 
@@ -193,6 +208,7 @@ class World:
         self._kill_scheduler()
         self.life += 1
         self.epoch += 1
+        self.broken = False
         for agent in self.agents.values():
             agent.waiting.clear()
             if agent.state in ("ready", "restarting"):

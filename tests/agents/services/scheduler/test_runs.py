@@ -76,6 +76,32 @@ def test_what_goes_on_while_the_scheduler_is_started_again_is_attached_to_and_ov
     assert rig.at(rig.run(10)) == [10]
 
 
+def test_without_a_broker_nothing_is_given_so_that_nobody_can_be_said_to_have_it() -> None:
+    rig = Rig()
+    rig.once("a/1", rig.now.mono + 5 * SECOND)
+    rig.machine.connected(False, rig.now)
+    assert rig.run(10) == []
+    assert rig.disk["a/1"].run is None
+    again = Rig(disk=rig.disk)
+    again.now = rig.now
+    again.machine.connected(False, again.now)
+    again.state("ready", 2)
+    assert again.run(1) == []
+    again.machine.connected(True, again.now)
+    assert [(each.id, each.only) for each in again.work_off()] == [("a/1", None)], "the next generation may have it"
+
+
+def test_a_run_that_goes_on_is_asked_for_again_when_there_is_a_broker_again() -> None:
+    rig = Rig()
+    rig.declare(every_plan("10s"))
+    (first,) = rig.run(10, answer=None)
+    rig.machine.connected(False, rig.now)
+    rig.end(first, "unknown")
+    assert rig.run(3) == []
+    rig.machine.connected(True, rig.now)
+    assert [(each.run, each.only) for each in rig.work_off()] == [(first.run, 1)]
+
+
 # --- one-shot ---
 
 
