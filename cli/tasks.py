@@ -17,7 +17,7 @@ from otpd.cli.words import count, duration
 if TYPE_CHECKING:
     from otpd.agents import Client
 
-_TIMEOUT: Final = 5.0
+_TIMEOUT: Final = 15.0
 #: Seconds between two looks at a pool that is drained.
 _LOOK: Final = 0.1
 #: How the process of a pool is called in the tree.

@@ -18,8 +18,8 @@ from otpd.supervisor.spec import INFINITY, Backoff, ChildSpec, ChildType, Launch
 TASKS: Final = "tasks"
 DEFAULTS: Final = ("general", "cpu", "io")
 _BACKOFF: Final = Backoff(initial=0.1, max=5.0)
-#: Seconds of silence that count as frozen (as of every service), for its start, and until it is killed when it is to stop.
-_WATCHDOG, _START, _SHUTDOWN = 2.0, 5.0, 2.0
+#: Seconds of silence that count as frozen (as of most services), for its start, and until it is killed when it is to stop.
+_WATCHDOG, _START, _SHUTDOWN = 10.0, 10.0, 2.0
 
 TASKS_SPEC: Final = ChildSpec(
     id=TASKS,

@@ -91,11 +91,11 @@ class Boss(Agent):
 
     @call
     async def run(self, n: int) -> list:
-        return [outcome.value async for outcome in self.stream(twice, range(n), max_concurrency=4)]
+        return [outcome.value async for outcome in self.stream(twice, range(n), max_concurrency=4, timeout=60)]
 
     @call
     def in_a_thread(self) -> list:
-        doubled = [outcome.value for outcome in self.sync.stream(twice, [1, 2])]
+        doubled = [outcome.value for outcome in self.sync.stream(twice, [1, 2], timeout=60)]
         return [self.sync.task(work.who, pool="few"), doubled]
 
 if __name__ == "__main__":
@@ -114,7 +114,7 @@ def n() -> Iterator[Node]:
 @pytest.fixture
 def client(n: Node) -> Iterator[Client]:
     eventually(lambda: n.workers()["boss"]["state"] == "running")
-    with connect(n.control) as made:
+    with connect(n.control, timeout=60) as made:
         yield made
 
 
@@ -221,7 +221,7 @@ def test_a_full_queue_and_a_running_task_of_a_cancelled_future(n: Node, client: 
         marks = [str(n.home / f"full{i}") for i in range(5)]
         futures = [executor.submit(_hold(), mark) for mark in marks]
         pids = [where(mark) for mark in marks[:3]]
-        eventually(lambda: client.call("tasks-few", "facts")["queued"] == 2)
+        eventually(lambda: client.call("tasks-few", "facts", timeout=60)["queued"] == 2)
         with pytest.raises(Overloaded, match="the queue of pool few is full"):
             client.task("work:pid", pool="few")
         waiting = threads.submit(client.task, "work:pid", pool="few", wait=True)
@@ -254,7 +254,7 @@ def test_an_operator_resizes_and_drains_a_pool(n: Node, client: Client, threads:
     assert n.otpd("pool", "resize", "few", "1").stdout == "few: 1 worker at most, it was 3\n"
     assert eventually(lambda: len(names(n)) == 1)
     drained = threads.submit(n.otpd, "pool", "drain", "few")
-    eventually(lambda: client.call("tasks-few", "facts")["draining"])
+    eventually(lambda: client.call("tasks-few", "facts", timeout=60)["draining"])
     with pytest.raises(Overloaded, match="is drained"):
         client.task("work:pid", pool="few")
     held.let_go()
@@ -270,7 +270,7 @@ def test_a_reload_ends_a_pool_whose_table_has_changed_and_no_other(n: Node, clie
     n.write("otpd.toml", CONFIG.replace("size = 2\npickle", "size = 1\npickle"))
     assert "pools.own" in n.otpd("reload").stdout
     assert client.task("work:pid", pool="own", wait=True)
-    assert (client.call("tasks-own", "facts")["size"], n.pid("tasks-few")) == (1, before)
+    assert (client.call("tasks-own", "facts", timeout=60)["size"], n.pid("tasks-few")) == (1, before)
 
 
 # --- who is killed, mid-task ---
@@ -287,7 +287,7 @@ def test_the_kill_of_a_worker_is_the_end_of_its_task_alone(n: Node, client: Clie
 
 
 def test_a_worker_that_is_stopped_can_not_hold_up_its_timeout(n: Node, client: Client, threads: ThreadPoolExecutor) -> None:
-    held = Held(n, client, "s1", threads, timeout=1.0)
+    held = Held(n, client, "s1", threads, timeout=4.0)
     pid = held.pid
     n.kill(pid, signal.SIGSTOP)
     assert (held.outcome(), gone(pid)) == ("CallTimeout", True)
@@ -295,9 +295,9 @@ def test_a_worker_that_is_stopped_can_not_hold_up_its_timeout(n: Node, client: C
 
 def test_the_kill_of_an_owner_ends_its_tasks_and_nobody_elses(n: Node, client: Client, threads: ThreadPoolExecutor) -> None:
     marks = [str(n.home / name) for name in ("o1", "o2")]
-    client.call("boss", "begin", marks=marks[:1])
+    client.call("boss", "begin", timeout=60, marks=marks[:1])
     mine, pid = Held(n, client, "o3", threads), where(marks[0])
-    assert client.call("boss", "abandon", mark=marks[1]) is True
+    assert client.call("boss", "abandon", timeout=60, mark=marks[1]) is True
     left = where(marks[1])
     n.kill(n.pid("boss"))
     assert eventually(lambda: gone(pid))
@@ -311,7 +311,7 @@ def test_the_kill_of_the_pool_ends_all_of_its_tasks_and_the_next_one_finds_a_new
     n: Node, client: Client, threads: ThreadPoolExecutor, victims: str
 ) -> None:
     marks = [str(n.home / f"{victims}-o")]
-    client.call("boss", "begin", marks=marks)
+    client.call("boss", "begin", timeout=60, marks=marks)
     held = Held(n, client, f"{victims}-h", threads)
     pids = {"worker": held.pid, "pool": n.pid("tasks-few"), "owner": n.pid("boss"), "other": where(marks[0])}
     for victim in victims.split():
@@ -323,7 +323,7 @@ def test_the_kill_of_the_pool_ends_all_of_its_tasks_and_the_next_one_finds_a_new
 
 def test_the_kill_of_root_leaves_nothing_and_every_caller_is_told_once(n: Node, threads: ThreadPoolExecutor) -> None:
     eventually(lambda: n.workers()["boss"]["state"] == "running")
-    with connect(n.control) as client:
+    with connect(n.control, timeout=60) as client:
         held = [Held(n, client, f"r{i}", threads) for i in range(3)]
         pids = [each.pid for each in held]
         n.kill(n.facts()["pid"])
