@@ -72,8 +72,8 @@ class Operations:
             "reach": lambda connection, request: root.reaching.client(connection, request),
             "stats": relay.stats,
             "breaker": relay.breaker,
-            "watch_health": root.health.watch,
-            "report_health": root.health.report,
+            "watch_health": lambda connection, request: root.health.watch(connection, request),
+            "report_health": lambda connection, request: root.health.report(connection, request),
         }
 
     def dispatch(self, connection: Connection, request: dict[str, Any]) -> None:
