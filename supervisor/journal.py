@@ -84,8 +84,8 @@ class Journal:
         """Wall clock, seconds: the time of what is recorded."""
         return time.time()
 
-    def event(self, kind: str, name: str = "", path: str = "", generation: int = 0, **data: Any) -> None:
-        """Record `otpd.<kind>` with the time of this call."""
+    def event(self, kind: str, name: str = "", path: str = "", generation: int = 0, /, **data: Any) -> None:
+        """Record `otpd.<kind>` with the time of this call. `data` may have any keys: a service chooses them."""
         at = time.time()
         self._note(lambda: self._event(at, kind, name, path, generation, data))
 

@@ -433,7 +433,7 @@ class Root:
         self.notify.recreate()
         if not self.server.present():
             self.server.relisten()
-            self.journal.event("control.recreated", self.node.name, path=str(self.paths.control))
+            self.journal.event("control.recreated", self.node.name, str(self.paths.control))
 
     def _save_life(self) -> None:
         """The state directory could not be written when this root started; nobody may take its life again."""

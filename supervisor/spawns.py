@@ -75,20 +75,21 @@ class Spawns:
         return count
 
     def _stands(self, live: Live, layers: list[Any], problem: str) -> None:
-        self._count(live).layers = [layer for layer in _LAYERS if layer in layers]
+        count = self._count(live)
+        count.layers = [layer for layer in _LAYERS if layer in layers]
         if problem:
-            self._note(live, "child.unguarded", {"detail": problem[:_TEXT_LIMIT]})
+            self._tell(live, count, "child.unguarded", {"detail": problem[:_TEXT_LIMIT]})
 
     def _spawned(self, live: Live, told: dict[Any, Any]) -> None:
         count = self._count(live)
         count.last = {key: str(told.get(key, ""))[:_TEXT_LIMIT] for key in _FIELDS}
+        self._tell(live, count, "child.spawn_refused" if count.now[1] else "child.spawned", count.last)
+
+    def _tell(self, live: Live, count: Count, kind: str, fields: dict[str, Any]) -> None:
         if count.flood.admits(self._root.loop.now):
             missed = count.flood.take_suppressed()
             more = {"suppressed": missed} if missed else {}
-            self._note(live, "child.spawn_refused" if count.now[1] else "child.spawned", {**count.last, **more})
-
-    def _note(self, live: Live, kind: str, fields: dict[str, Any]) -> None:
-        self._root.journal.event(kind, live.name, self._root.shown(live.path), live.generation, **fields)
+            self._root.journal.event(kind, live.name, self._root.shown(live.path), live.generation, **fields, **more)
 
     def counts(self, name: str, launch: Launch) -> dict[str, Any]:
         """For a row of the status table."""

@@ -238,8 +238,8 @@ def credit_does_not_come_back(patch: MonkeyPatch) -> None:
 def expired_calls_are_delivered(patch: MonkeyPatch) -> None:
     original = calls.Calls.open
 
-    def unarmed(self: Any, caller: Any, request: int, entry: Any, deadline: int, probe: bool) -> Any:
-        call = original(self, caller, request, entry, deadline, probe)
+    def unarmed(self: Any, *arguments: Any, **more: Any) -> Any:
+        call = original(self, *arguments, **more)
         self._timers.cancel(("call", call.number))
         call.deadline = 0
         return call

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from otpd.supervisor.journal import Journal
 from otpd.supervisor.serviceevents import BURST, ServiceEvents
 
 
@@ -75,3 +76,13 @@ def test_an_event_that_is_too_long_says_so() -> None:
     desk = Desk()
     desk.hears(["event", "x", "a", {"text": "y" * 5000}])
     assert desk.noted == [("store.x", "a", {"left_out": "more than 4096 bytes of data"})]
+
+
+def test_data_may_have_any_keys() -> None:
+    """Those of the arguments of our own functions, too."""
+    written: list[dict[str, Any]] = []
+    journal = Journal(written.append, lambda settle: settle())
+    events = ServiceEvents(cast(Any, SimpleNamespace(journal=journal, loop=SimpleNamespace(now=0.0))))
+    live: Any = SimpleNamespace(name="store", launch=SimpleNamespace(kind="service"))
+    events.heard(live, ["event", "x", "a", {"self": 1, "data": 2, "kind": 3}])
+    assert [(each["event"], each["self"], each["data"]) for each in written] == [("otpd.store.x", 1, 2)]

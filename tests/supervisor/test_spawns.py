@@ -95,3 +95,9 @@ def test_what_a_report_says_is_bounded_and_text() -> None:
 def test_a_program_has_nothing_to_report() -> None:
     desk = Desk(kind="program")
     assert (desk.say(["spawn", TOLD, 1, 0]), desk.events) == ((0, 0), [])
+
+
+def test_a_guard_that_complains_again_and_again_does_not_fill_the_log_either() -> None:
+    desk = Desk()
+    desk.say(*[["guard", ["audit"], "no seccomp"]] * 1000)
+    assert desk.events == [("child.unguarded", {"detail": "no seccomp"})] * BURST
