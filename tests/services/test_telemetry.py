@@ -6,6 +6,7 @@ import ast
 import asyncio
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -386,6 +387,39 @@ def test_spans_and_numbers_reach_opentelemetry_with_their_times() -> None:
     (point,) = found["otpd_events_total"].data.data_points
     assert (point.value, dict(point.attributes)) == (4, {"event": "otpd.child.started"})
     assert found["otpd_span_seconds"].data.data_points[0].sum == 2.5
+
+
+def test_what_waits_when_it_is_closed_is_exported_and_the_exporter_is_shut_down() -> None:
+    entered, hold = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self) -> None:
+            self.batches: list[int] = []
+            self.ended = False
+
+        def export(self, spans: Any) -> Any:
+            from opentelemetry.sdk.trace.export import SpanExportResult
+
+            entered.set()
+            hold.wait(60)
+            self.batches.append(len(spans))
+            return SpanExportResult.SUCCESS
+
+        def shutdown(self) -> None:
+            self.ended = True
+
+    slow = Slow()
+    otel = Otel("", "shop", "1", (slow, Spy()))
+    otel.take([Span("child.run", 1.0, 2.0, True)])
+    assert entered.wait(60)
+    otel.take([Span("child.run", 1.0, 2.0, True)] * 2)
+    closing = threading.Thread(target=otel.close)
+    closing.start()
+    eventually(lambda: otel._queue.qsize() == 3)
+    hold.set()
+    eventually(lambda: slow.ended)
+    closing.join()
+    assert slow.batches == [1, 2]
 
 
 def test_a_collector_that_takes_nothing_is_an_error_of_the_next_take() -> None:

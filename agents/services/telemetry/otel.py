@@ -92,15 +92,24 @@ class Otel:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
         while (span := self._queue.get()) is not None:
-            batch = [span]
-            while len(batch) < _BATCH and not self._queue.empty() and (more := self._queue.get()) is not None:
-                batch.append(more)
+            batch = self._batch(span)
             try:
                 if self._exporter.export(batch) is not SpanExportResult.SUCCESS:
                     self._failure = NotExported("the collector did not take spans", len(batch))
             except Exception as error:
                 self._failure = NotExported(f"{type(error).__name__}: {error}", len(batch))
         self._exporter.shutdown()
+
+    def _batch(self, first: Any) -> list[Any]:
+        """What waits, up to the end: that stays in the queue."""
+        batch = [first]
+        while len(batch) < _BATCH and not self._queue.empty():
+            more = self._queue.get()
+            if more is None:
+                self._queue.put(None)
+                break
+            batch.append(more)
+        return batch
 
 
 class _Metrics:
