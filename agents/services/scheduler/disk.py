@@ -77,6 +77,7 @@ class Disk:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        connection.text_factory = _any_text
         os.chmod(self._path, 0o600)
         return connection
 
@@ -100,9 +101,13 @@ class Disk:
         if known == (boot,):
             return
         shift = time.monotonic_ns() - time.time_ns()
+        moved = []
+        for record, life in self._sound(connection):
+            if not record.wall:
+                due = record.due_wall + shift
+                moved.append(_row(replace(record, due=due, run=None if record.run is None else due), life))
         connection.execute("BEGIN")
-        connection.execute("UPDATE schedules SET due = due_wall + ?, run = iif(run IS NULL, NULL, due_wall + ?) "
-                           "WHERE NOT wall", (shift, shift))  # fmt: skip
+        connection.executemany(_PUT, moved)
         connection.execute("INSERT OR REPLACE INTO facts VALUES ('boot', ?)", (boot,))
         connection.execute("COMMIT")
 
@@ -116,24 +121,24 @@ class Disk:
 
     def load(self) -> Iterator[Record]:
         """All that is sound. What an earlier life of root had given to an incarnation, none of this life has."""
-        damaged = 0
-        for *values, crc in self._connection.execute("SELECT * FROM schedules"):
-            record, life = self._record(values)
-            if record is None or crc != _crc(record, life):
-                damaged += 1
-            else:
-                yield record if life == self._life else replace(record, generation=0)
+        sound = 0
+        for record, life in self._sound(self._connection):
+            sound += 1
+            yield record if life == self._life else replace(record, generation=0)
+        damaged = self._connection.execute("SELECT count(*) FROM schedules").fetchone()[0] - sound
         if damaged:
             self.problems.append(f"schedules left out because they were damaged: {damaged} of {self._path}")
 
-    def _record(self, values: list[Any]) -> tuple[Record | None, int]:
-        try:
-            found = dict(zip(_NAMES, values, strict=True))
-            life, found["generation"] = divmod(found["generation"], 1 << 32)
-            found["paused"], found["wall"] = bool(found["paused"]), bool(found["wall"])
-            return Record(**found), life
-        except (TypeError, ValueError):
-            return None, 0
+    @staticmethod
+    def _sound(connection: sqlite3.Connection) -> Iterator[tuple[Record, int]]:
+        """Records, each with the life of root that its generation is of."""
+        for *values, crc in connection.execute("SELECT * FROM schedules"):
+            try:
+                record, life = _record(values)
+            except (TypeError, ValueError):
+                continue
+            if crc == _crc(record, life):
+                yield record, life
 
     # --- writing ---
 
@@ -168,7 +173,7 @@ class Disk:
             self._connection.execute("BEGIN IMMEDIATE")
             gone = [(id_,) for id_, record in changes.items() if record is None]
             self._connection.executemany("DELETE FROM schedules WHERE id = ?", gone)
-            kept = [self._row(record) for record in changes.values() if record is not None]
+            kept = [_row(each, self._life if each.generation else 0) for each in changes.values() if each is not None]
             self._connection.executemany(_PUT, kept)
             self._connection.execute("COMMIT")
         except (sqlite3.Error, ValueError, OverflowError) as error:
@@ -177,13 +182,24 @@ class Disk:
             return str(error)
         return None
 
-    def _row(self, record: Record) -> tuple[Any, ...]:
-        life = self._life if record.generation else 0
-        values = dict(zip(_NAMES, astuple(record), strict=True)) | {"generation": life << 32 | record.generation}
-        return (*values.values(), _crc(record, life))
+
+def _record(values: list[Any]) -> tuple[Record, int]:
+    """TypeError or ValueError for what `_row` has not made."""
+    found = dict(zip(_NAMES, values, strict=True))
+    life, found["generation"] = divmod(found["generation"], 1 << 32)
+    found["paused"], found["wall"] = bool(found["paused"]), bool(found["wall"])
+    return Record(**found), life
+
+
+def _row(record: Record, life: int) -> tuple[Any, ...]:
+    values = dict(zip(_NAMES, astuple(record), strict=True)) | {"generation": life << 32 | record.generation}
+    return (*values.values(), _crc(record, life))
 
 
 def _crc(record: Record, life: int) -> int:
-    """Of all but what a reboot changes."""
-    kept = (record.id, record.name, record.method, record.kind, record.last, record.paused, record.wall, record.due_wall)
-    return zlib.crc32(repr((*kept, record.grace, record.args, record.generation, life)).encode())
+    return zlib.crc32(repr((*astuple(record), life)).encode(errors="backslashreplace"))
+
+
+def _any_text(raw: bytes) -> str:
+    """A damaged text is read all the same: its row's checksum tells."""
+    return raw.decode(errors="backslashreplace")

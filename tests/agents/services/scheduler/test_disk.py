@@ -84,12 +84,26 @@ def test_after_a_reboot_after_goes_on_by_the_wall_clock(
     assert loaded(path)[0] == [line, timer], "once for each boot"
 
 
-def test_a_row_that_was_changed_is_left_out_and_told(path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "name = 'b'", "due = due + 1", "run = NULL", "id = CAST(x'e12f72696e672f31' AS TEXT)", "kind = 'declared'",
+        "generation = 'x'", "args = NULL",
+    ],
+)  # fmt: skip
+def test_a_row_that_was_changed_is_left_out_and_told_and_no_reboot_makes_it_sound(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     put(path, TIMER, LINE)
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE schedules SET name = 'b' WHERE id = ?", (TIMER.id,))
+        db.execute(f"UPDATE schedules SET {change} WHERE id = ?", (TIMER.id,))
     db.close()
-    assert loaded(path) == ([LINE], [f"schedules left out because they were damaged: 1 of {path}"])
+    left_out = ([LINE], [f"schedules left out because they were damaged: 1 of {path}"])
+    assert loaded(path) == left_out
+    boot = tmp_path / "boot_id"
+    boot.write_text("another\n")
+    monkeypatch.setattr(module, "_BOOT", boot)
+    assert loaded(path) == left_out
 
 
 def test_a_damaged_file_is_put_aside_whole(path: Path) -> None:
