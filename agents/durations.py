@@ -14,13 +14,13 @@ _NS: Final = 1_000_000_000
 _UNITS: Final = {"d": 86_400 * _NS, "h": 3_600 * _NS, "m": 60 * _NS, "s": _NS, "ms": 1_000_000}
 _WRITTEN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 #: Ten years, as everywhere in otpd; what is longer is a mistake.
-_MOST: Final = 3650 * 86_400 * _NS
+LONGEST: Final = 3650 * 86_400 * _NS
 
 
 def nanoseconds(what: str, value: Any, least: int = 0) -> int:
     """ValueError that names `what` for anything that is no span from `least` ns to ten years."""
     found = _read(value)
-    if found is None or not least <= found <= _MOST:
+    if found is None or not least <= found <= LONGEST:
         bound = f" of at least {shown(least)}" if least else ""
         sample = 'such as "250ms", "30s", "2m", "1h", "7d", or seconds as a number'
         raise ValueError(f"{what}: expected a duration{bound} (at most ten years), {sample}, got {value!r}")

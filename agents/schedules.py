@@ -19,9 +19,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
-from otpd.agents.durations import nanoseconds, shown
+from otpd.agents.durations import LONGEST, nanoseconds, shown
 
 Misfire: TypeAlias = Literal["skip", "run_once", "run_all"]
 Overlap: TypeAlias = Literal["skip", "queue", "allow", "kill_previous"]
@@ -29,6 +29,8 @@ Overlap: TypeAlias = Literal["skip", "queue", "allow", "kill_previous"]
 LEAST_INTERVAL: Final = 10_000_000
 #: Runs that may wait behind the one before, and missed ones that are made up for: memory must have a bound.
 MOST: Final = 1000
+#: Moments on either clock are below this, so that sums of two of them have 64 bits.
+LATEST: Final = 1 << 62
 _WITH_NUMBER: Final = re.compile(r"(\w+)(?:\((\d+)\))?")
 
 
@@ -89,9 +91,52 @@ def to_data(plan: Plan) -> dict[str, Any]:
 
 
 def from_data(data: Mapping[str, Any]) -> Plan:
-    """KeyError or TypeError for what `to_data` has not made."""
+    """KeyError, TypeError or ValueError for what `to_data` has not made of a plan that could work."""
     fields = dict(data)
-    return _KINDS[fields.pop("kind")](**fields | {"rules": Rules(**fields["rules"])})
+    plan = _KINDS[fields.pop("kind")](**fields | {"rules": Rules(**fields["rules"])})
+    _check_rules(plan.rules)
+    match plan:
+        case Every():
+            check_whole("interval", plan.interval, LEAST_INTERVAL, LONGEST)
+            check_whole("jitter", plan.jitter, 0, plan.interval)
+            _check_type("delay", plan.delay, bool)
+        case Cron():
+            _check_cron(plan.expression, plan.timezone)
+            check_whole("jitter", plan.jitter, 0, LONGEST)
+        case Once():
+            check_whole("due", plan.due, 0, LATEST)
+            _check_type("wall", plan.wall, bool)
+    return plan
+
+
+def _check_rules(rules: Rules) -> None:
+    for key, value, choices in (("misfire", rules.misfire, Misfire), ("overlap", rules.overlap, Overlap)):
+        if value not in get_args(choices):
+            raise ValueError(f"{key}: expected one of {', '.join(get_args(choices))}, got {value!r}")
+    check_whole("limit", rules.limit, int(rules.misfire == "run_all"), MOST)
+    check_whole("queue", rules.queue, int(rules.overlap == "queue"), MOST)
+    if rules.grace is not None:
+        check_whole("grace", rules.grace, 0, LONGEST)
+    if rules.max_runtime is not None:
+        check_whole("max_runtime", rules.max_runtime, 1, LONGEST)
+
+
+def check_whole(key: str, value: Any, least: int, most: int) -> None:
+    """ValueError for what is no int from `least` to `most`."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{key}: expected a whole number from {least} to {most}, got {value!r}")
+
+
+def _check_type(key: str, value: Any, kind: type) -> None:
+    if type(value) is not kind:
+        raise ValueError(f"{key}: expected {kind.__name__}, got {value!r}")
+
+
+def _check_cron(expression: Any, timezone: Any) -> None:
+    """ValueError for what is no cron line, for one that never comes, and for an unknown time zone."""
+    from otpd.agents.cronline import Cronline
+
+    Cronline(expression, timezone)
 
 
 # --- as people write them ---
@@ -107,9 +152,7 @@ def every_plan(interval: Any, *, fixed: str = "rate", jitter: Any = 0, **rules: 
 
 def cron_plan(expression: Any, *, timezone: str = "UTC", jitter: Any = 0, **rules: Any) -> Cron:
     """ValueError for what is no cron line, for one that never comes, and for an unknown time zone."""
-    from otpd.agents.cronline import Cronline
-
-    Cronline(expression, timezone)
+    _check_cron(expression, timezone)
     rules.setdefault("misfire", "run_once")
     return Cron(" ".join(expression.split()), rules_of("cron", **rules), timezone, _jitter("cron", jitter, None))
 

@@ -210,3 +210,15 @@ async def test_schedules_are_described() -> None:
         described = await ticker.call("otpd.describe")
         plans = [(each["name"], each["plan"]) for each in described["schedules"]]
         assert plans == [("tick", "every 10s"), ("hourly", "cron 0 * * * * (UTC)")]
+
+
+@scene
+async def test_a_wrong_declaration_is_refused_and_the_scheduler_lives() -> None:
+    plan = {"kind": "cron", "expression": "bad", "rules": {}, "timezone": "UTC"}
+    wrong = {"id": "ticker/x", "method": "x", "plan": plan, "since": 0, "last": None, "ended": None, "running": []}
+    async with testing.run(Ticker) as ticker:
+        with pytest.raises(Reject, match="expected five fields"):
+            await ticker.instance.call("scheduler", "declare", schedules=[wrong])
+        await ticker.call("later", who="ann")
+        await asyncio.sleep(6)
+        assert ticker.instance.seen == ["ann 1"], "its own schedules and timers go on"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from otpd.agents.schedules import Cron, Every, Plan
+from otpd.agents.schedules import LATEST, Cron, Every, Once, Plan, check_whole
+from otpd.agents.schedules import from_data as plan_from
 from otpd.agents.services.scheduler.effects import Instant, Record
 from otpd.agents.services.scheduler.job import Job
 
@@ -25,6 +27,25 @@ class Declared:
     last: int | None = None
     ended: int | None = None
     running: tuple[int, ...] = ()
+
+
+def from_data(data: Mapping[str, Any]) -> Declared:
+    """As the SDK sends it; KeyError, TypeError or ValueError for anything else. Whoever speaks to the scheduler may be
+    wrong, and what it says must not end the timers of the others."""
+    plan = plan_from(data["plan"])
+    if isinstance(plan, Once):
+        raise ValueError("plan: expected every or cron, got once; set a timer by set_timer")
+    for key in ("id", "method"):
+        if not isinstance(data[key], str):
+            raise ValueError(f"{key}: expected text, got {data[key]!r}")
+    check_whole("since", data["since"], 0, LATEST)
+    for key in ("last", "ended"):
+        if data[key] is not None:
+            check_whole(key, data[key], -LATEST, LATEST)
+    for run in data["running"]:
+        check_whole("running", run, -LATEST, LATEST)
+    names = (data["id"], data["method"], plan, data["since"], data["last"], data["ended"])
+    return Declared(*names, tuple(data["running"]))
 
 
 def first_slot(job: Job, each: Declared, memory: Record | None, now: Instant) -> int | None:

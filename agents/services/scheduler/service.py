@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from otpd.agents import Agent, Event, OtpdError, Reject, Reply, call, on, run
-from otpd.agents.schedules import Once, Rules, from_data
+from otpd.agents.schedules import LATEST, Once, Rules
 from otpd.agents.services.notes import note
 from otpd.agents.services.scheduler.alarm import WallAlarm
-from otpd.agents.services.scheduler.declared import Declared
+from otpd.agents.services.scheduler.declared import from_data
 from otpd.agents.services.scheduler.disk import Disk, Newer
 from otpd.agents.services.scheduler.effects import Instant, Note
 from otpd.agents.services.scheduler.machine import Full
@@ -102,7 +102,7 @@ class Scheduler(Agent):
         current = self.current
         assert current is not None
         try:
-            declared = [_declared(each) for each in schedules]
+            declared = [from_data(each) for each in schedules]
         except (KeyError, TypeError, ValueError) as error:
             raise Reject(f"declare: expected schedules as the SDK of this otpd sends them: {error!r}") from None
         foreign = [each.id for each in declared if not each.id.startswith(f"{current.caller}/")]
@@ -122,7 +122,7 @@ class Scheduler(Agent):
         if not id.startswith(f"{current.caller}/"):
             reply.fail(Reject(f"set_timer: expected an id that begins with {current.caller}/, got {id}"))
             return
-        if not 0 <= due < 1 << 62 or not (grace is None or 0 <= grace < 1 << 62):
+        if not 0 <= due < LATEST or not (grace is None or 0 <= grace < LATEST):
             reply.fail(Reject(f"set_timer: expected nanoseconds, got due {due} and grace {grace}"))
             return
         plan = Once(due, Rules(misfire="run_once", grace=grace), wall)
@@ -269,13 +269,6 @@ class Scheduler(Agent):
             if kind in _NOTED or why in ("lost", "raised"):
                 what = "lost" if why == "lost" else kind
                 note(self, what, id_.partition("/")[0], schedule=id_, why=why, count=count)
-
-
-def _declared(data: dict[str, Any]) -> Declared:
-    return Declared(
-        str(data["id"]), str(data["method"]), from_data(data["plan"]), int(data["since"]), data["last"], data["ended"],
-        tuple(data["running"]),
-    )  # fmt: skip
 
 
 def _node_stops() -> bool:
