@@ -1,12 +1,14 @@
 """root's end of a channel: packets in, packets out with a queue, never a wait.
 
 What the peer can't take yet is kept in order up to a bound; what comes over it and carries no descriptors is dropped, and
-told when there is room again. Descriptors that wait are duplicates and closed when they are gone. A lazy
-channel sends nothing until the loop has done what is urgent: to wake its reader costs more than all that root computes.
+told when there is room again. Descriptors that wait are duplicates and closed when they are gone: whoever sends them on
+behalf of others looks at `holds` before. A lazy channel sends nothing until the loop has done what is urgent: to wake its
+reader costs more than all that root computes.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections import deque
@@ -37,6 +39,7 @@ class Channel:
         self._queue: deque[tuple[Any, tuple[int, ...]]] = deque()
         self._watching = False
         self._dropped = 0
+        self.holds = 0  # packets with descriptors that wait
         self.on_dropped: Callable[[int], None] | None = None  # so many packets, since there was no room
         self.on_room: Callable[[], None] | None = None  # all that had to wait is sent
         loop.add(sock.fileno(), READ, self._ready)
@@ -51,13 +54,14 @@ class Channel:
         return bool(self._queue)
 
     def send(self, value: Any, fds: tuple[int, ...] = ()) -> None:
-        """Send or queue; the caller keeps its descriptors."""
+        """Send or queue; the caller keeps its descriptors. OSError: the kernel has no room for more of them."""
         if not self.open or (not self._lazy and not self._queue and self._try(value, fds)):
             return
         if len(self._queue) >= self._bound and not fds:
             self._dropped += 1
             return
-        self._queue.append((value, tuple(map(os.dup, fds))))
+        self._queue.append((value, _doubled(fds)))
+        self.holds += bool(fds)
         if not self._lazy:
             self._watch_for_room(True)
         elif len(self._queue) == 1:
@@ -78,6 +82,7 @@ class Channel:
         for _, fds in self._queue:
             close_all(fds)
         self._queue.clear()
+        self.holds = 0
 
     def _ready(self, mask: int) -> None:
         if mask & ~WRITE:
@@ -106,10 +111,14 @@ class Channel:
     def _flush(self) -> None:
         while self._queue and self.open:
             value, fds = self._queue[0]
-            if not self._try(value, fds):
-                self._watch_for_room(True)
-                return
+            try:
+                if not self._try(value, fds):
+                    self._watch_for_room(True)
+                    return
+            except OSError:
+                self._dropped += 1
             close_all(fds)
+            self.holds -= bool(fds)
             self._queue.popleft()
         if self.open:
             self._watch_for_room(False)
@@ -128,11 +137,26 @@ class Channel:
             self._loop.modify(self._socket.fileno(), READ | WRITE if on else READ)
 
     def _try(self, value: Any, fds: tuple[int, ...]) -> bool:
-        """True when it is sent or will never be (a peer that is gone is noticed by reading)."""
+        """True when it is sent or will never be (a peer that is gone is noticed by reading). OSError: too many descriptors
+        of ours are on their way to those who don't read."""
         try:
             send_packet(self._socket, value, fds)
         except BlockingIOError:
             return False
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                raise
             return True
         return True
+
+
+def _doubled(fds: tuple[int, ...]) -> tuple[int, ...]:
+    """All or none."""
+    doubles: list[int] = []
+    try:
+        for fd in fds:
+            doubles.append(os.dup(fd))
+    except OSError:
+        close_all(doubles)
+        raise
+    return tuple(doubles)

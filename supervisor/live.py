@@ -15,6 +15,7 @@ from otpd.supervisor.incarnation import Due, Incarnation
 from otpd.supervisor.launch import Credentials
 from otpd.supervisor.loop import Loop, Timer
 from otpd.supervisor.ownchildren import Requests
+from otpd.supervisor.reaching import Asks
 from otpd.supervisor.readiness import Prober
 from otpd.supervisor.spec import ChildSpec, Launch
 
@@ -51,6 +52,7 @@ class Live:
     tells_health: bool = False  # it has a method that says whether it is well
     counts: dict[str, int] | None = None  # what a pool says of its tasks, for the picture
     requests: Requests | None = None  # for children of its own, once it has asked
+    asks: Asks | None = None  # for lines to services
 
     @property
     def name(self) -> str:

@@ -5,6 +5,10 @@ root starts the service if it is not there, waits until it is ready, and joins t
 the one who asked, the other to the service with who that is (docs/protocol.md). So nobody has to prove who he is, no
 path leads to a service, and what goes over the line is none of root's business. A service sees by a pidfd when the other
 end has died, also where somebody else holds the socket open.
+
+Whoever asks, and reads no answer, costs root a bounded number of descriptors and a share of its time: an agent's requests
+are bounded (`MAX_OPEN`) and rest (`_REST`), what it does not take of its answers as well (`MAX_HELD`), and lines to a
+service that is behind are not made before it has taken the last one.
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from otpd.ipc.frames import channel_pair
@@ -35,6 +41,10 @@ MAX_COUNTS: Final = 16
 DEADLINE: Final = 15.0
 #: Who waits for one service at a time.
 MAX_WAITING: Final = 1000
+#: Requests of one agent that have no answer yet, and lines for it that it has not taken: one is enough for each service.
+MAX_OPEN, MAX_HELD = 64, 16
+#: An agent's next request rests so many times as long as root has worked for the last one.
+_REST: Final = 4.0
 _AGAIN: Final = "try again; look with: otpd why"
 
 
@@ -47,6 +57,16 @@ class Asker:
     answer: Callable[[bool, str | None, int | None], None]
     line: bool = True
     late: Timer | None = None
+
+
+@dataclass(slots=True)
+class Asks:
+    """Of one incarnation: the names that wait for their turn, and all that have no answer. None is looked at before
+    `rests_until`."""
+
+    queue: deque[tuple[int, str, bool]] = field(default_factory=deque)
+    open: int = 0
+    rests_until: float = 0.0
 
 
 class Reaching:
@@ -63,16 +83,48 @@ class Reaching:
         """A packet of a worker; what is no such request is ignored."""
         match packet:
             case ["reach", int() as ref, str() as name, *rest] if live.launch.kind in SPEAKING and len(name) <= 64:
-                caller = {"name": live.name, "generation": live.generation, "user": live.launch.user, "client": False}
-
-                def answer(ok: bool, value: str | None, fd: int | None) -> None:
-                    if live.channel is not None:
-                        live.channel.send(["reach", ref, ok, value], () if fd is None else (fd,))
-
-                line = rest[:1] != [False]
-                self._ask(name, Asker({**caller, "pid": live.pid}, lambda: os.dup(live.pidfd), answer, line))
+                self._queue(live, ref, name, rest[:1] != [False])
             case ["counts", dict(counts)] if live.launch.kind == "service" and _are_counts(counts):
                 live.counts = counts
+
+    def _queue(self, live: Live, ref: int, name: str, line: bool) -> None:
+        if live.asks is None:
+            live.asks = Asks()
+        mine = live.asks
+        if mine.open >= MAX_OPEN:
+            _answer(live, ref, False, f"{mine.open} requests of {live.name} have no answer yet; await one first")
+            return
+        mine.open += 1
+        mine.queue.append((ref, name, line))
+        if len(mine.queue) == 1:
+            self._rest(live, mine)
+
+    def _rest(self, live: Live, mine: Asks) -> None:
+        left = mine.rests_until - time.monotonic()
+        if left > 0:
+            self._root.loop.after(left, lambda: self._rest(live, mine))
+        else:
+            self._next(live, mine)
+
+    def _next(self, live: Live, mine: Asks) -> None:
+        if live.channel is None:
+            mine.queue.clear()
+        if not mine.queue:
+            return
+        began = time.monotonic()
+        ref, name, line = mine.queue[0]
+
+        def answer(ok: bool, value: str | None, fd: int | None) -> None:
+            mine.open -= 1
+            _answer(live, ref, ok, value, fd)
+
+        caller = {"name": live.name, "generation": live.generation, "user": live.launch.user, "client": False}
+        self._ask(name, Asker({**caller, "pid": live.pid}, lambda: os.dup(live.pidfd), answer, line))
+        mine.queue.popleft()
+        now = time.monotonic()
+        mine.rests_until = now + _REST * (now - began)
+        if mine.queue:
+            self._rest(live, mine)
 
     def client(self, connection: Connection, request: dict[str, Any]) -> None:
         """The operation."""
@@ -150,13 +202,19 @@ class Reaching:
         return None
 
     def ready(self, live: Live) -> None:
-        """A worker is up: join those who have waited for it."""
-        for asker in self._waiting.pop(live.path, ()):
+        """A worker is up: join those who have waited for it, as fast as it takes them."""
+        waiting = self._waiting.get(live.path, [])
+        while waiting and (live.channel is None or not live.channel.full):
+            asker = waiting.pop(0)
             self._drop_timer(asker)
             if asker.line:
                 self._join(live, asker)
             else:
                 asker.answer(True, None, None)
+        if waiting and live.channel is not None:
+            live.channel.on_room = lambda: self.ready(live)
+        elif not waiting:
+            self._waiting.pop(live.path, None)
 
     def _join(self, live: Live, asker: Asker) -> None:
         with contextlib.ExitStack() as stack:
@@ -166,11 +224,11 @@ class Reaching:
                 stack.callback(theirs.close)
                 pidfd = asker.pidfd()
                 stack.callback(os.close, pidfd)
+                if live.channel is not None:
+                    live.channel.send(["caller", asker.caller], (theirs.fileno(), pidfd))
             except OSError as error:
                 asker.answer(False, f"no line could be made: {error.strerror}", None)
                 return
-            if live.channel is not None:
-                live.channel.send(["caller", asker.caller], (theirs.fileno(), pidfd))
             asker.answer(True, None, ours.fileno())
 
     def _late(self, path: str, asker: Asker) -> None:
@@ -189,6 +247,18 @@ class Reaching:
     def _drop_timer(asker: Asker) -> None:
         if asker.late is not None:
             asker.late.cancel()
+
+
+def _answer(live: Live, ref: int, ok: bool, value: str | None, fd: int | None = None) -> None:
+    """A line that it can't be given is no reason to end root: the service sees that the other end is gone."""
+    if live.channel is None:
+        return
+    if fd is not None and live.channel.holds >= MAX_HELD:
+        ok, value, fd = False, f"{live.name} has not taken its last {MAX_HELD} lines; read them first", None
+    try:
+        live.channel.send(["reach", ref, ok, value], () if fd is None else (fd,))
+    except OSError as error:
+        live.channel.send(["reach", ref, False, f"the line could not be handed over: {error.strerror}"])
 
 
 def _are_counts(counts: dict[Any, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from otpd.ipc.frames import channel_pair, close_all, receive_packet, send_packet
+from otpd.supervisor import channel as channel_module
 from otpd.supervisor.channel import Channel
 from otpd.supervisor.loop import Loop
 
@@ -74,6 +76,50 @@ def test_descriptors_that_wait_are_duplicates(ends: Ends) -> None:
     os.close(reader)
     os.close(writer)
     assert ends.read_all()[-1] == ["open"]
+
+
+def test_packets_with_descriptors_that_wait_are_counted(ends: Ends) -> None:
+    while not ends.channel.full:
+        ends.channel.send("x" * 1000)
+    reader, writer = os.pipe()
+    ends.channel.send(["open"], (reader, writer))
+    ends.channel.send(["open"], (reader,))
+    assert ends.channel.holds == 2
+    os.close(reader)
+    os.close(writer)
+    ends.read_all()
+    assert ends.channel.holds == 0
+
+
+def test_without_a_free_descriptor_a_packet_is_refused_and_nothing_of_it_stays(ends: Ends) -> None:
+    while not ends.channel.full:
+        ends.channel.send("x" * 1000)
+    reader, writer = os.pipe()
+    os.close(writer)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        ends.channel.send(["open"], (reader, -1))
+    os.close(reader)
+    assert ends.channel.holds == 0
+    assert "open" not in ends.read_all()
+
+
+def test_too_many_descriptors_on_their_way_are_told_and_end_nobody(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    while not ends.channel.full:
+        ends.channel.send("x" * 1000)
+    ends.channel.send(["waits"], (reader,))
+
+    def refuse(sock: Any, value: Any, fds: Any = ()) -> None:
+        if fds:
+            raise OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")
+        send_packet(sock, value)
+
+    monkeypatch.setattr(channel_module, "send_packet", refuse)
+    assert ["waits"] not in ends.read_all()
+    with pytest.raises(OSError, match="Too many references"):
+        ends.channel.send(["at once"], (reader,))
+    assert (ends.channel.full, ends.channel.holds) == (False, 0)
+    close_all((reader, writer))
 
 
 def test_over_the_bound_packets_are_dropped_and_that_is_told_once_when_there_is_room() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -29,8 +32,12 @@ class Channel:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, list[int]]] = []
+        self.full, self.holds, self.on_room = False, 0, None
+        self.fails = False  # the kernel gives no descriptors
 
     def send(self, packet: Any, fds: tuple[int, ...] = ()) -> None:
+        if self.fails and fds:
+            raise OSError(errno.EMFILE, "Too many open files")
         self.told.append((packet, [os.dup(fd) for fd in fds]))
 
 
@@ -88,7 +95,7 @@ def process(path: str, kind: str = "agent", generation: int = 7) -> Any:
     live = SimpleNamespace(
         name=name, path=path, generation=generation, pid=os.getpid(), launch=launch, pidfd=pidfd, channel=Channel()
     )
-    live.counts = None
+    live.counts = live.asks = None
     return live
 
 
@@ -105,7 +112,11 @@ def desk() -> Iterator[Desk]:
 
 
 def ask(desk: Desk, ref: int, *what: Any) -> None:
-    desk.reaching.heard(desk.lives["top/boss"], ["reach", ref, *what])
+    """One that rests between its requests."""
+    boss = desk.lives["top/boss"]
+    if boss.asks is not None:
+        boss.asks.rests_until = 0.0
+    desk.reaching.heard(boss, ["reach", ref, *what])
 
 
 def told(desk: Desk, path: str = "top/boss") -> list[Any]:
@@ -183,6 +194,59 @@ def test_counts_are_taken_from_services_alone_and_only_if_they_are_few_numbers(d
     for wrong in (many, {"done": "3"}, {3: 3}):
         desk.reaching.heard(service, ["counts", wrong])
     assert (agent.counts, service.counts) == (None, {"done": 3})
+
+
+def test_requests_without_an_answer_are_bounded(desk: Desk) -> None:
+    for ref in range(reaching.MAX_OPEN + 1):
+        ask(desk, ref, "cpu")
+    refused = "64 requests of boss have no answer yet; await one first"
+    assert told(desk) == [(["reach", reaching.MAX_OPEN, False, refused], 0)]
+    desk.up(CPU)
+    assert [packet[:3] for packet, _ in told(desk)[1:]] == [["reach", ref, True] for ref in range(reaching.MAX_OPEN)]
+    ask(desk, 99, "cpu")
+    assert told(desk)[-1] == (["reach", 99, True, None], 1)
+
+
+def test_the_next_request_rests_longer_than_the_last_one_took(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(50.0)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    boss = desk.lives["top/boss"]
+    for ref in (1, 2):
+        desk.reaching.heard(boss, ["reach", ref, "cpo"])
+    assert [packet[1] for packet, _ in told(desk)] == [1]
+    desk.loop.run(10.0)
+    assert [packet[1] for packet, _ in told(desk)] == [1, 2]
+    assert boss.asks.open == 0
+
+
+def test_who_does_not_take_its_lines_gets_no_more(desk: Desk) -> None:
+    desk.reaching.heard(desk.lives["top/boss"], ["reach", 1, "cpu"])
+    desk.up(CPU)
+    desk.lives["top/boss"].channel.holds = reaching.MAX_HELD
+    ask(desk, 2, "cpu")
+    assert told(desk)[-1] == (["reach", 2, False, "boss has not taken its last 16 lines; read them first"], 0)
+
+
+@pytest.mark.parametrize("path", ["top/boss", CPU])
+def test_no_descriptor_left_is_an_answer(desk: Desk, path: str) -> None:
+    ask(desk, 1, "cpu", False)
+    desk.up(CPU)
+    desk.lives[path].channel.fails = True
+    ask(desk, 2, "cpu")
+    assert told(desk)[-1][0][:3] == ["reach", 2, False]
+    assert "Too many open files" in told(desk)[-1][0][3]
+
+
+def test_lines_to_one_that_is_behind_wait_until_it_has_taken_the_last(desk: Desk) -> None:
+    ask(desk, 1, "cpu", False)
+    cpu = desk.up(CPU)
+    cpu.channel.full = True
+    for ref in (2, 3):
+        ask(desk, ref, "cpu")
+    assert (told(desk)[1:], told(desk, CPU)) == ([], [])
+    cpu.channel.full = False
+    cpu.channel.on_room()
+    assert told(desk)[1:] == [(["reach", ref, True, None], 1) for ref in (2, 3)]
 
 
 def test_a_node_has_three_pools_whatever_is_configured() -> None:
