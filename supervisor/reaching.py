@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import pwd
 import time
 from collections import deque
 from collections.abc import Callable
@@ -76,6 +77,7 @@ class Reaching:
         self._root = root
         self._waiting: dict[str, list[Asker]] = {}
         self._script = script_of("otpd.agents.tasks.dispatcher")
+        self._user = _own_user()
 
     # --- who asks ---
 
@@ -118,7 +120,8 @@ class Reaching:
             mine.open -= 1
             _answer(live, ref, ok, value, fd)
 
-        caller = {"name": live.name, "generation": live.generation, "user": live.launch.user, "client": False}
+        user = None if live.launch.user == self._user else live.launch.user
+        caller = {"name": live.name, "generation": live.generation, "user": user, "client": False}
         self._ask(name, Asker({**caller, "pid": live.pid}, lambda: os.dup(live.pidfd), answer, line))
         mine.queue.popleft()
         now = time.monotonic()
@@ -154,6 +157,9 @@ class Reaching:
             asker.answer(False, f"the node has no pool or service {quote(name)} that could be reached{guess}", None)
             return
         sup, spec = found
+        if name in pools.pools_of(self._root.node) and asker.caller["user"] is not None:
+            asker.answer(False, _foreign(asker.caller, name), None)
+            return
         path = f"{sup}/{spec.id}"
         waiting = self._waiting.setdefault(path, [])
         if len(waiting) >= MAX_WAITING:
@@ -247,6 +253,19 @@ class Reaching:
     def _drop_timer(asker: Asker) -> None:
         if asker.late is not None:
             asker.late.cancel()
+
+
+def _foreign(caller: dict[str, Any], pool: str) -> str:
+    """A pool runs whatever function it is told the name of: that would be a way to become the node's user."""
+    who = f'{caller["name"]} runs as {caller["user"]}, and pool {pool} runs functions as the user of the node'
+    return f"{who}; have an agent of that user do it, and call that"
+
+
+def _own_user() -> str | None:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return None
 
 
 def _answer(live: Live, ref: int, ok: bool, value: str | None, fd: int | None = None) -> None:

@@ -249,6 +249,20 @@ def test_lines_to_one_that_is_behind_wait_until_it_has_taken_the_last(desk: Desk
     assert told(desk)[1:] == [(["reach", ref, True, None], 1) for ref in (2, 3)]
 
 
+def test_a_pool_takes_nothing_from_an_agent_of_another_user(desk: Desk) -> None:
+    desk.lives["top/boss"].launch.user = "www-data"
+    for ref, line in enumerate((True, False)):
+        ask(desk, ref, "cpu", line)
+    why = "boss runs as www-data, and pool cpu runs functions as the user of the node"
+    assert told(desk) == [
+        (["reach", ref, False, f"{why}; have an agent of that user do it, and call that"], 0) for ref in (0, 1)
+    ]
+    assert desk.spawned == []
+    desk.reaching._user = "www-data"
+    ask(desk, 3, "cpu", False)
+    assert desk.spawned == [CPU]
+
+
 def test_a_node_has_three_pools_whatever_is_configured() -> None:
     assert pools.pools_of(NODE) == {"general": {}, "cpu": {}, "io": {}, "own": {"size": 3}}
     assert pools.pools_of(replace(NODE, pools={"cpu": {"size": 9}}))["cpu"] == {"size": 9}
