@@ -242,7 +242,7 @@ class Agent(Verbs):
     async def cancel(self, id: str) -> bool:
         """Whether it was still to come, and does not any more."""
         self._otpd.here()
-        return bool(await self._host.timed.ask("drop_timer", {"id": id}))
+        return await self._host.timed.cancel_timer(id)
 
     # --- children ---
 

@@ -165,12 +165,20 @@ class Timed:
             latest = None if grace is None else nanoseconds("grace", grace)
         except (ValueError, TypeError) as error:
             raise BadArguments(f"{what}: {error}") from None
-        self._count += 1
-        which = f"{self._conversation.endpoint.inc:x}.{self._count}" if key is None else str(key)
+        which = self._unique() if key is None else str(key)
         id_ = f"{self._name}/{method}/{which}"
         packed = self._packed(args, what)
         await self.ask("set_timer", {"id": id_, "method": method, "due": due, "wall": wall, "grace": latest, "args": packed})
         return id_
+
+    async def cancel_timer(self, id_: str) -> bool:
+        """See `Agent.cancel`."""
+        return bool(await self.ask("drop_timer", {"id": id_, "asked": self._unique()}))
+
+    def _unique(self) -> str:
+        """Of all incarnations."""
+        self._count += 1
+        return f"{self._conversation.endpoint.inc:x}.{self._count}"
 
     def _packed(self, args: Mapping[str, Any], what: str) -> bytes:
         """NotData names the argument."""

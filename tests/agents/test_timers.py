@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from otpd.agents import Agent, BadArguments, NoMethod, Reject, call, cron, every, testing
+from otpd.agents import Agent, BadArguments, NoMethod, Reject, call, cron, every, testing, testing_scheduler
 from tests.agents.scenes import scene
 
 
@@ -222,3 +223,109 @@ async def test_a_wrong_declaration_is_refused_and_the_scheduler_lives() -> None:
         await ticker.call("later", who="ann")
         await asyncio.sleep(6)
         assert ticker.instance.seen == ["ann 1"], "its own schedules and timers go on"
+
+
+class HeldDisk:
+    """Writes when it is told to, in order, as one thread does."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[str | None], None]] = []
+
+    def write(self, _changes: Any, then: Callable[[str | None], None]) -> None:
+        self.waiting.append(then)
+
+    def end(self, why: str | None = None) -> None:
+        """That of the first."""
+        self.waiting.pop(0)(why)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> HeldDisk:
+    made = HeldDisk()
+    monkeypatch.setattr(testing_scheduler.MemoryScheduler, "_keeper", lambda _self, _state_dir: made)
+    return made
+
+
+class Reminder(Agent):
+    async def init(self) -> None:
+        self.seen: list[str] = []
+
+    async def remind(self, who: str) -> None:
+        self.seen.append(who)
+
+
+async def said_twice(reminder: testing.Running[Reminder], question: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """The broker dies while the first one waits for the disk, and the SDK says it again."""
+    task = asyncio.create_task(question)
+    await asyncio.sleep(1)
+    await reminder.new_broker()
+    await asyncio.sleep(1)
+    return task
+
+
+def soon() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+
+
+@scene
+async def test_a_timer_that_is_said_again_is_accepted_only_when_it_is_on_disk(disk: HeldDisk) -> None:
+    async with testing.run(Reminder) as reminder:
+        setting = await said_twice(reminder, reminder.instance.schedule(at=soon(), method="remind", who="ann"))
+        assert (setting.done(), len(disk.waiting)) == (False, 1)
+        disk.end()
+        assert (await setting).startswith("reminder/remind/")
+        await asyncio.sleep(3700)
+        assert len(disk.waiting) == 1, "its run waits for the disk"
+        disk.end()
+        await asyncio.sleep(1)
+        assert reminder.instance.seen == ["ann"]
+
+
+@scene
+async def test_a_timer_that_is_said_again_is_refused_when_its_write_fails(disk: HeldDisk) -> None:
+    async with testing.run(Reminder) as reminder:
+        setting = await said_twice(reminder, reminder.instance.schedule(at=soon(), method="remind", who="ann"))
+        disk.end("disk full")
+        with pytest.raises(Reject, match="it can't be kept: disk full"):
+            await setting
+        await asyncio.sleep(3700)
+        assert reminder.instance.seen == []
+
+
+@scene
+async def test_a_timer_that_replaces_one_whose_write_fails_goes_on(disk: HeldDisk) -> None:
+    async with testing.run(Reminder) as reminder:
+        agent = reminder.instance
+        first = asyncio.create_task(agent.schedule(after="1h", key="k", method="remind", who="ann"))
+        await asyncio.sleep(1)
+        second = asyncio.create_task(agent.schedule(after="1h", key="k", method="remind", who="bob"))
+        await asyncio.sleep(1)
+        disk.end("disk full")
+        disk.end()
+        with pytest.raises(Reject, match="disk full"):
+            await first
+        assert await second == "reminder/remind/k"
+        await asyncio.sleep(3700)
+        disk.end()
+        await asyncio.sleep(1)
+        assert agent.seen == ["bob"]
+
+
+@scene
+async def test_cancel_that_is_said_again_has_the_answer_of_the_first_when_that_is_on_disk(disk: HeldDisk) -> None:
+    async with testing.run(Reminder) as reminder:
+        setting = asyncio.create_task(reminder.instance.schedule(at=soon(), method="remind", who="ann"))
+        await asyncio.sleep(1)
+        disk.end()
+        id_ = await setting
+        cancelling = await said_twice(reminder, reminder.instance.cancel(id_))
+        assert (cancelling.done(), len(disk.waiting)) == (False, 2)
+        disk.end()
+        disk.end()
+        assert await cancelling is True
+        another = asyncio.create_task(reminder.instance.cancel(id_))
+        await asyncio.sleep(1)
+        disk.end()
+        assert await another is False, "another question"

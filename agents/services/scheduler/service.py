@@ -22,6 +22,7 @@ from otpd.agents.services.scheduler.alarm import WallAlarm
 from otpd.agents.services.scheduler.declared import from_data
 from otpd.agents.services.scheduler.disk import Disk, Newer
 from otpd.agents.services.scheduler.effects import Instant, Note
+from otpd.agents.services.scheduler.job import Job
 from otpd.agents.services.scheduler.machine import Full
 from otpd.agents.services.scheduler.rows import rows
 from otpd.agents.services.scheduler.timetable import Keeper, Memory, Timetable
@@ -33,6 +34,9 @@ _TELL: Final = 1.0
 #: What goes into root's event log, beside the counts that are published.
 _NOTED: Final = ("skipped", "overrun", "lost", "gone", "unkept")
 _PAGE: Final = 1000
+#: Questions to cancel a timer whose answers are remembered: who puts one again, because the broker died, does so within
+#: seconds.
+_REMEMBERED: Final = 4096
 
 
 class Scheduler(Agent):
@@ -46,6 +50,8 @@ class Scheduler(Agent):
         self._telling: asyncio.TimerHandle | None = None
         self._stopping: asyncio.Future[bool] | None = None
         self._looking: set[asyncio.Task[None]] = set()
+        self._keeping: dict[Job, list[Reply]] = {}  # who waits until a timer is on disk
+        self._dropped: dict[tuple[str, str], bool] = {}
         if isinstance(keeper, Disk):
             self._table.machine.restore(keeper.load())
             for problem in keeper.problems:
@@ -127,28 +133,50 @@ class Scheduler(Agent):
             return
         plan = Once(due, Rules(misfire="run_once", grace=grace), wall)
         self._new(current.caller)
+        before = self._table.machine.jobs.get(id)
         try:
             self._table.machine.schedule(current.caller, current.generation, id, method, plan, args, self._now())
         except Full:
             reply.fail(Reject("schedule: the scheduler has as many timers as it can hold; cancel some"))
             return
-        self._table.done(partial(self._scheduled, reply, current.caller, id))
+        self._answer_when_kept(reply, before, self._table.machine.jobs.get(id))
 
-    def _scheduled(self, reply: Reply, name: str, id: str, why: str | None) -> None:
-        if why is None:
-            reply.answer(None)
+    def _answer_when_kept(self, reply: Reply, before: Job | None, job: Job | None) -> None:
+        """Who says the same again, because the broker died, waits for the same write and gets its answer."""
+        if job is not None and job is not before:
+            self._keeping[job] = [reply]
+            self._table.done(partial(self._kept, job))
             return
-        self._table.machine.cancel(name, id)
         self._table.done()
-        reply.fail(Reject(f"schedule: it can't be kept: {why}; look with: otpd errors scheduler"))
+        if job is not None and job in self._keeping:
+            self._keeping[job].append(reply)
+        else:
+            reply.answer(None)
+
+    def _kept(self, job: Job, why: str | None) -> None:
+        replies = self._keeping.pop(job)
+        if why is not None and self._table.machine.jobs.get(job.id) is job:
+            self._table.machine.cancel(job.owner.name, job.id)
+            self._table.done()
+        for reply in replies:
+            if why is None:
+                reply.answer(None)
+            else:
+                reply.fail(Reject(f"schedule: it can't be kept: {why}; look with: otpd errors scheduler"))
 
     @call
-    async def drop_timer(self, id: str) -> bool:
-        """Whether the caller had a timer of this id that had not run yet."""
+    async def drop_timer(self, id: str, asked: str = "") -> bool:
+        """Whether the caller had a timer of this id that had not run yet; answered when it is on disk that there is none.
+        `asked`: the same when a question is put again, which gets the same answer."""
         current, reply = self.current, self.defer()
         assert current is not None
-        found = self._table.machine.cancel(current.caller, id)
-        self._table.done(lambda _why: reply.answer(found))
+        question = (current.caller, asked)
+        found = self._dropped.get(question) if asked else None
+        if found is None:
+            found = self._dropped[question] = self._table.machine.cancel(current.caller, id)
+            if len(self._dropped) > _REMEMBERED:
+                del self._dropped[next(iter(self._dropped))]
+        self._table.done(lambda _why: reply.answer(found), behind=True)
         return found
 
     def _new(self, name: str) -> None:

@@ -91,13 +91,14 @@ class Timetable:
         self.machine.tick(self.now())
         self.done()
 
-    def done(self, then: Callable[[str | None], None] | None = None) -> None:
-        """The machine has heard of something: do what it wants. `then(why)` when that is on disk, or why it is not."""
+    def done(self, then: Callable[[str | None], None] | None = None, behind: bool = False) -> None:
+        """The machine has heard of something: do what it wants. `then(why)` when that is on disk, or why it is not.
+        `behind`: also when nothing of it has to be, not before all is that was wanted earlier."""
         changes: Changes = {}
         fires: list[Fire] = []
         for effect in self.machine.take():
             self._sort(effect, changes, fires)
-        if changes or any(fire.id in self._held for fire in fires):
+        if changes or behind or any(fire.id in self._held for fire in fires):
             self._unsent.update({(fire.id, fire.run): fire for fire in fires})
             self._held.update(fire.id for fire in fires)
             back = self._loop.call_soon_threadsafe
