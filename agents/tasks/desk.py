@@ -2,6 +2,11 @@
 
 It fills `out` with messages for the pool and is told what the pool says. Every task gets exactly one outcome, also when the
 pool is lost. A task that the pool has no room for is kept here until there is.
+
+A task is withdrawn while the pool grants it room:
+1. `stop N` (or `unqueue N`) and `go N` are under way, each to the other side.
+2. Whoever gets `go N` for what it has withdrawn is silent: `over N` is to come.
+3. What answers a `go` says so (`again`, not `run`): a pool that has ended the task in between drops it.
 """
 
 from __future__ import annotations
@@ -54,6 +59,7 @@ class Desk:
     facts: Facts | None = None
     original: bool = False
     _open: dict[int, Entry] = field(default_factory=dict)
+    _withdrawn: set[int] = field(default_factory=set)  # of those that are open
     _ids: Any = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -68,28 +74,34 @@ class Desk:
     def submit(self, entry: Entry) -> int:
         """NotData when it can't be sent; then nothing has happened."""
         task: int = next(self._ids)
-        self._send(task, entry)
+        self._send("run", task, entry)
         self._open[task] = entry
         return task
 
-    def _send(self, task: int, entry: Entry) -> None:
+    def _send(self, verb: str, task: int, entry: Entry) -> None:
         function, sent = entry.pack()
         how = [entry.timeout, entry.patient, entry.detached]
-        self.out.append((["run", task, how, function, sent.codec, sent.body, list(sent.sizes)], sent.fds))
+        self.out.append(([verb, task, how, function, sent.codec, sent.body, list(sent.sizes)], sent.fds))
 
     def withdraw(self, task: int) -> None:
         """It is to end; its outcome comes as that of any other."""
         if task in self._open:
+            self._withdrawn.add(task)
             self.out.append((["stop", task], ()))
 
     def forget(self, task: int) -> None:
         """It is to end, and nobody wants to hear of it."""
-        if self._open.pop(task, None) is not None:
+        if self._close(task) is not None:
             self.out.append((["stop", task], ()))
 
     def unqueue_all(self) -> None:
         """Those that have not begun are to end."""
+        self._withdrawn.update(self._open)
         self.out.extend((["unqueue", task], ()) for task in self._open)
+
+    def _close(self, task: int) -> Entry | None:
+        self._withdrawn.discard(task)
+        return self._open.pop(task, None)
 
     # --- what the pool says ---
 
@@ -100,23 +112,28 @@ class Desk:
                 return
             case ["over", int(task), str(end), str(why)]:
                 self._over(task, end, why)
-            case ["go", int(task)] if task in self._open:
-                self._again(task)
+            case ["go", int(task)] if task in self._open and task not in self._withdrawn:
+                self._again(task, self._open[task])
             case ["accepted", int(task)] if task in self._open and self._open[task].detached:
-                self._open.pop(task).done(Ok(None))
+                self._finish(task, Ok(None))
             case ["hello", dict(facts)]:
                 self.facts = Facts(bool(facts["pickle"]), facts["size"], facts["queue"])
         close_all(fds)
 
-    def _again(self, task: int) -> None:
+    def _finish(self, task: int, outcome: Outcome) -> None:
+        entry = self._close(task)
+        if entry is not None:
+            entry.done(outcome)
+
+    def _again(self, task: int, entry: Entry) -> None:
         try:
-            self._send(task, self._open[task])
+            self._send("again", task, entry)
         except NotData as error:  # it has been changed since
-            self._open.pop(task).done(Exit("error", error))
+            self._finish(task, Exit("error", error))
             self.out.append((["stop", task], ()))
 
     def _done(self, task: int, ok: bool, sent: Payload) -> None:
-        entry = self._open.pop(task, None)
+        entry = self._close(task)
         if entry is None or (sent.codec == PICKLE and not (self.facts is not None and self.facts.pickle)):
             close_all(sent.fds)
             return
@@ -136,13 +153,14 @@ class Desk:
         return RemoteError(f"task {entry.name} raised {kind}: {text}", type=kind, text=text, traceback=trace)
 
     def _over(self, task: int, end: str, why: str) -> None:
-        entry = self._open.pop(task, None)
+        entry = self._close(task)
         if entry is not None:
             entry.done(over(entry.name, self.pool, end, why))
 
     def lost(self, why: str) -> None:
         """The line is gone, and all tasks with it."""
         entries, self._open = list(self._open.values()), {}
+        self._withdrawn.clear()
         for message, fds in self.out:
             close_all(fds)
             message.clear()

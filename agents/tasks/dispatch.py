@@ -89,7 +89,10 @@ class Dispatch:
     def hear(self, key: int, message: list[Any], fds: list[int]) -> None:
         """What an owner says."""
         match message:
-            case ["run", int(number), [timeout, bool(patient), bool(detached)], function, int(codec), bytes(body), sizes]:
+            case [
+                "run" | "again" as verb, int(number), [timeout, bool(patient), bool(detached)],
+                function, int(codec), bytes(body), sizes,
+            ] if self._expects(key, verb, number):
                 self._submit(key, number, timeout, patient, detached, (function, codec, body, sizes), fds)
             case ["stop", int(number)]:
                 close_all(fds)
@@ -103,6 +106,11 @@ class Dispatch:
                     self._carry_out(self.pool.withdraw(task, self._clock()))
             case _:
                 close_all(fds)
+
+    def _expects(self, key: int, verb: str, number: int) -> bool:
+        """`run` is new; `again` answers a Grant, and comes too late when its task was withdrawn in between."""
+        task = self.owners[key].tasks.get(number)
+        return task is None if verb == "run" else task is not None and self.pool.expects(task)
 
     def _submit(
         self, key: int, number: int, timeout: Any, patient: bool, detached: bool, given: Any, fds: list[int]

@@ -4,7 +4,7 @@ A task is known by a number. Owners take turns; a task that runs over its time e
 owner has taken it back: there is no other way to end a function. It is settled when its worker is gone, so that nothing of
 it acts any more when its owner hears of it.
 
-    task     (PARKED -Grant-> ) QUEUED -Send-> RUNNING -done-> settled
+    task     (PARKED -Grant-> GRANTED -submit-> ) QUEUED -Send-> RUNNING -done-> settled
     worker   STARTING -ready-> IDLE -Send-> BUSY -done-> IDLE ... -End-> LEAVING -gone->
 
 | what comes    | PARKED    | QUEUED    | RUNNING                                          |
@@ -14,7 +14,9 @@ it acts any more when its owner hears of it.
 | withdrawn     | CANCELLED | CANCELLED | its worker is ended; CANCELLED when that is gone |
 | worker gone   | -         | -         | what was to become of it, else KILLED            |
 
-A task is parked when the queue is full and its owner wants to wait: it keeps the task and is told when there is room.
+A task is parked when the queue is full and its owner wants to wait: it keeps the task and is told when there is room. To one
+Grant there is one `submit`. An owner that stands still loses the room after a while, and is not asked again before it has
+answered: then its task is accepted if there is room still, else parked anew.
 """
 
 from __future__ import annotations
@@ -145,6 +147,7 @@ class Pool:
     _queues: OrderedDict[int | None, deque[int]] = field(default_factory=OrderedDict)  # by owner
     _parked: OrderedDict[int, int | None] = field(default_factory=OrderedDict)  # task -> owner, in order
     _granted: dict[int, tuple[int | None, float]] = field(default_factory=dict)  # task -> owner, until
+    _late: dict[int, int | None] = field(default_factory=dict)  # task -> owner; was granted room, which is another's by now
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _queued: int = 0
     _uses: int = 0
@@ -162,7 +165,7 @@ class Pool:
 
     @property
     def parked(self) -> int:
-        return len(self._parked) + len(self._granted)
+        return len(self._parked) + len(self._granted) + len(self._late)
 
     @property
     def workers(self) -> dict[int, State]:
@@ -174,6 +177,10 @@ class Pool:
     def has(self, task: int) -> bool:
         """Whether it was accepted and is not over."""
         return task in self._tasks
+
+    def expects(self, task: int) -> bool:
+        """Whether it was granted room, and its owner has not answered yet."""
+        return task in self._granted or task in self._late
 
     def worker_of(self, task: int) -> int | None:
         return self._tasks[task].worker if task in self._tasks else None
@@ -193,6 +200,7 @@ class Pool:
         `owner` None: nobody's, so that it runs whoever goes.
         """
         granted = self._granted.pop(task, None) is not None
+        self._late.pop(task, None)
         if not granted and (self.draining or not self._room()):
             return self._no_room(task, owner, patient)
         limit = self.options.timeout if timeout is None else timeout
@@ -220,9 +228,9 @@ class Pool:
 
     def withdraw(self, task: int, now: float) -> list[Effect]:
         """Its owner does not want it any more. Harmless when it is over."""
-        if task in self._parked or task in self._granted:
-            self._parked.pop(task, None)
-            self._granted.pop(task, None)
+        if task in self._parked or self.expects(task):
+            for waiting in (self._parked, self._granted, self._late):
+                waiting.pop(task, None)
             return [Settled(task, End.CANCELLED), *self._assign(now)]
         row = self._tasks.get(task)
         if row is None or row.fate is not None:
@@ -234,7 +242,7 @@ class Pool:
 
     def owner_gone(self, owner: int, now: float) -> list[Effect]:
         """All of its tasks end."""
-        waiting = [task for task, who in self._parked.items() if who == owner]
+        waiting = [task for task, who in (*self._parked.items(), *self._late.items()) if who == owner]
         waiting += [task for task, (who, _until) in self._granted.items() if who == owner]
         mine = [task for task, row in self._tasks.items() if row.owner == owner]
         return [effect for task in (*waiting, *mine) for effect in self.withdraw(task, now)]
@@ -306,7 +314,7 @@ class Pool:
         for task, (owner, until) in list(self._granted.items()):
             if until <= now:
                 del self._granted[task]
-                self._parked[task] = owner
+                self._late[task] = owner
         return [*effects, *self._assign(now)]
 
     def resize(self, size: int, now: float) -> list[Effect]:

@@ -148,6 +148,31 @@ def test_room_that_is_not_used_in_time_is_given_to_the_next() -> None:
     assert found.tick(1.0 + GRANT) == [Grant(3)]
 
 
+def test_who_is_late_is_not_asked_twice_and_gets_what_room_there_is_or_waits_anew() -> None:
+    found = with_idle(queue=0)
+    found.submit(1, 1, 0.0)
+    found.submit(2, 2, 0.0, patient=True)
+    assert found.done(1, 1.0) == [Settled(1, End.DONE), Grant(2)]
+    assert (found.tick(1.0 + GRANT), found.expects(2), found.parked) == ([], True, 1)
+    assert found.submit(3, 1, 3.0) == [Send(1, 3)]
+    assert found.submit(2, 2, 3.1, patient=True) == [Hold(2)]
+    assert found.done(1, 4.0) == [Settled(3, End.DONE), Grant(2)]
+    found.tick(4.0 + GRANT)
+    assert found.submit(2, 2, 9.0, patient=True) == [Send(1, 2)]
+    assert (found.expects(2), found.parked) == (False, 0)
+
+
+def test_a_task_that_is_late_can_be_withdrawn_and_goes_with_its_owner() -> None:
+    found = with_idle(queue=0)
+    found.submit(1, 1, 0.0)
+    for task in (2, 3):
+        found.submit(task, 2, 0.0, patient=True)
+    found.done(1, 1.0), found.tick(1.0 + GRANT), found.tick(1.0 + 2 * GRANT)
+    assert (found.expects(2), found.expects(3)) == (True, True)
+    assert found.withdraw(2, 9.0) == [Settled(2, End.CANCELLED)]
+    assert (found.owner_gone(2, 9.0), found.parked) == ([Settled(3, End.CANCELLED)], 0)
+
+
 def test_a_worker_is_replaced_after_so_many_tasks_or_when_it_has_kept_too_much_memory() -> None:
     found = with_idle(max_tasks_per_worker=2)
     found.submit(1, 1, 0.0)
@@ -207,6 +232,7 @@ class Pools(RuleBasedStateMachine):
         self.now, self.count, self.size = 0.0, 0, size
         self.owners: dict[int, int] = {}  # of tasks that are not over
         self.held: set[int] = set()
+        self.asked: set[int] = set()  # granted room, and not submitted again yet
         self.sent: dict[int, int] = {}  # worker -> task
         self.living: set[int] = set()
         self.starting: set[int] = set()
@@ -229,11 +255,12 @@ class Pools(RuleBasedStateMachine):
                 case Hold(task):
                     self.held.add(task)
                 case Grant(task):
-                    assert task in self.held
+                    assert task in self.held - self.asked, "one grant, one answer"
+                    self.asked.add(task)
                 case Settled(task, end):
                     assert task not in self.ended, "one outcome"
                     self.ended[task] = end
-                    self.owners.pop(task, None), self.held.discard(task)
+                    self.owners.pop(task, None), self.held.discard(task), self.asked.discard(task)
                     self.sent = {worker: each for worker, each in self.sent.items() if each != task}
                 case Drained():
                     assert not self.living
@@ -245,11 +272,12 @@ class Pools(RuleBasedStateMachine):
         self.owners[self.count] = owner
         self.see(self.pool.submit(self.count, owner, self.now, timeout, patient))
 
-    @precondition(lambda self: self.pool._granted)
+    @precondition(lambda self: self.asked)
     @rule(data=st.data())
     def use_the_room(self, data: st.DataObject) -> None:
-        task = data.draw(st.sampled_from(sorted(self.pool._granted)))
-        self.held.discard(task)
+        task = data.draw(st.sampled_from(sorted(self.asked)))
+        self.held.discard(task), self.asked.discard(task)
+        assert self.pool.expects(task)
         self.see(self.pool.submit(task, self.owners[task], self.now, None, True))
 
     @precondition(lambda self: self.starting)
@@ -335,7 +363,8 @@ class Pools(RuleBasedStateMachine):
             for worker in [number for number, state in self.pool.workers.items() if state is State.LEAVING]:
                 self.living.discard(worker), self.starting.discard(worker)
                 self.see(self.pool.gone(worker, self.now))
-            for task in sorted(self.pool._granted):
+            for task in sorted(self.asked):
+                self.held.discard(task), self.asked.discard(task)
                 self.see(self.pool.submit(task, self.owners[task], self.now, None, True))
         assert (self.owners, self.pool.draining) == ({}, False)
 

@@ -22,7 +22,7 @@ class Story:
     pool: Pool
     begun: int = 0
     worker: Worker | None = None  # while it runs
-    died_with: bool = False  # its worker died while it ran
+    died_with: bool = False  # its worker died while it ran, by itself
     ended: bool = False  # by itself
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -39,6 +39,7 @@ class Watch:
         story = self._stories[plan.number]
         story.begun += 1
         _check(story.begun == 1, f"task {plan.number} runs {story.begun} times")
+        _check(not story.outcomes, f"task {plan.number} begins after it was said to be over")
         busy = [each for each in self._stories.values() if each.worker is worker]
         _check(not busy, "a worker has two tasks at once")
         story.worker = worker
@@ -51,7 +52,7 @@ class Watch:
     def worker_gone(self, worker: Worker) -> None:
         for story in self._stories.values():
             if story.worker is worker:
-                story.worker, story.died_with = None, True
+                story.worker, story.died_with = None, not worker.killed
 
     def told(self, plan: Plan, outcome: Outcome, line: Line) -> None:
         story = self._stories[plan.number]

@@ -36,6 +36,7 @@ SPAN: Final = 20 * SECOND
 RECOVERY: Final = 900 * SECOND
 FAULTS: Final = (
     "worker", "pool", "owner", "stop worker", "stop owner", "stop pool", "worker and pool", "root", "drain", "resize",
+    "stop an owner that waits",
 )  # fmt: skip
 
 
@@ -59,6 +60,7 @@ class World:
         draw = self.chance.randrange
         self.size, self.queue = draw(1, 4), draw(5)
         self.wear = self.chance.choice((None, draw(1, 6)))
+        self.pace = self.chance.choice((400 * MS, 3 * SECOND))  # of the owners: more than can be done, or about as much
         self.sometimes: Counter[str] = Counter()
         self.told = 0
         self.calm = False
@@ -131,13 +133,21 @@ class World:
         if "stop" in fault:
             self.clock.after(self.chance.randrange(5 * SECOND), self._resume_all)
         if "owner" in fault:
-            self.chance.choice(self.owners).hit(signal.SIGSTOP if "stop" in fault else signal.SIGKILL)
+            waiting = self._owners_that_wait() if "waits" in fault else []
+            self.chance.choice(waiting or self.owners).hit(signal.SIGSTOP if "stop" in fault else signal.SIGKILL)
         if fault == "root":
             for process in self.kernel.living():
                 if process is not self.root:
                     self.kernel.signal(process, signal.SIGKILL)
         if self.pool is not None and pool is not None and fault in ("drain", "resize"):
             pool.do(self.pool.operate, fault)
+
+    def _owners_that_wait(self) -> list[Owner]:
+        """For room in the pool: it is likely to be granted while they stand still."""
+        assert self.pool is not None
+        dispatch = self.pool.dispatch
+        waiting = {row.who for task, row in dispatch.rows.items() if not dispatch.pool.has(task)}
+        return [each for each in self.owners if (each.name, each.process.cookie.inc) in waiting]
 
     def _resume_all(self) -> None:
         for process in self.kernel.living():
@@ -292,7 +302,7 @@ class Owner:
     def _work(self) -> None:
         if self.world.calm:
             return
-        self.process.after(self.world.chance.randrange(MS, 400 * MS), self._work)
+        self.process.after(self.world.chance.randrange(MS, self.world.pace), self._work)
         pool = self.world.pool
         if self.line is None and pool is not None and pool.process.alive:
             self.line = Line(self, pool)
