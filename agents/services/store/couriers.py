@@ -47,6 +47,7 @@ _KEPT: Final = 16 * 2**20
 _GENERATION: Final = 32
 #: Seconds until a commit that a full disk has refused is tried again.
 _AGAIN: Final = 0.5
+_DAMAGED: Final = "letter {} is damaged on the disk: what was sent can't be told; forget it with: otpd letters purge {}"
 _NOBODY: Final = "there is no dead letter {}; see which there are with: otpd letters"
 
 
@@ -87,7 +88,7 @@ class Couriers(Asked):
         self._timer: asyncio.TimerHandle | None = None
         self._monitors: dict[str, int] = {}
         self._leaving: deque[Deliver] = deque()
-        recovered = await self._ask(journal.recover)
+        recovered = await self._ask(functools.partial(journal.recover, wall=time.time()))
         self._queue = Queue(recovered, bounds, self._otpd.clock(), time.time())
         self._otpd.hears[Welcomed] = functools.partial(self._another_broker, self._otpd.hears[Welcomed])
         self._committing = asyncio.ensure_future(self._commit())
@@ -216,6 +217,8 @@ class Couriers(Asked):
         """A dead letter becomes a message again; its new seq."""
         self._only_operators()
         _, message, body = await self._letter(seq)
+        if message is None:
+            raise Reject(_DAMAGED.format(seq, seq))
         self._queue.replay(self.defer(), message, body)
         self._work()
 
@@ -231,7 +234,7 @@ class Couriers(Asked):
         """For each name that messages wait for: how many, how many are with it, since when the oldest waits."""
         return self._queue.waiting()
 
-    async def _letter(self, seq: int) -> tuple[dict[str, Any], Message, bytes]:
+    async def _letter(self, seq: int) -> tuple[dict[str, Any], Message | None, bytes]:
         found = await self._ask(lambda connection: journal.letter(connection, seq))
         if found is None:
             raise Reject(_NOBODY.format(seq))

@@ -1,8 +1,13 @@
 """Durable messages on disk: the tables, how a unit of the queue is written, and how the queue is found again.
 
 `queue` decides, the engine commits; here is the SQL between them. A unit is turned into rows when it is taken from the queue
-(`Rows`), because the queue goes on while it waits for its commit. Each row carries a checksum of what must not change: one
-that does not fit is never delivered, it becomes a dead letter.
+(`Rows`), because the queue goes on while it waits for its commit. Each row carries a checksum of what must not change.
+
+| a row that is not as it was written, of | what becomes of it when it is found |
+|---|---|
+| messages | never delivered: a dead letter, `corrupt`; one whose counters alone were damaged can be replayed |
+| letters | stays, is shown, can't be replayed |
+| finished, receipts, subscriptions | dropped; agents subscribe again at their start |
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from typing import Any, Final
 
 import msgpack
 
+from otpd.agents.services.store import salvage
 from otpd.agents.services.store.messages import Finished, Kind, Message, Receipt, Recovered, Unit
 from otpd.agents.services.store.schema import Table
 
@@ -33,11 +39,14 @@ CREATE TABLE letters (
 );
 CREATE TABLE finished (
     sender TEXT NOT NULL, id TEXT NOT NULL, target TEXT NOT NULL, seq INTEGER NOT NULL, minute INTEGER NOT NULL,
-    PRIMARY KEY (sender, id, target)
+    crc INTEGER NOT NULL, PRIMARY KEY (sender, id, target)
 ) WITHOUT ROWID;
-CREATE TABLE subscriptions (name TEXT NOT NULL, pattern TEXT NOT NULL, PRIMARY KEY (name, pattern)) WITHOUT ROWID;
+CREATE TABLE subscriptions (
+    name TEXT NOT NULL, pattern TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (name, pattern)
+) WITHOUT ROWID;
 CREATE TABLE receipts (
-    sender TEXT PRIMARY KEY, inc INTEGER NOT NULL, number INTEGER NOT NULL, minute INTEGER NOT NULL, answer BLOB NOT NULL
+    sender TEXT PRIMARY KEY, inc INTEGER NOT NULL, number INTEGER NOT NULL, minute INTEGER NOT NULL, answer BLOB NOT NULL,
+    crc INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE minutes (one INTEGER PRIMARY KEY CHECK (one = 1), minute INTEGER NOT NULL);
 INSERT INTO minutes VALUES (1, 0);
@@ -52,22 +61,36 @@ INSERT INTO letters ({_FIXED}, attempts, body, crc, died, reason, error, traceba
 _LETTER: Final = f"{_FIXED}, attempts, died, reason, error, traceback"
 
 
+_NUMBERS: Final = ("attempts", "lease", "turn", "max_attempts", "origin")
+
+
 def _intact(row: sqlite3.Row) -> bool:
     fixed = tuple(row[name] for name in _FIXED.split(", "))
     try:
-        return bool(zlib.crc32(row["body"], zlib.crc32(repr(fixed[:7]).encode())) == row["crc"])
+        same = zlib.crc32(row["body"], _sum(*fixed[:7])) == row["crc"]
     except TypeError:  # a byte that says what kind of value it is
         return False
+    numbers = (row[name] for name in _NUMBERS if name in set(row.keys()))
+    return same and isinstance(row["at"], float) and all(isinstance(each, int) for each in numbers)
 
 
+def _same(row: sqlite3.Row) -> bool:
+    """Of a table whose checksum is its last column, and over all others."""
+    *values, crc = tuple(row)
+    return bool(_sum(*values) == crc)
+
+
+def _sum(*values: Any) -> int:
+    return zlib.crc32(repr(values).encode())
+
+
+_MESSAGES: Final = Table("messages", "seq", _intact)
+#: What is known of who has sent and who wants what; without a row of it the store goes on.
+_MEMORIES: Final = (
+    Table("finished", "id", _same), Table("subscriptions", "name", _same), Table("receipts", "sender", _same),
+)  # fmt: skip
 #: For the engine: what is checked at its start, and saved from a damaged file.
-TABLES: Final = (
-    Table("messages", "seq", _intact),
-    Table("letters", "seq", _intact),
-    Table("finished", "id", lambda _: True),
-    Table("subscriptions", "name", lambda _: True),
-    Table("receipts", "sender", lambda _: True),
-)
+TABLES: Final = (_MESSAGES, Table("letters", "seq", _intact), *_MEMORIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +102,7 @@ class Rows:
     letters: Sequence[tuple[Any, ...]]
     buried: Sequence[tuple[Any, ...]]
     ended: Sequence[int]
-    finished: Sequence[tuple[str, str, str, int, int]]
+    finished: Sequence[tuple[str, str, str, int, int, int]]
     opened: Sequence[int]
     subscriptions: Sequence[tuple[str, tuple[str, ...]]]
     receipt: Receipt | None
@@ -106,7 +129,7 @@ def rows(unit: Unit, wall: float, minute: int) -> Rows:
         ],
         buried=[(wall, *_why(b.failure), b.message.seq) for b in unit.burials if b.body is None],
         ended=[m.seq for m in ended],
-        finished=[(m.sender, m.id, m.target, m.seq, minute) for m in ended if m.id],
+        finished=[_summed(m.sender, m.id, m.target, m.seq, minute) for m in ended if m.id],
         opened=list(unit.opened),
         subscriptions=list(unit.subscriptions.items()),
         receipt=unit.receipt,
@@ -125,7 +148,12 @@ def _why(failure: Any) -> tuple[str, str, str]:
 
 def checksum(message: Message, body: bytes) -> int:
     """Of all that stays as it is while the message lives."""
-    return zlib.crc32(body, zlib.crc32(repr(_fixed(message)[:7]).encode()))
+    return zlib.crc32(body, _sum(*_fixed(message)[:7]))
+
+
+def _summed(*values: Any) -> tuple[Any, ...]:
+    """With its checksum at the end."""
+    return (*values, _sum(*values))
 
 
 def write(connection: sqlite3.Connection, it: Rows, memory: int, more: Any = None) -> None:
@@ -142,16 +170,16 @@ def write(connection: sqlite3.Connection, it: Rows, memory: int, more: Any = Non
     if it.ended:
         many("DELETE FROM messages WHERE seq = ?", [(seq,) for seq in it.ended])
     if it.finished:
-        many("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?)", it.finished)
+        many("INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?, ?, ?)", it.finished)
     if it.opened:
         many("DELETE FROM letters WHERE seq = ?", [(seq,) for seq in it.opened])
     for name, patterns in it.subscriptions:
         execute("DELETE FROM subscriptions WHERE name = ?", (name,))
-        many("INSERT OR IGNORE INTO subscriptions VALUES (?, ?)", [(name, pattern) for pattern in patterns])
+        many("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, ?)", [_summed(name, pattern) for pattern in patterns])
     if it.receipt is not None:
         answer = msgpack.packb([list(it.outcomes), more])
-        who = (it.receipt.sender, it.receipt.inc, it.receipt.number, it.receipt.minute, answer)
-        execute("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?)", who)
+        who = _summed(it.receipt.sender, it.receipt.inc, it.receipt.number, it.receipt.minute, answer)
+        execute("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?)", who)
     if it.minute:
         execute("UPDATE minutes SET minute = ?", (it.minute,))
         execute("DELETE FROM finished WHERE minute < ?", (it.minute - memory,))
@@ -161,29 +189,95 @@ def write(connection: sqlite3.Connection, it: Rows, memory: int, more: Any = Non
 # --- found again ---
 
 
-def recover(connection: sqlite3.Connection) -> Recovered:
-    """All that the queue has to know, without the bodies."""
-    fields = f"{_FIXED}, length(body), attempts, lease, turn"
-    messages = [_message(row) for row in connection.execute(f"SELECT {fields} FROM messages ORDER BY seq")]
-    subscriptions: dict[str, tuple[str, ...]] = {}
+def recover(connection: sqlite3.Connection, wall: float = 0.0) -> Recovered:
+    """All that the queue has to know, without the bodies. Changes what is damaged, as the table above says; `wall`: now,
+    for the day of these deaths."""
+    with salvage.any_text(connection):
+        for table in _MEMORIES:
+            _drop_damaged(connection, table)
+        messages, corrupt = _sorted_out(connection)
+        for row in corrupt:
+            _bury_damaged(connection, row, wall)
+        receipts = [
+            Receipt(sender, inc, number, minute, msgpack.unpackb(answer))
+            for sender, inc, number, minute, answer, _ in connection.execute("SELECT * FROM receipts")
+        ]
+        return Recovered(
+            messages=messages,
+            corrupt=[_message(_readable(row)) for row in corrupt],
+            letters=[seq for (seq,) in connection.execute("SELECT seq FROM letters ORDER BY died, seq")],
+            subscriptions=_subscriptions(connection),
+            receipts=receipts,
+            next_seq=_last_seq(connection) + 1,
+            next_turn=max((message.turn for message in messages), default=0) + 1,
+            minute=_number(connection, "SELECT minute FROM minutes"),
+        )
+
+
+def _drop_damaged(connection: sqlite3.Connection, table: Table) -> None:
+    """A damaged key can't be asked for: the others are written anew."""
+    if salvage.damaged(connection, table):
+        rows = [tuple(row) for row in salvage.readable(connection, f"SELECT * FROM {table.name}") if table.intact(row)]
+        connection.execute(f"DELETE FROM {table.name}")
+        for row in rows:
+            connection.execute(f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(row))})", row)
+
+
+def _sorted_out(connection: sqlite3.Connection) -> tuple[list[Message], list[sqlite3.Row]]:
+    """Messages as they were written, and rows that are not."""
+    messages, corrupt = [], []
+    cursor = connection.cursor()
+    cursor.row_factory = sqlite3.Row
+    query = f"SELECT {_FIXED}, length(body) AS size, attempts, lease, turn, body, crc FROM messages ORDER BY seq"
+    for row in cursor.execute(query):
+        if _intact(row):
+            messages.append(_message(tuple(row)[:14]))
+        else:
+            corrupt.append(row)
+    return messages, corrupt
+
+
+def _bury_damaged(connection: sqlite3.Connection, row: sqlite3.Row, wall: float) -> None:
+    """With what can be read of it. Its checksum stays: a letter that does not fit it can't be replayed."""
+    fixed, attempts = _readable(row)[:10], _readable(row)[11]
+    why = (wall, "corrupt", "", "")
+    connection.execute(_BURY_NEW, (*fixed, attempts, _bytes(row["body"]), _whole(row["crc"]), *why))
+    connection.execute("DELETE FROM messages WHERE seq = ?", (row["seq"],))
+
+
+def _readable(row: sqlite3.Row) -> tuple[Any, ...]:
+    """The fields of a message, each of the kind that it must be."""
+    seq, target, key, sender, id, kind, name, at, *numbers = tuple(row)[:14]
+    texts = (str(each) for each in (target, key, sender, id))
+    known = kind if kind in tuple(Kind) else Kind.CAST
+    return (seq, *texts, known, str(name), at if isinstance(at, float) else 0.0, *(_whole(each) for each in numbers))
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _subscriptions(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
     for name, pattern in connection.execute("SELECT name, pattern FROM subscriptions ORDER BY name, pattern"):
-        subscriptions[name] = (*subscriptions.get(name, ()), pattern)
-    receipts = [
-        Receipt(sender, inc, number, minute, msgpack.unpackb(answer))
-        for sender, inc, number, minute, answer in connection.execute("SELECT * FROM receipts")
-    ]
-    (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'messages'").fetchone()
-    (dead,) = connection.execute("SELECT coalesce(max(seq), 0) FROM letters").fetchone()
-    (minute,) = connection.execute("SELECT minute FROM minutes").fetchone()
-    return Recovered(
-        messages=messages,
-        letters=[seq for (seq,) in connection.execute("SELECT seq FROM letters ORDER BY died, seq")],
-        subscriptions=subscriptions,
-        receipts=receipts,
-        next_seq=max(last, dead) + 1,
-        next_turn=max((message.turn for message in messages), default=0) + 1,
-        minute=minute,
-    )
+        found[name] = (*found.get(name, ()), pattern)
+    return found
+
+
+def _last_seq(connection: sqlite3.Connection) -> int:
+    """Of all messages that there ever were."""
+    places = ("sqlite_sequence WHERE name = 'messages'", "messages", "letters")
+    return max(_number(connection, f"SELECT max(seq) FROM {each}") for each in places)
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    """0 for none, or for what is no number any more."""
+    found = connection.execute(query).fetchone()
+    return _whole(found[0]) if found is not None else 0
 
 
 def _message(row: Sequence[Any]) -> Message:
@@ -215,22 +309,27 @@ def finished(connection: sqlite3.Connection, named: Sequence[tuple[str, str]]) -
 def letters(connection: sqlite3.Connection, target: str = "", limit: int = 10_000) -> list[dict[str, Any]]:
     """The newest last; without their bodies."""
     query = f"SELECT {_LETTER}, length(body) FROM letters WHERE ? IN ('', target) ORDER BY died DESC, seq DESC LIMIT ?"
-    return [_letter(row[:-1]) | {"bytes": row[-1]} for row in connection.execute(query, (target, limit))][::-1]
+    with salvage.any_text(connection):
+        return [_letter(row[:-1]) | {"bytes": row[-1]} for row in connection.execute(query, (target, limit))][::-1]
 
 
-def letter(connection: sqlite3.Connection, seq: int) -> tuple[dict[str, Any], Message, bytes] | None:
-    """One whole: for people, for the queue, and its body."""
-    row = connection.execute(f"SELECT {_LETTER}, body, length(body) FROM letters WHERE seq = ?", (seq,)).fetchone()
+def letter(connection: sqlite3.Connection, seq: int) -> tuple[dict[str, Any], Message | None, bytes] | None:
+    """One whole: for people, for the queue (None: it is damaged), and its body."""
+    cursor = connection.cursor()
+    cursor.row_factory = sqlite3.Row
+    with salvage.any_text(connection):
+        row = cursor.execute(f"SELECT {_LETTER}, body, crc FROM letters WHERE seq = ?", (seq,)).fetchone()
     if row is None:
         return None
-    fixed, content = row[:10], bytes(row[-2])
-    return _letter(row[:-2]) | {"bytes": len(content)}, _message((*fixed, len(content), 0, 0, 0)), content
+    content = _bytes(row["body"])
+    message = _message((*tuple(row)[:10], len(content), 0, 0, 0)) if _intact(row) else None
+    return _letter(tuple(row)[:15]) | {"bytes": len(content)}, message, content
 
 
 def _letter(row: Sequence[Any]) -> dict[str, Any]:
     seq, target, key, sender, id, kind, name, at, max_attempts, origin, attempts, died, reason, error, traceback = row
     return {
-        "seq": seq, "target": target, "kind": Kind(kind).name.lower(), "name": name, "sender": sender, "id": id, "key": key,
-        "attempts": attempts, "max_attempts": max_attempts, "reason": reason, "error": error, "traceback": traceback,
-        "sent_at": at, "died_at": died, "replay_of": origin or None,
+        "seq": seq, "target": target, "kind": "event" if kind == Kind.EVENT else "cast", "name": name, "sender": sender,
+        "id": id, "key": key, "attempts": attempts, "max_attempts": max_attempts, "reason": reason, "error": error,
+        "traceback": traceback, "sent_at": at, "died_at": died, "replay_of": origin or None,
     }  # fmt: skip

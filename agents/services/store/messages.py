@@ -192,6 +192,7 @@ class Recovered:
     """What the journal held when the store was started."""
 
     messages: Sequence[Message] = ()  # in the order of seq
+    corrupt: Sequence[Message] = ()  # what was damaged there, and is a letter now
     letters: Sequence[int] = ()
     subscriptions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     receipts: Sequence[Receipt] = ()

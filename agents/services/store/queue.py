@@ -65,6 +65,8 @@ class Queue(Intake):
         self._count = 0
         self._minute_ends = now + MINUTE
         self._recover(recovered.messages)
+        for message in recovered.corrupt:
+            self._tell_dead(message, Failure("corrupt"))
 
     def _recover(self, messages: Sequence[Message]) -> None:
         """What was with an incarnation counts as being with it until its name is heard of."""
@@ -260,15 +262,18 @@ class Queue(Intake):
         self.letters[message.seq] = None
         if message.seq in self.messages:
             touched[message.target] = self._end(message, now)
-        told = {"letter": message.seq, "target": message.target, "method": message.name, "sender": message.sender}
-        told |= {"attempts": message.attempts, "reason": failure.reason, "error": failure.error[:_SHOWN]}
-        self.effects.append(Tell("letter.dead", told))
+        self._tell_dead(message, failure)
         while len(self.letters) > self.bounds.letters:
             oldest = next(iter(self.letters))
             del self.letters[oldest]
             self._house.opened.append(oldest)
             why = f"more than {self.bounds.letters} letters"
             self.effects.append(Tell("letter.dropped", {"letter": oldest, "why": why}))
+
+    def _tell_dead(self, message: Message, failure: Failure) -> None:
+        told = {"letter": message.seq, "target": message.target, "method": message.name, "sender": message.sender}
+        told |= {"attempts": message.attempts, "reason": failure.reason, "error": failure.error[:_SHOWN]}
+        self.effects.append(Tell("letter.dead", told))
 
     def _answer(self, unit: Unit, more: Any) -> None:
         outcomes = [_outcome(each) for each in unit.outcomes]

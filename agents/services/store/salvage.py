@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 
 from otpd.agents.services.store.schema import Table
 
@@ -25,17 +27,22 @@ def copy(old: sqlite3.Connection, new: sqlite3.Connection, table: Table) -> int:
 def readable(connection: sqlite3.Connection, query: str) -> list[sqlite3.Row]:
     """The rows up to the first that can't be read."""
     found: list[sqlite3.Row] = []
-    connection.text_factory = _any_text
-    try:
-        cursor = connection.cursor()
-        cursor.row_factory = sqlite3.Row
+    cursor = connection.cursor()
+    cursor.row_factory = sqlite3.Row
+    with any_text(connection), contextlib.suppress(sqlite3.Error):
         for row in cursor.execute(query):
             found.append(row)
-    except sqlite3.Error:
-        pass
-    finally:
-        connection.text_factory = str
     return found
+
+
+@contextlib.contextmanager
+def any_text(connection: sqlite3.Connection) -> Iterator[None]:
+    """Meanwhile what is no UTF-8 is read, too: with escapes."""
+    before, connection.text_factory = connection.text_factory, _any_text
+    try:
+        yield
+    finally:
+        connection.text_factory = before
 
 
 def _any_text(data: bytes) -> str:
