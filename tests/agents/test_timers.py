@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from otpd.agents import Agent, BadArguments, NoMethod, Reject, call, cron, every, testing, testing_scheduler
+from otpd.agents import Agent, BadArguments, CallTimeout, NoMethod, Reject, call, cron, every, testing, testing_scheduler
+from otpd.agents.services.scheduler import service
 from tests.agents.scenes import scene
 
 
@@ -329,3 +331,35 @@ async def test_cancel_that_is_said_again_has_the_answer_of_the_first_when_that_i
         await asyncio.sleep(1)
         disk.end()
         assert await another is False, "another question"
+
+
+@pytest.mark.parametrize("what", ["root", "broker"])
+def test_what_has_become_of_a_name_is_asked_until_somebody_says_it(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Root, or the broker, does not say it the first time: the name's schedules go all the same when it is known."""
+    asked: list[str] = []
+
+    def node_stops() -> bool:
+        asked.append("root")
+        return asked == ["broker", "root"] and what == "root"
+
+    async def whereis(_name: str) -> None:
+        asked.append("broker")
+        if asked == ["broker"] and what == "broker":
+            raise CallTimeout("it stands still")
+
+    async def play() -> None:
+        async with testing.run(Ticker) as ticker:
+            await ticker.call("later", who="ann")
+            host = ticker._scheduler._host
+            assert host is not None
+            scheduler: Any = host.agent
+            monkeypatch.setattr(service, "_node_stops", node_stops)
+            monkeypatch.setattr(scheduler, "whereis", whereis)
+            scheduler._look("ticker")
+            deadline = time.monotonic() + 30
+            while "ticker" in scheduler._table.machine.owners:
+                assert time.monotonic() < deadline, asked
+                await asyncio.sleep(1)
+
+    asyncio.run(play())
+    assert asked == {"root": ["broker", "root"] * 2, "broker": ["broker", "broker", "root"]}[what]

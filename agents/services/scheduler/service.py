@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from otpd.agents import Agent, Event, OtpdError, Reject, Reply, call, on, run
+from otpd.agents import Agent, Event, NodeNotRunning, OtpdError, Reject, Reply, Stale, call, on, run
 from otpd.agents.schedules import LATEST, Once, Rules
 from otpd.agents.services.notes import note
 from otpd.agents.services.scheduler.alarm import WallAlarm
@@ -31,6 +31,8 @@ from otpd.ipc.happenings import Lost, Welcomed
 
 #: Seconds between two words about the same schedule: 2,000 runs a second are told as so many counts.
 _TELL: Final = 1.0
+#: Seconds until it is asked again what has become of a name, if nobody could say.
+_AGAIN: Final = 5.0
 #: What goes into root's event log, beside the counts that are published.
 _NOTED: Final = ("skipped", "overrun", "lost", "gone", "unkept")
 _PAGE: Final = 1000
@@ -50,6 +52,8 @@ class Scheduler(Agent):
         self._telling: asyncio.TimerHandle | None = None
         self._stopping: asyncio.Future[bool] | None = None
         self._looking: set[asyncio.Task[None]] = set()
+        self._undecided: set[str] = set()
+        self._asking: asyncio.TimerHandle | None = None
         self._keeping: dict[Job, list[Reply]] = {}  # who waits until a timer is on disk
         self._dropped: dict[tuple[str, str], bool] = {}
         if isinstance(keeper, Disk):
@@ -98,6 +102,8 @@ class Scheduler(Agent):
         return WallAlarm(asyncio.get_running_loop(), ring)
 
     async def terminate(self, reason: str) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
         self._table.close()
 
     # --- agents ---
@@ -256,12 +262,27 @@ class Scheduler(Agent):
     async def _ask(self, name: str) -> None:
         try:
             found = await self.whereis(name)
+        except (Stale, NodeNotRunning):
+            return
         except OtpdError:
-            return  # the next broker is asked again
+            self._ask_later(name)
+            return
         state, generation = (found.state, found.generation) if found is not None else (None, 0)
         if state in ("stopped", None) and await self._node_is_stopping():
-            return
-        self._presence(name, state, generation)
+            self._ask_later(name)
+        else:
+            self._presence(name, state, generation)
+
+    def _ask_later(self, name: str) -> None:
+        self._undecided.add(name)
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().call_later(_AGAIN, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._asking = None
+        names, self._undecided = self._undecided, set()
+        for name in names & self._table.machine.owners.keys():
+            self._look(name)
 
     async def _node_is_stopping(self) -> bool:
         """Asked of root once for all names that stop together."""
@@ -272,8 +293,8 @@ class Scheduler(Agent):
         return await asyncio.shield(self._stopping)
 
     def _forget_answer(self) -> None:
-        if self._stopping is not None and not self._stopping.result():
-            self._stopping = None
+        """A root that was too busy to say may say it the next time."""
+        self._stopping = None
 
     # --- what it tells ---
 
@@ -305,7 +326,7 @@ def _node_stops() -> bool:
         with Control.open(os.environ["OTPD_CONTROL"], 5.0) as control:
             return control.ask("node").get("state") in ("stopping", "ending")
     except (KeyError, ControlError, OSError):
-        return True  # root is on its way out: nothing is decided
+        return True  # it is on its way out, or busy: nothing is decided
 
 
 if __name__ == "__main__":
