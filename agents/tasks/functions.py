@@ -1,7 +1,8 @@
 """What a task runs, by name: "module:function", a function of a module, or one of the script that asks.
 
 `Named` is what crosses. The worker imports it from where the owner has it, and anew when its file has changed, so that a
-pool that lives for weeks runs today's code.
+pool that lives for weeks runs today's code. Modules in the directory of an owner are there for its tasks alone: another's of
+the same name are its own.
 
 >>> import math
 >>> named(math.sqrt)
@@ -12,6 +13,7 @@ Named(module='math', name='sqrt', file=None, home=None)
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -103,18 +105,56 @@ def found(what: Named) -> Any:
 
 @dataclass(slots=True)
 class Library:
-    """What a worker has imported, with the time of its file."""
+    """What a worker has imported, each with its file and the time of that. `_away`: modules of owners who wait."""
 
-    _functions: dict[Named, tuple[Any, int]] = field(default_factory=dict)
+    _functions: dict[Named, tuple[Any, str | None, int]] = field(default_factory=dict)
+    _home: str | None = None
+    _away: dict[str, dict[str, ModuleType]] = field(default_factory=dict)
 
     def find(self, what: Named) -> Any:
+        self._enter(what.home)
         known = self._functions.get(what)
-        changed = _changed(what.file)
-        if known is not None and known[1] == changed:
+        if known is not None and known[2] == _changed(known[1]):
             return known[0]
-        function = _import(what, anew=known is not None)
-        self._functions[what] = function, changed
+        before = what.file or _in_home(what)
+        changed = _changed(before)
+        function, file = _import(what, before, anew=known is not None)
+        self._functions[what] = function, file, changed if file == before else _changed(file)
         return function
+
+    def _enter(self, home: str | None) -> None:
+        """Imports look there first, and not in the directory of the last owner any more."""
+        if home is None or home == self._home:
+            return
+        if self._home is not None:
+            self._away[self._home] = _taken_out(self._home)
+            with contextlib.suppress(ValueError):  # a task did it
+                sys.path.remove(self._home)
+        self._home = None
+        if home not in sys.path:
+            self._home = home
+            sys.path.insert(0, home)
+            sys.modules.update(self._away.pop(home, {}))
+
+
+def _taken_out(home: str) -> dict[str, ModuleType]:
+    """The modules that lie in this directory."""
+    tops = {name for name, module in [*sys.modules.items()] if name != "__main__" and _lies_in(module, home)}
+    return {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in tops}
+
+
+def _lies_in(module: ModuleType, home: str) -> bool:
+    own = getattr(module, "__dict__", {})
+    places = own.get("__path__") or [own.get("__file__")]
+    return "." not in own.get("__name__", "") and any(os.path.dirname(each) == home for each in places if each)
+
+
+def _in_home(what: Named) -> str | None:
+    """The file of the module in the directory of its owner."""
+    if what.home is None:
+        return None
+    path = os.path.join(what.home, *what.module.split("."))
+    return next((file for file in (os.path.join(path, "__init__.py"), f"{path}.py") if os.path.isfile(file)), None)
 
 
 def _changed(file: str | None) -> int:
@@ -124,23 +164,23 @@ def _changed(file: str | None) -> int:
         return 0
 
 
-def _import(what: Named, anew: bool) -> Any:
-    if what.home is not None and what.home not in sys.path:
-        sys.path.insert(0, what.home)
+def _import(what: Named, file: str | None, anew: bool) -> tuple[Any, str | None]:
+    """The function and the file that it is from; `file`: where its owner has it, if that is known."""
     importlib.invalidate_caches()
-    module = _script(what.file) if what.module == "__main__" and what.file else _module(what, anew)
+    module = _script(what.file) if what.module == "__main__" and what.file else _module(what, file, anew)
+    found = getattr(module, "__file__", None)
     value = _at(module, what.name)
     if value is None:
-        raise AttributeError(f"{what.module} has no {what.name} ({getattr(module, '__file__', 'no file')})")
-    return value
+        raise AttributeError(f"{what.module} has no {what.name} ({found or 'no file'})")
+    return value, found
 
 
-def _module(what: Named, anew: bool) -> ModuleType:
+def _module(what: Named, file: str | None, anew: bool) -> ModuleType:
     loaded = sys.modules.get(what.module)
-    other = loaded is not None and what.file is not None and getattr(loaded, "__file__", None) != what.file
+    other = loaded is not None and file is not None and getattr(loaded, "__file__", None) != file
     if anew or other:
         sys.modules.pop(what.module, None)
-    if other and what.home is not None:  # of another owner, who has a module of this name, too
+    if other and what.home is not None:  # the node has a module of this name, too
         sys.path.remove(what.home)
         sys.path.insert(0, what.home)
         for name in [each for each in sys.modules if each.startswith(f"{what.module.partition('.')[0]}.")]:

@@ -66,6 +66,50 @@ def test_two_owners_may_have_modules_of_the_same_name(tmp_path: Path, clean: Non
     assert found == ["one", "two", "one"]
 
 
+def make(file: Path, text: str) -> str:
+    """Its directory."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return str(file.parent)
+
+
+def test_a_text_means_the_module_of_the_one_who_asks(tmp_path: Path, clean: None) -> None:
+    library, found = Library(), []
+    for home in ("one", "two", "one"):
+        make(tmp_path / home / "gamma_task.py", f"def answer(): return {home!r}")
+        found.append(library.find(Named("gamma_task", "answer", None, str(tmp_path / home)))())
+    assert found == ["one", "two", "one"]
+    with pytest.raises(ImportError, match="gamma_task"):
+        library.find(Named("gamma_task", "answer", None, str(tmp_path)))
+
+
+def test_a_module_of_the_owner_goes_before_one_of_the_node(tmp_path: Path, clean: None) -> None:
+    library, found = Library(), []
+    sys.path.insert(0, make(tmp_path / "node" / "delta_task.py", "def answer(): return 'node'"))
+    for home in ("node", "own", "node"):
+        directory = make(tmp_path / home / "delta_task.py", f"def answer(): return {home!r}")
+        found.append(library.find(Named("delta_task", "answer", None, directory))())
+    assert found == ["node", "own", "node"]
+
+
+def test_what_the_function_imports_is_of_its_owner_too(tmp_path: Path, clean: None) -> None:
+    library, found = Library(), []
+    for home in ("one", "two", "one"):
+        make(tmp_path / home / "zeta_helper.py", f"NAME = {home!r}")
+        directory = make(tmp_path / home / f"zeta_{home}.py", "def answer():\n import zeta_helper\n return zeta_helper.NAME")
+        found.append(library.find(Named(f"zeta_{home}", "answer", None, directory))())
+    assert found == ["one", "two", "one"]
+
+
+def test_a_text_is_imported_anew_when_its_file_has_changed(tmp_path: Path, clean: None) -> None:
+    file, library = tmp_path / "own" / "eta_task.py", Library()
+    what = Named("eta_task", "answer", None, make(file, ""))
+    write(file, "old", 10**18)
+    assert library.find(what)() == "old"
+    write(file, "new", 2 * 10**18)
+    assert library.find(what)() == "new"
+
+
 def test_a_script_is_a_module_of_its_own_and_does_not_run(tmp_path: Path, clean: None) -> None:
     script = tmp_path / "agent.py"
     script.write_text("def f():\n    return __name__\nif __name__ == '__main__':\n    raise RuntimeError\n")
