@@ -179,13 +179,19 @@ def test_what_a_dead_incarnation_had_not_handled_is_lost_and_comes_to_nobody_aga
     assert shared.node.printed("victim").count("terminate") == terminated
 
 
+def kill_behind_the_gate(it: Fleet, name: str) -> None:
+    """Its next incarnation waits for the gate. Until the broker knows of the death it sends to the dead."""
+    it.node.write("closed", "")
+    it.call("a", "do", verb="monitor", args=[name])
+    it.kill(name)
+    eventually(lambda: ["down", name, 1, "killed"] in it.heard("a"))
+
+
 def test_messages_to_a_name_that_restarts_wait_for_its_next_incarnation() -> None:
     """C3, C6, DESIGN 9.3: buffered, delivered after init() and in order; calls too."""
     slow = 'args = { gate = "closed" }\nstart_timeout = "60s"\nbackoff = { initial = "10ms" }'
     with fleet(actors("a", "slow", slow=slow)) as it:
-        it.node.write("closed", "")
-        it.kill("slow")
-        eventually(lambda: it.node.worker("slow")["state"] != "running")
+        kill_behind_the_gate(it, "slow")
         it.call("a", "tell", to="slow", count=50)
         (it.node.home / "closed").unlink()
         assert it.call("a", "ask", to="slow", method="add", args={"a": 1}) == 2
@@ -196,9 +202,7 @@ def test_messages_to_a_name_that_restarts_wait_for_its_next_incarnation() -> Non
 def test_the_restart_buffer_is_bounded_and_says_so() -> None:
     """DESIGN 9.3: 100 messages, then reject."""
     with fleet(actors("a", "slow", slow='args = { gate = "closed" }\nstart_timeout = "60s"')) as it:
-        it.node.write("closed", "")
-        it.kill("slow")
-        eventually(lambda: it.node.worker("slow")["state"] != "running")
+        kill_behind_the_gate(it, "slow")
         it.call("a", "tell", to="slow", count=100, confirm=True)
         with pytest.raises(Overloaded) as caught:
             it.client.cast("slow", "note", confirm=True, what="too much")
