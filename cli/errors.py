@@ -76,17 +76,19 @@ def _one(store: Database, which: str) -> Any:
 
 @contextlib.contextmanager
 def _store(context: Context) -> Iterator[Database]:
+    import sqlite3
+
     from otpd.agents.services.errors.database import FILE, Unusable
     from otpd.agents.services.errors.view import look
 
     state_dir = context.paths().state_dir
     try:
-        store = look(str(state_dir))
-    except Unusable as error:
+        with contextlib.closing(look(str(state_dir))) as store:
+            yield store
+    except (Unusable, sqlite3.Error) as error:
+        why = str(error) if isinstance(error, Unusable) else f"it can't be read: {error}"
         hint = f"a service that starts sets it aside: otpd restart errors; or by hand: mv {state_dir / FILE} /tmp"
-        raise Failure(Exit.FAILED, f"{state_dir / FILE}: {error}", hint) from error
-    with contextlib.closing(store):
-        yield store
+        raise Failure(Exit.FAILED, f"{state_dir / FILE}: {why}", hint) from error
 
 
 def history(context: Context, name: str) -> list[dict[str, Any]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from otpd.cli import errors_view
+from otpd.agents.services.errors.database import FILE, Database
+from otpd.cli import errors, errors_view
 from otpd.cli.output import plain
 from tests.cli.fake import AT, FakeNode
 
@@ -94,3 +97,17 @@ def test_a_file_that_cannot_be_read_is_named_with_what_to_do(node: FakeNode) -> 
     done = node.otpd("errors", code=1)
     assert "errors.db: it can't be read" in done.stderr
     assert "otpd restart errors" in done.stderr
+
+
+def test_a_file_of_which_a_part_is_gone_is_named_and_keeps_no_other_command_from_its_work(node: FakeNode) -> None:
+    state = node.home / ".otpd"
+    state.mkdir()
+    Database.open(str(state / FILE)).close()
+    with sqlite3.connect(state / FILE) as db:
+        db.execute("DROP TABLE groups")
+    db.close()
+    done = node.otpd("errors", code=1)
+    assert "errors.db: it can't be read: no such table: groups" in done.stderr
+    assert "otpd restart errors" in done.stderr
+    context: Any = SimpleNamespace(paths=lambda: SimpleNamespace(state_dir=state))
+    assert errors.history(context, "calc") == [], "for otpd why"

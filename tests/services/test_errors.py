@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, set_aside
+from otpd.agents import testing
+from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, passes, set_aside
 from otpd.agents.services.errors.fingerprint import fingerprint, raised
 from otpd.agents.services.errors.records import KINDS, Lines, Machine, Record
+from otpd.agents.services.errors.service import Errors
 from otpd.agents.services.errors.view import absorb, look
 from otpd.agents.services.journal import Cursor, Event, Reader, unread
+from tests.agents.scenes import scene
 
 TRACE = """Traceback (most recent call last):
   File "/srv/feed.py", line 12, in poll
@@ -258,6 +262,79 @@ def test_a_damaged_file_and_one_of_the_future_are_named_and_set_aside(tmp_path: 
         with pytest.raises(Unusable, match="newer otpd"):
             way(str(path))
     assert set_aside(str(path)) == tmp_path / f"{FILE}.unusable-2"
+
+
+def damaged(path: Path, change: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    db.close()
+
+
+@pytest.mark.parametrize("way", [Database.open, Database.look])
+def test_a_damaged_text_is_shown_as_it_is_and_hides_nothing(
+    database: Database, tmp_path: Path, way: Callable[[str], Database]
+) -> None:
+    log = Log()
+    take(database, [log.death("error(a)"), log.death("error(b)"), log.event("child.last_lines", lines=["bye"])])
+    damaged(tmp_path / FILE, "UPDATE groups SET summary = CAST(x'e572726f72' AS TEXT) WHERE summary = 'error(a)'")
+    damaged(tmp_path / FILE, "UPDATE records SET detail = CAST(x'fb' AS TEXT), lines = '[1' WHERE summary = 'error(a)'")
+    with closing(way(str(tmp_path / FILE))) as store:
+        assert [row["summary"] for row in store.groups()] == ["error(b)", "\\xe5rror"]
+        assert [(row["summary"], row["lines"], "reason" in row["detail"]) for row in store.records()] == [
+            ("error(b)", ["bye"], True), ("error(a)", [], False),
+        ]  # fmt: skip
+
+
+def test_last_lines_of_a_death_whose_record_is_damaged_are_kept_with_it(database: Database, tmp_path: Path) -> None:
+    log = Log()
+    take(database, [log.death("error(a)")])
+    damaged(tmp_path / FILE, "UPDATE records SET detail = '{'")
+    take(database, [log.event("child.last_lines", lines=["bye"])])
+    assert [row["lines"] for row in database.records()] == [["bye"]]
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM progress", "UPDATE progress SET seq = 'x'"])
+def test_a_file_that_does_not_say_how_far_the_journal_was_read_is_damaged(
+    database: Database, tmp_path: Path, change: str
+) -> None:
+    damaged(tmp_path / FILE, change)
+    with pytest.raises(Unusable, match="how far the journal was read"):
+        look(str(tmp_path))
+
+
+def test_only_what_may_go_well_another_time_passes() -> None:
+    def passing(code: int | None) -> bool:
+        error = sqlite3.OperationalError("it did not work")
+        if code is not None:
+            error.sqlite_errorcode = code
+        return passes(error)
+
+    passing_codes = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR_FSYNC)
+    assert [passing(code) for code in passing_codes] == [True] * 4
+    assert [passing(code) for code in (None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT)] == [False] * 3
+
+
+@scene
+async def test_the_service_sets_a_file_aside_of_which_a_part_is_gone(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = asyncio.Event()
+
+    async def follow(_self: Errors, _database: Database) -> None:
+        following.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Errors, "_follow", follow)
+    take(database, [Log().death("error(a)")])
+    database.close()
+    damaged(tmp_path / FILE, "DROP TABLE records")
+    async with testing.run(Errors, state_dir=str(tmp_path)) as errors:
+        await asyncio.wait_for(following.wait(), 60)
+        assert await errors.call("groups") == []
+        assert (await errors.call("status"))["stalled"] is None
+        ((kind, _, data),) = errors.notes
+    assert (kind, data["why"]) == ("quarantined", "no such table: records")
+    assert (tmp_path / f"{FILE}.unusable-1").exists()
 
 
 def test_the_file_is_for_its_owner_alone(database: Database, tmp_path: Path) -> None:

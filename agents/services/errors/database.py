@@ -38,6 +38,14 @@ CREATE INDEX records_of_group ON records (fingerprint, id);
 CREATE INDEX records_of_name ON records (name, life, generation);
 PRAGMA user_version = 1;
 """
+#: What passes, and says nothing against the file: primary result codes.
+_PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)  # fmt: skip
 _ROW: Final = "id, fingerprint, kind, at, name, path, generation, life, summary, weight, detail, lines"
 
 
@@ -56,15 +64,17 @@ class Limits:
 
 
 class Database:
-    """One connection; only one process writes. Every sqlite3.Error of a write means: nothing of it has happened."""
+    """One connection; only one process writes. Every sqlite3.Error of a write means: nothing of it has happened. A text that
+    is damaged is read with escapes: it must not hide the others."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         connection.row_factory = sqlite3.Row
+        connection.text_factory = _any_text
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """For the service. Unusable: not as it is, and why; sqlite3.OperationalError: not now (full, read-only)."""
+        """For the service. Unusable: not as it is, and why; sqlite3.Error that `passes`: not now."""
         with _closed_unless_good(_connected(path)) as db:
             try:
                 if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
@@ -72,9 +82,9 @@ class Database:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
                 return cls._of_version(db)
-            except sqlite3.OperationalError:
-                raise
             except sqlite3.DatabaseError as error:
+                if passes(error):
+                    raise
                 raise Unusable(f"it is damaged: {error}") from error
 
     @classmethod
@@ -112,8 +122,11 @@ class Database:
     # --- writing ---
 
     def progress(self) -> tuple[Cursor, int]:
-        """How far the journal has been read, and the state of `records.Machine` there."""
-        life, seq, alive = self._db.execute("SELECT life, seq, alive FROM progress").fetchone()
+        """How far the journal has been read, and the state of `records.Machine` there. Unusable when it does not say."""
+        row = self._db.execute("SELECT life, seq, alive FROM progress").fetchone()
+        if row is None or not all(isinstance(each, int) for each in row):
+            raise Unusable("it is damaged: it does not say how far the journal was read")
+        life, seq, alive = row
         return Cursor(life, seq), alive
 
     def apply(self, items: Iterable[Record | Lines], cursor: Cursor, alive: int) -> None:
@@ -183,7 +196,7 @@ class Database:
         if row is None:
             return
         self._db.execute("UPDATE records SET lines = ? WHERE id = ?", (json.dumps(found.lines), row["id"]))
-        better = regrouped(row["kind"], row["name"], json.loads(row["detail"]), found.lines)
+        better = regrouped(row["kind"], row["name"], _parsed(row["detail"], {}), found.lines)
         if better is not None:
             self._move(row, *better)
 
@@ -240,6 +253,12 @@ class Database:
         return None if row is None else dict(row)
 
 
+def passes(error: sqlite3.Error) -> bool:
+    """Whether it may go well another time: a disk that is full, a file that is locked. Without a code it is about what was
+    read."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF in _PASSING
+
+
 @contextlib.contextmanager
 def _closed_unless_good(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     try:
@@ -283,7 +302,20 @@ def _chosen(names: Sequence[str], kinds: Sequence[str]) -> tuple[str, list[str]]
 
 def _whole(row: sqlite3.Row) -> dict[str, Any]:
     found = dict(row)
-    detail, lines = json.loads(found.pop("detail")), json.loads(found.pop("lines") or "[]")
+    detail, lines = _parsed(found.pop("detail"), {}), list(map(str, _parsed(found.pop("lines"), [])))
     if "exception" not in detail:
         detail |= exception("\n".join(lines))  # of a program, which could only print it
     return {**found, "detail": detail, "lines": lines}
+
+
+def _parsed(text: Any, empty: Any) -> Any:
+    """`empty` for what is missing or damaged: rows have no checksum, and one of them must not hide the others."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        return empty
+    return found if isinstance(found, type(empty)) else empty
+
+
+def _any_text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")

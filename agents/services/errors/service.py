@@ -14,7 +14,7 @@ from contextlib import aclosing, closing
 from typing import Any, Final
 
 from otpd.agents import Agent, call, run
-from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, set_aside
+from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, passes, set_aside
 from otpd.agents.services.errors.records import Machine
 from otpd.agents.services.errors.view import absorb
 from otpd.agents.services.feed import Feed
@@ -64,10 +64,11 @@ class Errors(Agent):
         while True:
             try:
                 await self._keep()
-            except sqlite3.OperationalError as error:
-                self._stall(str(error))
             except (sqlite3.DatabaseError, Unusable) as error:
-                self._set_aside(str(error))
+                if isinstance(error, sqlite3.Error) and passes(error):
+                    self._stall(str(error))
+                else:
+                    self._set_aside(str(error))
             await asyncio.sleep(_AGAIN)
 
     async def _keep(self) -> None:
@@ -104,7 +105,11 @@ class Errors(Agent):
 
     def _set_aside(self, why: str) -> None:
         """The journal still has the latest events; what was in the file is kept beside it."""
-        aside = set_aside(self._path)
+        try:
+            aside = set_aside(self._path)
+        except OSError as error:
+            self._stall(f"{why}; it can't be set aside: {error}")
+            return
         self.log.error("%s: %s; it is now %s, and begun anew", self._path, why, aside)
         note(self, "quarantined", self.name, file=self._path, why=why, moved_to=str(aside))
 

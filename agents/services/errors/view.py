@@ -17,7 +17,7 @@ _BATCH: Final = 1000
 
 
 def look(state_dir: str) -> Database:
-    """All that is known now. database.Unusable when the file can't be read."""
+    """All that is known now. database.Unusable or sqlite3.Error when the file can't be read."""
     database = Database.look(os.path.join(state_dir, FILE))
     cursor, alive = database.progress()
     reader, machine = Reader(cursor), Machine(alive)
