@@ -14,6 +14,9 @@ it acts any more when its owner hears of it.
 | withdrawn     | CANCELLED | CANCELLED | its worker is ended; CANCELLED when that is gone |
 | worker gone   | -         | -         | what was to become of it, else KILLED            |
 
+Workers that end while they start are started again after a pause that grows. Those of one round of starts count once,
+however many they are; when no worker is left that could take what waits, and round after round has failed, it is told so.
+
 A task is parked when the queue is full and its owner wants to wait: it keeps the task and is told when there is room. To one
 Grant there is one `submit`. An owner that stands still loses the room after a while, and is not asked again before it has
 answered: then its task is accepted if there is room still, else parked anew.
@@ -31,8 +34,10 @@ from otpd.agents.tasks.counters import Counters
 
 #: Seconds in which an owner must use the room that it was granted, before it is another's turn.
 GRANT: Final = 1.0
-#: Workers that end while they start, one after another, until what waits is told that there will be none.
+#: Rounds of starts without a worker that has come of it, until what waits is told that there will be none.
 MAX_FAILURES: Final = 3
+#: Seconds without a start after the first such round; they double with each, up to the second.
+PAUSE, _MAX_PAUSE = 0.1, 5.0
 NEVER: Final = float("inf")
 
 
@@ -54,6 +59,8 @@ class State(enum.Enum):
     BUSY = enum.auto()
     LEAVING = enum.auto()
 
+
+_TAKES: Final = (State.IDLE, State.BUSY)  # takes a task, now or after its own
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -131,6 +138,7 @@ class _Task:
 
 @dataclass(slots=True)
 class _Worker:
+    round: int = 0  # how many rounds of starts had failed when it was started
     state: State = State.STARTING
     task: int | None = None
     served: int = 0
@@ -151,7 +159,8 @@ class Pool:
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _queued: int = 0
     _uses: int = 0
-    _failures: int = 0
+    _failures: int = 0  # rounds of starts, one after another
+    _pause: float = NEVER  # until then no worker is started; NEVER: there is no pause
 
     # --- questions ---
 
@@ -188,7 +197,7 @@ class Pool:
     def due(self) -> float:
         """When `tick` must be called next; inf: not by itself."""
         times = [row.until for row in self._workers.values()]
-        return min([*times, *(until for _owner, until in self._granted.values())], default=NEVER)
+        return min([self._pause, *times, *(until for _owner, until in self._granted.values())])
 
     # --- tasks ---
 
@@ -251,7 +260,7 @@ class Pool:
 
     def ready(self, worker: int, now: float) -> list[Effect]:
         row = self._workers[worker]
-        self._failures = 0
+        self._failures, self._pause = 0, NEVER
         if row.state is State.STARTING:
             self._rest(row, now)
         return [*self._assign(now)]
@@ -290,23 +299,27 @@ class Pool:
             self.counters.run.add(now - mine.since)
             effects.append(self._settle(row.task, mine.fate or End.KILLED, why))
         if row.state is State.STARTING:
-            effects += self._failed_to_start(why)
+            effects += self._failed_to_start(row, now, why)
         return [*effects, *self._assign(now)]
 
-    def _failed_to_start(self, why: str) -> Iterator[Effect]:
+    def _failed_to_start(self, row: _Worker, now: float, why: str) -> Iterator[Effect]:
+        if row.round != self._failures:
+            return  # another one of its round has been counted, or a worker has come since
         self._failures += 1
-        if self._failures < MAX_FAILURES or any(row.state is not State.LEAVING for row in self._workers.values()):
-            return
-        self._failures = 0
-        for task in [task for queue in self._queues.values() for task in queue]:
-            self._unqueue(task, self._tasks[task])
-            yield self._settle(task, End.KILLED, why)
+        self._pause = now + min(PAUSE * 2 ** min(self._failures - 1, 10), _MAX_PAUSE)
+        if self._failures >= MAX_FAILURES and not any(each.state in _TAKES for each in self._workers.values()):
+            self._failures = 0
+            for task in [task for queue in self._queues.values() for task in queue]:
+                self._unqueue(task, self._tasks[task])
+                yield self._settle(task, End.KILLED, why)
 
     # --- time, and the operator ---
 
     def tick(self, now: float) -> list[Effect]:
         """What is due."""
         effects: list[Effect] = []
+        if self._pause <= now:
+            self._pause = NEVER
         for number, row in list(self._workers.items()):
             if row.until <= now:
                 mine = self._tasks.get(row.task) if row.task is not None else None
@@ -381,7 +394,7 @@ class Pool:
             yield from self._drain(idle)
         if self._parked:
             yield from self._grant(now)
-        if self._queued and len(self._workers) < self.options.size:
+        if self._queued and self._pause == NEVER and len(self._workers) < self.options.size:
             coming = sum(row.state is State.STARTING for row in self._workers.values())
             for _ in range(min(self._queued - coming, self.options.size - len(self._workers))):
                 yield self._start()
@@ -426,6 +439,6 @@ class Pool:
 
     def _start(self) -> Start:
         number = next(n for n in range(1, len(self._workers) + 2) if n not in self._workers)
-        self._workers[number] = _Worker()
+        self._workers[number] = _Worker(self._failures)
         self.counters.workers += 1
         return Start(number)

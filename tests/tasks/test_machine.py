@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from otpd.agents.tasks.machine import (
     GRANT,
     MAX_FAILURES,
+    PAUSE,
     Drained,
     Effect,
     End,
@@ -183,13 +184,39 @@ def test_a_worker_is_replaced_after_so_many_tasks_or_when_it_has_kept_too_much_m
         assert other.done(1, 0.0, memory=memory * MIB) == [Settled(task, End.DONE), *stop]
 
 
-def test_workers_that_can_not_start_are_tried_so_often_and_then_the_queue_is_told() -> None:
+def test_workers_that_can_not_start_are_tried_so_often_with_growing_pauses_and_then_the_queue_is_told() -> None:
     found = pool(size=1)
-    found.submit(1, 1, 0.0)
-    for _ in range(MAX_FAILURES - 1):
-        assert found.gone(1, 0.0, "no module numpy") == [Start(1)]
-    assert found.gone(1, 0.0, "no module numpy") == [Settled(1, End.KILLED, "no module numpy")]
-    assert found.submit(2, 1, 0.0) == [Start(1)], "the next task tries again"
+    assert found.submit(1, 1, 0.0) == [Start(1)]
+    assert (found.gone(1, 0.0, "no module numpy"), found.due()) == ([], PAUSE)
+    assert found.tick(PAUSE) == [Start(1)]
+    assert (found.gone(1, 1.0, "no module numpy"), found.due()) == ([], 1.0 + 2 * PAUSE)
+    assert found.tick(2.0) == [Start(1)]
+    assert found.gone(1, 2.0, "no module numpy") == [Settled(1, End.KILLED, "no module numpy")]
+    assert (found.submit(2, 1, 2.0), found.due()) == ([], 2.0 + 4 * PAUSE)
+    assert found.tick(3.0) == [Start(1)], "the next task tries again"
+
+
+def test_what_waits_is_told_also_when_several_workers_can_not_start_at_once() -> None:
+    found, now, starts = pool(size=2), 0.0, 2
+    assert [*found.submit(1, 1, now), *found.submit(2, 1, now)] == [Start(1), Start(2)]
+    told: list[Effect] = []
+    while not told and starts < 100:
+        told += [*found.gone(1, now, "no"), *found.gone(2, now, "no")]
+        now += 10.0
+        starts += len(found.tick(now))
+    assert (told, starts) == ([Settled(1, End.KILLED, "no"), Settled(2, End.KILLED, "no")], 2 * MAX_FAILURES)
+
+
+def test_a_worker_that_comes_ends_the_counting_of_those_that_did_not() -> None:
+    found = pool(size=3)
+    for task in (1, 2, 3):
+        found.submit(task, 1, 0.0)
+    found.gone(1, 0.0), found.gone(2, 0.0)
+    assert (found.ready(3, 0.0), found.due()) == ([Send(3, 1), Start(1), Start(2)], float("inf"))
+    for now in (1.0, 2.0, 3.0, 4.0):
+        assert (found.gone(1, now), found.gone(2, now)) == ([], []), "worker 3 will take them"
+        found.tick(now + 0.99)
+    assert found.done(3, 9.0)[:2] == [Settled(1, End.DONE), Send(3, 2)]
 
 
 def test_a_smaller_size_ends_idle_workers_now_and_busy_ones_after_their_task() -> None:
@@ -355,6 +382,9 @@ class Pools(RuleBasedStateMachine):
         for _ in range(20 * (self.count + 5)):
             if not self.owners and not self.pool.draining:
                 break
+            if self.pool._pause < float("inf"):
+                self.now = max(self.now, self.pool._pause)
+                self.see(self.pool.tick(self.now))
             for worker in sorted(self.starting):
                 self.starting.discard(worker)
                 self.see(self.pool.ready(worker, self.now))

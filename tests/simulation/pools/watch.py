@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from otpd.agents.tasks.machine import MAX_FAILURES, State
 from otpd.agents.tasks.values import Ok, Outcome
 from tests.simulation.kernel import Process
 from tests.simulation.observe import Violation
@@ -53,6 +54,14 @@ class Watch:
         for story in self._stories.values():
             if story.worker is worker:
                 story.worker, story.died_with = None, not worker.killed
+
+    def comes_to_nothing(self, pool: Pool) -> None:
+        """A worker can't be started. Somebody is told before that has happened all too often."""
+        machine = pool.dispatch.pool
+        hope = any(state in (State.IDLE, State.BUSY) for state in machine.workers.values())
+        pool.fruitless = 0 if hope or not machine.queued else pool.fruitless + 1
+        limit = self._world.size * (MAX_FAILURES + 1)  # the rest of the last round may come to nothing after it is told
+        _check(pool.fruitless <= limit, f"{pool.fruitless} starts for nothing, and nobody is told")
 
     def told(self, plan: Plan, outcome: Outcome, line: Line) -> None:
         story = self._stories[plan.number]

@@ -36,7 +36,7 @@ SPAN: Final = 20 * SECOND
 RECOVERY: Final = 900 * SECOND
 FAULTS: Final = (
     "worker", "pool", "owner", "stop worker", "stop owner", "stop pool", "worker and pool", "root", "drain", "resize",
-    "stop an owner that waits",
+    "stop an owner that waits", "no worker can start",
 )  # fmt: skip
 
 
@@ -64,6 +64,7 @@ class World:
         self.sometimes: Counter[str] = Counter()
         self.told = 0
         self.calm = False
+        self.barren_until = 0
         self.plans: dict[int, Plan] = {}
         self.watch = Watch(self)
         self.root = self.kernel.spawn(Cookie("root", 0), None)
@@ -135,6 +136,8 @@ class World:
         if "owner" in fault:
             waiting = self._owners_that_wait() if "waits" in fault else []
             self.chance.choice(waiting or self.owners).hit(signal.SIGSTOP if "stop" in fault else signal.SIGKILL)
+        if fault == "no worker can start":
+            self.barren_until = self.clock.now + self.chance.randrange(10 * SECOND)
         if fault == "root":
             for process in self.kernel.living():
                 if process is not self.root:
@@ -161,13 +164,17 @@ class Pool:
     def __init__(self, world: World, process: Process) -> None:
         self.world, self.process = world, process
         options = Options(size=world.size, queue=world.queue, max_tasks_per_worker=world.wear, idle=1.0)
-        self.dispatch = Dispatch(options, self, lambda: world.clock.now / SECOND, lambda *_: None)
+        self.dispatch = Dispatch(options, self, lambda: world.clock.now / SECOND, self._note)
+        self.fruitless = 0  # starts in a row of which nothing came, while tasks waited and nobody was told anything
         self.workers: dict[int, Worker] = {}
         self._timer: list[Any] | None = None
 
     def begin(self) -> None: ...
 
     def signalled(self, number: int) -> None: ...
+
+    def _note(self, *_: Any) -> None:
+        self.fruitless = 0
 
     # --- what the machine wants of its crew ---
 
@@ -218,7 +225,10 @@ class Worker:
         self.world.clock.after(self.world.chance.randrange(5 * MS, 50 * MS), self._born)
 
     def _born(self) -> None:
-        if self.killed or not self.pool.process.alive:
+        barren = self.world.clock.now < self.world.barren_until
+        if barren:
+            self.world.watch.comes_to_nothing(self.pool)
+        if barren or self.killed or not self.pool.process.alive:
             self._over()
             return
         process = self.process = self.world.kernel.spawn(Cookie("worker", self.world.inc()), self.world.root)
@@ -226,6 +236,7 @@ class Worker:
         self._say(self._ready)
 
     def _ready(self) -> None:
+        self.pool.fruitless = 0
         self.pool.dispatch.ready(self.number)
         self.pool.turned()
 
