@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from otpd.agents import testing
-from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, passes, set_aside
+from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, set_aside
 from otpd.agents.services.errors.fingerprint import fingerprint, raised
 from otpd.agents.services.errors.records import KINDS, Lines, Machine, Record
 from otpd.agents.services.errors.service import Errors
 from otpd.agents.services.errors.view import absorb, look
 from otpd.agents.services.journal import Cursor, Event, Reader, unread
+from otpd.agents.services.sqlite import passes
 from tests.agents.scenes import scene
 
 TRACE = """Traceback (most recent call last):

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from otpd.agents.services.errors.records import HARMLESS, Lines, Record, exception, regrouped
 from otpd.agents.services.journal import Cursor
+from otpd.agents.services.sqlite import any_text, passes
 
 FILE: Final = "errors.db"
 VERSION: Final = 1
@@ -38,14 +39,6 @@ CREATE INDEX records_of_group ON records (fingerprint, id);
 CREATE INDEX records_of_name ON records (name, life, generation);
 PRAGMA user_version = 1;
 """
-#: What passes, and says nothing against the file: primary result codes.
-_PASSING: Final = frozenset(
-    {
-        sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-    }
-)  # fmt: skip
 _ROW: Final = "id, fingerprint, kind, at, name, path, generation, life, summary, weight, detail, lines"
 
 
@@ -70,7 +63,7 @@ class Database:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         connection.row_factory = sqlite3.Row
-        connection.text_factory = _any_text
+        connection.text_factory = any_text
 
     @classmethod
     def open(cls, path: str) -> Self:
@@ -253,12 +246,6 @@ class Database:
         return None if row is None else dict(row)
 
 
-def passes(error: sqlite3.Error) -> bool:
-    """Whether it may go well another time: a disk that is full, a file that is locked. Without a code it is about what was
-    read."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF in _PASSING
-
-
 @contextlib.contextmanager
 def _closed_unless_good(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     try:
@@ -315,7 +302,3 @@ def _parsed(text: Any, empty: Any) -> Any:
     except (TypeError, ValueError):
         return empty
     return found if isinstance(found, type(empty)) else empty
-
-
-def _any_text(raw: bytes) -> str:
-    return raw.decode(errors="backslashreplace")

@@ -14,12 +14,13 @@ from contextlib import aclosing, closing
 from typing import Any, Final
 
 from otpd.agents import Agent, call, run
-from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, passes, set_aside
+from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, set_aside
 from otpd.agents.services.errors.records import Machine
 from otpd.agents.services.errors.view import absorb
 from otpd.agents.services.feed import Feed
 from otpd.agents.services.journal import Reader
 from otpd.agents.services.notes import note
+from otpd.agents.services.sqlite import passes
 
 #: Records between looks at what is too much.
 _PRUNE_EVERY: Final = 200

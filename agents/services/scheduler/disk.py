@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
 
 from otpd.agents.services.scheduler.effects import Record
+from otpd.agents.services.sqlite import any_text, passes
 
 #: Records by id; None: forget it.
 Changes: TypeAlias = dict[str, Record | None]
@@ -66,7 +67,7 @@ class Disk:
                 return connection
         except sqlite3.DatabaseError as error:
             found = str(error)
-            if isinstance(error, sqlite3.OperationalError) and "malformed" not in found:
+            if passes(error):
                 connection.close()
                 raise
         connection.close()
@@ -77,7 +78,7 @@ class Disk:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
-        connection.text_factory = _any_text
+        connection.text_factory = any_text
         os.chmod(self._path, 0o600)
         return connection
 
@@ -92,6 +93,7 @@ class Disk:
         if version == 0:
             connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
         connection.execute("SELECT count(*) FROM facts").fetchone()
+        connection.execute(f"SELECT {', '.join(_NAMES)}, crc FROM schedules LIMIT 1").fetchone()
         self._reboot(connection)
 
     def _reboot(self, connection: sqlite3.Connection) -> None:
@@ -198,8 +200,3 @@ def _row(record: Record, life: int) -> tuple[Any, ...]:
 
 def _crc(record: Record, life: int) -> int:
     return zlib.crc32(repr((*astuple(record), life)).encode(errors="backslashreplace"))
-
-
-def _any_text(raw: bytes) -> str:
-    """A damaged text is read all the same: its row's checksum tells."""
-    return raw.decode(errors="backslashreplace")

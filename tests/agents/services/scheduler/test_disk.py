@@ -118,6 +118,25 @@ def test_a_damaged_file_is_put_aside_whole(path: Path) -> None:
     assert "its schedules are lost" in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("DROP TABLE facts", "no such table: facts"),
+        ("DROP TABLE schedules", "no such table: schedules"),
+        ("ALTER TABLE schedules RENAME COLUMN due TO d5e", "no such column: due"),
+    ],
+)
+def test_a_file_of_which_a_part_is_gone_is_put_aside(path: Path, change: str, why: str) -> None:
+    put(path, TIMER)
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    db.close()
+    found, (problem,) = loaded(path)
+    assert (found, why in problem) == ([], True)
+    put(path, LINE)
+    assert loaded(path) == ([LINE], [])
+
+
 def test_the_file_of_a_later_otpd_is_left_alone(path: Path) -> None:
     put(path, TIMER)
     with sqlite3.connect(path) as db:
