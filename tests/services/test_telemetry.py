@@ -43,7 +43,7 @@ def value(table: Table, name: str, *labels: str) -> Any:
 # --- the reference ---
 
 #: Calls of these say the name of an event, or pass it on.
-_SAYS = ("event", "_event", "_on_event", "_on_helper", "_on_state", "_note", "note", "tell", "Tell", "send")
+_SAYS = ("event", "_event", "_on_event", "_on_helper", "_on_state", "_note", "note", "tell", "_tell", "Tell", "send")
 _NAME = re.compile(r"[a-z_]+(\.[a-z_]+)*")
 SCHEDULER = {f"scheduler.{word}" for word in ("skipped", "lost", "overrun", "ended", "gone")}
 #: Events whose name is not a constant where it is told: the file, words of the place in it, and what it may say.
