@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
+from otpd.agents.current import inherited_deadline
+from otpd.agents.errors import CallTimeout
 from otpd.agents.tasks.handle import Task
 from otpd.agents.tasks.values import Exit, Outcome
 
@@ -55,11 +57,14 @@ class Stream:
             await self._fill()
             if not self._out:
                 raise StopAsyncIteration
-            task, item = self._out.popleft() if self._manner.ordered else await self._first()
-            if task.outcome is None:
-                await task.poll(None)  # however long it takes
-            assert task.outcome is not None
-            return self._seen(task.outcome, item)
+            if not self._manner.ordered:
+                await self._first()
+            task, item = self._out[0]
+            outcome = await task.poll(None)  # however long it takes, within the deadline of the call that is served
+            if outcome is None:
+                raise self._too_late()
+            self._out.popleft()
+            return self._seen(outcome, item)
         except BaseException:
             self.close()
             raise
@@ -88,14 +93,28 @@ class Stream:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    async def _first(self) -> tuple[Task, Any]:
-        while not self._ended:
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
+    async def _first(self) -> None:
+        """Until one has ended; it is brought to the front."""
+        deadline = inherited_deadline()
+        try:
+            async with asyncio.timeout_at(deadline / 1e9 if deadline else None):
+                while not self._ended:
+                    self._wake = asyncio.get_running_loop().create_future()
+                    await self._wake
+        except TimeoutError:
+            raise self._too_late() from None
         task = self._ended.popleft()
         found = next(each for each in self._out if each[0] is task)
         self._out.remove(found)
-        return found
+        self._out.appendleft(found)
+
+    def _too_late(self) -> CallTimeout:
+        name = self._out[0][0].name
+        return CallTimeout(
+            f"stream of {name}: the call that is served has passed its deadline; its tasks are ended. Call with a longer "
+            "timeout, or answer first and work through the stream afterwards",
+            "maybe",
+        )
 
     def _seen(self, outcome: Outcome, item: Any) -> Outcome:
         if not isinstance(outcome, Exit):

@@ -290,6 +290,39 @@ async def test_the_deadline_of_the_call_that_is_served_ends_what_it_waits_for() 
         assert "it did not end within the deadline" in boss_ended
 
 
+@scene
+async def test_the_deadline_of_the_call_that_is_served_ends_a_stream_and_every_task_of_it() -> None:
+    for ordered in (True, False):
+
+        async def read(self: Boss, ordered: bool = ordered) -> Any:
+            stream = self.stream(nap_of, [90.0, 100.0], timeout=None, ordered=ordered, max_concurrency=2)
+            return [each.ok async for each in stream]
+
+        async with testing.run(Boss) as boss:
+            boss.instance.work = read  # type: ignore[attr-defined]
+            counter: Any = boss.pools.counter("general")
+            with pytest.raises(CallTimeout):
+                await boss.call("do", timeout=3)
+            await asyncio.sleep(1)
+            assert (counter.dispatch.pool.running, counter.dispatch.pool.counters.cancelled) == (0, 2)
+            boss_ended = await boss.ended()
+            assert "stream of tests.tasks.test_verbs:nap_of: the call that is served has passed its deadline" in boss_ended
+
+
+@scene
+async def test_who_is_cancelled_while_it_waits_for_a_stream_leaves_no_task_behind() -> None:
+    async def give_up(self: Boss) -> list[Any]:
+        reader = asyncio.ensure_future(anext(self.stream(nap_of, [90.0, 100.0], timeout=None, max_concurrency=2)))
+        await asyncio.sleep(1)
+        reader.cancel()
+        await asyncio.sleep(1)
+        counter: Any = self._pools().counter("general")
+        return [counter.dispatch.pool.running, counter.dispatch.pool.counters.cancelled]
+
+    async with testing.run(Boss) as boss:
+        assert await done_by(give_up, boss) == [0, 2]
+
+
 def test_an_outcome_raises_its_error_when_its_value_is_read() -> None:
     with pytest.raises(Exited):
         _ = Exit("killed", Exited("gone")).value
