@@ -128,7 +128,7 @@ class Dispatch:
         name = f"{given[0][0]}:{given[0][1]}" if isinstance(given[0], list) and len(given[0]) == 4 else "(pickled)"
         self.rows[task] = Row(key, number, name, (owner.name, owner.generation), detached, given, fds, now)
         limit = float(timeout) if isinstance(timeout, int | float) and timeout > 0 else None
-        self._carry_out(self.pool.submit(task, None if detached else key, now, limit, patient))
+        self._carry_out(self.pool.submit(task, key, now, limit, patient, detached))
         if detached and self.pool.has(task):
             owner.put(["accepted", number], ())
 

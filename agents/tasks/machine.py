@@ -129,7 +129,7 @@ class Options:
 
 @dataclass(slots=True)
 class _Task:
-    owner: int | None
+    owner: int | None  # None: nobody's
     timeout: float
     since: float  # submitted; then, begun
     worker: int | None = None
@@ -153,9 +153,9 @@ class Pool:
     draining: bool = False
     _tasks: dict[int, _Task] = field(default_factory=dict)  # queued and running
     _queues: OrderedDict[int | None, deque[int]] = field(default_factory=OrderedDict)  # by owner
-    _parked: OrderedDict[int, int | None] = field(default_factory=OrderedDict)  # task -> owner, in order
-    _granted: dict[int, tuple[int | None, float]] = field(default_factory=dict)  # task -> owner, until
-    _late: dict[int, int | None] = field(default_factory=dict)  # task -> owner; was granted room, which is another's by now
+    _parked: OrderedDict[int, int] = field(default_factory=OrderedDict)  # task -> owner, in order
+    _granted: dict[int, tuple[int, float]] = field(default_factory=dict)  # task -> owner, until
+    _late: dict[int, int] = field(default_factory=dict)  # task -> owner; was granted room, which is another's by now
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _queued: int = 0
     _uses: int = 0
@@ -202,19 +202,20 @@ class Pool:
     # --- tasks ---
 
     def submit(
-        self, task: int, owner: int | None, now: float, timeout: float | None = None, patient: bool = False
+        self, task: int, owner: int, now: float, timeout: float | None = None, patient: bool = False, detached: bool = False
     ) -> list[Effect]:
         """A new task, or one that was granted room. `timeout` None: that of the pool. `patient`: it may have to wait.
 
-        `owner` None: nobody's, so that it runs whoever goes.
+        `detached`: nobody's once it is accepted, so that it runs whoever goes. Until then its owner alone has it.
         """
         granted = self._granted.pop(task, None) is not None
         self._late.pop(task, None)
         if not granted and (self.draining or not self._room()):
             return self._no_room(task, owner, patient)
         limit = self.options.timeout if timeout is None else timeout
-        self._tasks[task] = _Task(owner, NEVER if limit is None else limit, now)
-        self._queues.setdefault(owner, deque()).append(task)
+        whose = None if detached else owner
+        self._tasks[task] = _Task(whose, NEVER if limit is None else limit, now)
+        self._queues.setdefault(whose, deque()).append(task)
         self._queued += 1
         self.counters.submitted += 1
         return [*self._assign(now)]
@@ -228,7 +229,7 @@ class Pool:
         open_ = sum(row.state in (State.IDLE, State.STARTING) for row in self._workers.values())
         return open_ + max(0, self.options.size - len(self._workers))
 
-    def _no_room(self, task: int, owner: int | None, patient: bool) -> list[Effect]:
+    def _no_room(self, task: int, owner: int, patient: bool) -> list[Effect]:
         if patient:
             self._parked[task] = owner
             return [Hold(task)]

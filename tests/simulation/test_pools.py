@@ -129,8 +129,8 @@ def room_is_never_granted(patch: MonkeyPatch) -> None:
 def a_task_has_no_end_in_time(patch: MonkeyPatch) -> None:
     submit = machine.Pool.submit
 
-    def endless(self: Any, task: int, owner: Any, now: float, _timeout: Any = None, patient: bool = False) -> list[Any]:
-        return submit(self, task, owner, now, machine.NEVER, patient)
+    def endless(self: Any, task: int, owner: Any, now: float, _timeout: Any = None, *how: bool) -> list[Any]:
+        return submit(self, task, owner, now, machine.NEVER, *how)
 
     patch.setattr(machine.Pool, "submit", endless)
 

@@ -125,8 +125,19 @@ def test_the_death_of_an_owner_ends_its_tasks_and_nobody_elses() -> None:
 
 def test_a_task_of_nobody_outlives_everybody() -> None:
     found = with_idle()
-    found.submit(1, None, 0.0)
+    found.submit(1, 1, 0.0, detached=True)
     assert (found.owner_gone(1, 0.1), found.running) == ([], 1)
+
+
+def test_a_task_that_is_to_be_nobodys_goes_with_its_owner_as_long_as_it_waits_for_room() -> None:
+    found = with_idle(queue=0)
+    found.submit(1, 1, 0.0)
+    for task in (2, 3, 4):
+        assert found.submit(task, 2, 0.0, patient=True, detached=True) == [Hold(task)]
+    assert found.done(1, 1.0) == [Settled(1, End.DONE), Grant(2)]
+    assert found.tick(1.0 + GRANT) == [Grant(3)], "2 is late, 3 granted, 4 parked"
+    assert found.owner_gone(2, 3.0) == [Settled(task, End.CANCELLED) for task in (4, 2, 3)]
+    assert (found.parked, found.submit(5, 1, 3.0)) == (0, [Send(1, 5)])
 
 
 def test_a_full_queue_refuses_the_impatient_and_parks_the_patient_until_there_is_room() -> None:

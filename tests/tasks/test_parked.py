@@ -49,7 +49,7 @@ class Table:
     def come(self, said: list[list[Any]]) -> int:
         return self.pool.come(Owner("owner", 1, lambda message, _fds: said.append(message)))
 
-    def submit(self, value: int) -> int:
+    def submit(self, value: int, detached: bool = False) -> int:
         def done(outcome: Outcome) -> None:
             assert value not in self.outcomes, "one outcome"
             self.outcomes[value] = outcome
@@ -57,7 +57,7 @@ class Table:
         def packed() -> Any:
             return ["m", "f", None, None], Payload(MSGPACK, pack([[value], {}]))
 
-        return self.desk.submit(Entry("m:f", packed, done, patient=True))
+        return self.desk.submit(Entry("m:f", packed, done, patient=True, detached=detached))
 
     def carry_to_pool(self) -> None:
         out, self.desk.out = self.desk.out, []
@@ -136,3 +136,18 @@ def test_an_answer_that_comes_too_late_and_a_number_in_use_are_dropped_with_thei
     assert (table.crew.sent, table.crew.fds) == ([1, 3], given[1:2])
     assert [os.path.exists(f"/proc/self/fd/{fd}") for fd in given] == [False, True, False]
     os.close(given[1])
+
+
+def test_the_death_of_who_waits_to_hand_over_a_detached_task_leaves_nothing_and_of_who_has_handed_it_over_the_task() -> None:
+    table = Table()
+    table.submit(1)
+    table.submit(2, detached=True)
+    table.carry()
+    table.pool.gone(table.owner)
+    assert (table.pool.rows.keys(), table.pool.pool.parked) == (set(), 0)
+    table.owner = table.come(table.said)
+    table.submit(3, detached=True)
+    table.carry_to_pool()
+    table.pool.ready(1)
+    table.pool.gone(table.owner)
+    assert (table.crew.sent, table.pool.pool.running) == ([3], 1)
