@@ -35,6 +35,8 @@ class Listener(Protocol):
 
     def done(self, worker: int, ok: bool, memory: int, answer: Sequence[Any], fds: list[int]) -> None: ...
 
+    def ending(self, worker: int) -> None: ...
+
     def lost(self, worker: int, why: str) -> None: ...
 
 
@@ -161,9 +163,10 @@ class Workers:
         def gone() -> None:
             self._strangers.discard(line)
             self._numbers.pop(line, None)
-            for row in self._rows.values():
+            for number, row in self._rows.items():
                 if row.line is line:
                     row.leaving.set()
+                    self.listener.ending(number)
 
         line = Line(sock, hear, gone, _nothing, hub=self._hub)
         self._strangers.add(line)

@@ -18,7 +18,7 @@ _OWN_END = (End.DONE, End.FAILED)
 
 
 class Crew(Protocol):
-    """Who has the workers. What becomes of them comes back as `ready`, `done` and `gone`."""
+    """Who has the workers. What becomes of them comes back as `ready`, `done`, `ending` and `lost`."""
 
     def start(self, worker: int) -> None: ...
 
@@ -157,6 +157,10 @@ class Dispatch:
             owner.put(["done", row.number, ok, *answer], fds)
         if row.detached and not ok:
             self._note("failed", row, "")
+
+    def ending(self, worker: int) -> None:
+        """Its line is no more, and soon the process; what it has said before was heard."""
+        self._carry_out(self.pool.ending(worker, self._clock()))
 
     def lost(self, worker: int, why: str) -> None:
         """The process is no more."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from otpd.agents.tasks.wire import Wire
+from otpd.ipc.frames import close_all
 
 Hear: TypeAlias = Callable[[list[Any], list[int]], None]
 #: Packets that one line may bring before it is another's turn.
@@ -124,6 +125,10 @@ class Line:
             self._loop.add_reader(pidfd, self._died)
 
     def put(self, message: list[Any], fds: Sequence[int] = ()) -> None:
+        """The descriptors are the line's from then on. When it is closed, nothing is sent."""
+        if not self.open:
+            close_all(fds)
+            return
         if self._hub is not None and not self.wire.pending:
             self._hub.unsent.append(self)
         self.wire.put(message, fds)

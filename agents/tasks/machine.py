@@ -289,6 +289,13 @@ class Pool:
         over = options.memory is not None and memory > options.memory
         return over or (options.max_tasks_per_worker is not None and row.served >= options.max_tasks_per_worker)
 
+    def ending(self, worker: int, now: float) -> list[Effect]:
+        """Its line has ended, and so will it: it gets no task any more. Report it `gone` when nothing of it is left."""
+        row = self._workers.get(worker)
+        if row is not None and row.state in _TAKES:
+            row.state, row.until = State.LEAVING, NEVER
+        return [*self._assign(now)]
+
     def gone(self, worker: int, now: float, why: str = "") -> list[Effect]:
         """The process is no more, whatever the reason; with it its task, and no other."""
         row = self._workers.pop(worker, None)

@@ -77,6 +77,22 @@ def test_the_death_of_a_worker_is_the_end_of_its_task_alone() -> None:
     assert (found.counters.killed, found.running) == (1, 2)
 
 
+def test_an_idle_worker_that_is_ending_gets_no_task_and_a_busy_one_takes_its_own_with_it() -> None:
+    found = with_idle()
+    assert (found.ending(1, 1.0), found.submit(1, 1, 1.0)) == ([], [])
+    assert found.gone(1, 1.1, "killed") == [Start(1)]
+    assert found.ready(1, 1.2) == [Send(1, 1)]
+    assert (found.ending(1, 2.0), found.due()) == ([], float("inf"))
+    assert found.gone(1, 2.1, "killed") == [Settled(1, End.KILLED, "killed")]
+
+
+def test_a_worker_that_ends_while_it_starts_has_failed_to_start() -> None:
+    found = pool(size=1)
+    found.submit(1, 1, 0.0)
+    found.ending(1, 0.0)
+    assert (found.gone(1, 0.0), found.due()) == ([], PAUSE)
+
+
 def test_a_task_over_its_time_ends_with_its_worker_and_is_told_when_that_is_gone() -> None:
     found = with_idle()
     found.submit(1, 1, 10.0, timeout=2.0)
@@ -274,6 +290,7 @@ class Pools(RuleBasedStateMachine):
         self.sent: dict[int, int] = {}  # worker -> task
         self.living: set[int] = set()
         self.starting: set[int] = set()
+        self.doomed: set[int] = set()  # their lines have ended
         self.ended: dict[int, End] = {}
         self.drained = 0
 
@@ -284,7 +301,7 @@ class Pools(RuleBasedStateMachine):
                     assert worker not in self.living, "a number means one process at a time"
                     self.living.add(worker), self.starting.add(worker)
                 case Send(worker, task):
-                    assert worker in self.living - self.starting
+                    assert worker in self.living - self.starting - self.doomed
                     assert worker not in self.sent
                     assert task in self.owners
                     self.sent[worker] = task
@@ -325,23 +342,30 @@ class Pools(RuleBasedStateMachine):
         self.starting.discard(worker)
         self.see(self.pool.ready(worker, self.now))
 
-    @precondition(lambda self: self.sent)
+    @precondition(lambda self: self.sent.keys() - self.doomed)
     @rule(data=st.data(), failed=st.booleans(), memory=st.sampled_from((0, 2 * MIB)))
     def done(self, data: st.DataObject, failed: bool, memory: int) -> None:
-        worker = data.draw(st.sampled_from(sorted(self.sent)))
+        worker = data.draw(st.sampled_from(sorted(self.sent.keys() - self.doomed)))
         self.see(self.pool.done(worker, self.now, failed=failed, memory=memory))
 
     @precondition(lambda self: self.living)
     @rule(data=st.data())
     def gone(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(sorted(self.living)))
-        self.living.discard(worker), self.starting.discard(worker)
+        self.living.discard(worker), self.starting.discard(worker), self.doomed.discard(worker)
         running = self.sent.get(worker)
         before = set(self.owners) - set(self.sent.values())
         self.see(self.pool.gone(worker, self.now, "killed"))
         assert running is None or running in self.ended
         alone = not (before - set(self.owners)) or all(self.ended[each] is End.KILLED for each in before - set(self.owners))
         assert alone, "nobody else's task ends but those for which no worker can be had"
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data())
+    def ending(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.living)))
+        self.starting.discard(worker), self.doomed.add(worker)
+        self.see(self.pool.ending(worker, self.now))
 
     @precondition(lambda self: self.owners)
     @rule(data=st.data())
@@ -399,10 +423,11 @@ class Pools(RuleBasedStateMachine):
             for worker in sorted(self.starting):
                 self.starting.discard(worker)
                 self.see(self.pool.ready(worker, self.now))
-            for worker in sorted(self.sent):
+            for worker in sorted(self.sent.keys() - self.doomed):
                 self.see(self.pool.done(worker, self.now))
-            for worker in [number for number, state in self.pool.workers.items() if state is State.LEAVING]:
-                self.living.discard(worker), self.starting.discard(worker)
+            leaving = {number for number, state in self.pool.workers.items() if state is State.LEAVING}
+            for worker in sorted(leaving | self.doomed):
+                self.living.discard(worker), self.starting.discard(worker), self.doomed.discard(worker)
                 self.see(self.pool.gone(worker, self.now))
             for task in sorted(self.asked):
                 self.held.discard(task), self.asked.discard(task)

@@ -240,6 +240,10 @@ class Worker:
         self.pool.dispatch.ready(self.number)
         self.pool.turned()
 
+    def _ending(self) -> None:
+        self.pool.dispatch.ending(self.number)
+        self.pool.turned()
+
     def _say(self, what: Callable[..., None], *args: Any) -> None:
         self._back.send((what, *args))
 
@@ -253,7 +257,8 @@ class Worker:
         assert self.process is not None
         self.world.kernel.reap(self.process)
         self.world.watch.worker_gone(self)
-        self._over()
+        self._say(self._ending)
+        self.world.clock.after(self.world.latency.draw(), self._over)
 
     def _over(self) -> None:
         self._say(self.pool.lost, self.number)

@@ -1,0 +1,83 @@
+"""What is said into a line that is closed, and what a pool knows of a worker whose line has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from otpd.agents.tasks.crew import Equipment, Workers
+from otpd.agents.tasks.lines import Hub, Line
+from otpd.agents.tasks.wire import Wire
+
+
+def test_what_is_put_into_a_closed_line_is_closed_with_it() -> None:
+    async def put_into_a_closed_line(fds: list[int]) -> bool:
+        hub = Hub(lambda: None)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line = Line(ours, lambda *_: None, lambda: None, lambda: None, hub=hub)
+        line.put(["run", 1], fds[:1])
+        line.close()
+        line.put(["run", 2], fds[1:])
+        hub.flush()
+        hub.close(), theirs.close()
+        return line.wire.pending
+
+    fds = [os.memfd_create("argument"), os.memfd_create("argument")]
+    assert not asyncio.run(put_into_a_closed_line(fds))
+    assert [os.path.exists(f"/proc/self/fd/{fd}") for fd in fds] == [False, False]
+
+
+class Root:
+    """Starts a worker that says hello, that it is ready, and no more; its end is proved when `proved` is set."""
+
+    def __init__(self) -> None:
+        self.proved = asyncio.Event()
+
+    async def start_child(self, spec: Mapping[str, Any]) -> None:
+        address, secret = spec["env"]["OTPD_POOL"].split()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.connect(b"\0" + bytes.fromhex(address))
+        wire = Wire(sock)
+        wire.put(["hello", secret]), wire.put(["ready"]), wire.flush()
+        wire.close()
+
+    async def stop_child(self, name: str) -> None:
+        await self.proved.wait()
+
+
+class Told:
+    """What a pool hears of its workers, in order."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+
+    def ready(self, worker: int) -> None:
+        self.heard.put_nowait(("ready", worker))
+
+    def done(self, worker: int, ok: bool, memory: int, answer: Sequence[Any], fds: list[int]) -> None:
+        raise AssertionError("it was given nothing")
+
+    def ending(self, worker: int) -> None:
+        self.heard.put_nowait(("ending", worker))
+
+    def lost(self, worker: int, why: str) -> None:
+        self.heard.put_nowait(("lost", worker))
+
+
+def test_a_pool_knows_that_a_worker_is_ending_before_its_end_is_proved() -> None:
+    async def story() -> list[tuple[str, int]]:
+        hub, root, told = Hub(lambda: None), Root(), Told()
+        workers = Workers("tasks-p", root, Equipment(), lambda: None, hub)
+        workers.listener = told
+        workers.start(1)
+        async with asyncio.timeout(60):
+            before = [await told.heard.get(), await told.heard.get()]
+            root.proved.set()
+            story = [*before, await told.heard.get()]
+        workers.close(), hub.close()
+        return story
+
+    assert asyncio.run(story()) == [("ready", 1), ("ending", 1), ("lost", 1)]
