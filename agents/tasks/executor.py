@@ -66,6 +66,8 @@ class PoolExecutor(concurrent.futures.Executor):
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._desk = Desk(name, original=True)
+        self._over: list[tuple[_Future, Outcome]] = []  # futures whose outcome is known, and that are not told yet
+        self._settling: set[int] = set()  # threads that tell them
         self._wire: Wire | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closed = False
@@ -96,12 +98,14 @@ class PoolExecutor(concurrent.futures.Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
         """NotData at once for what can't be sent."""
-        self._usable()
         future = _Future(self)
         what = self._names.of(fn)
         pack = packer(what, args, kwargs, lambda: self._desk.facts is not None and self._desk.facts.pickle)
-        entry = Entry(what.name, pack, future.end, self._timeout, patient=True)
+        entry = Entry(what.name, pack, lambda outcome: self._over.append((future, outcome)), self._timeout, patient=True)
+        self._here()
         with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
             if self._wire is None:
                 self._connect()
             future.number = self._desk.submit(entry)
@@ -112,7 +116,10 @@ class PoolExecutor(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As of any Executor: no more tasks; with `wait` it returns when all are over. What then runs is ended."""
+        """As of any Executor: no more tasks; with `wait` it returns when all are over. What then runs is ended.
+
+        In a callback of a future it does not wait: what it would wait for is told after that callback.
+        """
         if self._pid != os.getpid() or not hasattr(self, "_at_exit"):
             return
         with self._lock:
@@ -120,14 +127,14 @@ class PoolExecutor(concurrent.futures.Executor):
             if cancel_futures:
                 self._desk.unqueue_all()
                 self._flush()
-        if wait:
+        if wait and threading.get_ident() not in self._settling:
             self._finish()
         elif first:
             threading.Thread(target=self._finish, name="otpd executor", daemon=True).start()
 
     def _finish(self) -> None:
         with self._lock:
-            self._idle.wait_for(lambda: not self._desk.busy)
+            self._idle.wait_for(lambda: not (self._desk.busy or self._over or self._settling))
             wake, self._wake = self._wake, -1
             if wake < 0:
                 return
@@ -142,9 +149,8 @@ class PoolExecutor(concurrent.futures.Executor):
 
     # --- the line ---
 
-    def _usable(self) -> None:
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+    def _here(self) -> None:
+        """Before the lock: in a fork nobody may be left who would release it."""
         if self._pid != os.getpid():
             raise RuntimeError("this process was forked from the one that made the executor; make one here")
 
@@ -182,9 +188,24 @@ class PoolExecutor(concurrent.futures.Executor):
                 if fd == wake:
                     os.eventfd_read(wake)
             with self._lock:
-                if not self._turn(wire):
-                    return
-                poll.modify(wire, select.POLLIN | (select.POLLOUT if wire.pending else 0))
+                goes_on = self._turn(wire)
+            self._settle()
+            if not goes_on:
+                return
+            poll.modify(wire, select.POLLIN | (select.POLLOUT if wire.pending else 0))
+
+    def _settle(self) -> None:
+        """Without the lock: a future calls back, and what it calls may wait for a thread that submits here."""
+        me = threading.get_ident()
+        with self._lock:
+            over, self._over = self._over, []
+            if over:
+                self._settling.add(me)
+        for future, outcome in over:
+            future.end(outcome)
+        with self._lock:
+            self._settling.discard(me)
+            self._idle.notify_all()
 
     def _turn(self, wire: Wire) -> bool:
         """With the lock: False when this line is done with."""
@@ -195,8 +216,6 @@ class PoolExecutor(concurrent.futures.Executor):
             for message, fds in messages:
                 self._desk.hear(message, fds)
         self._flush()
-        if not self._desk.busy:
-            self._idle.notify_all()
         if messages is None:
             self._leave(wire, "it ended, or was ended")
             return False
@@ -207,7 +226,6 @@ class PoolExecutor(concurrent.futures.Executor):
         if self._wire is wire:
             self._wire, self._reader = None, None
         self._desk.lost(why)
-        self._idle.notify_all()
 
     def withdraw(self, number: int) -> None:
         """End the task of a future that was cancelled."""

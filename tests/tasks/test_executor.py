@@ -1,0 +1,120 @@
+"""A PoolExecutor against a pool that the test plays: what futures call back may wait, submit and shut down."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from pytest import MonkeyPatch
+
+from otpd.agents.errors import Exited
+from otpd.agents.tasks import executor as module
+from otpd.agents.tasks.executor import PoolExecutor
+from otpd.agents.tasks.payload import MSGPACK
+from otpd.agents.tasks.wire import Wire
+from otpd.ipc.frames import pack
+
+LONG = 60.0
+
+
+class Pool:
+    """Its ends of lines. Each task is answered with its number when `answers`, those that waited when it is let go."""
+
+    def __init__(self) -> None:
+        self.lines: list[Wire] = []
+        self.threads: list[threading.Thread] = []
+        self.go = threading.Event()
+
+    def reach(self, _control: str, _pool: str) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        wire = Wire(theirs)
+        wire.put(["hello", {"pickle": False, "size": 1, "queue": 9}]), wire.flush()
+        self.lines.append(wire)
+        self.threads.append(threading.Thread(target=self._serve, args=(wire,)))
+        self.threads[-1].start()
+        return ours
+
+    def _serve(self, wire: Wire) -> None:
+        while messages := wire.take():
+            self.go.wait(LONG)
+            for message, _fds in messages:
+                if message[0] == "run":
+                    wire.put(["done", message[1], True, MSGPACK, pack(message[1]), []])
+            wire.flush()
+        wire.close()
+
+    def close(self) -> None:
+        self.go.set()
+        for thread in self.threads:
+            thread.join(LONG)
+
+
+@pytest.fixture
+def pool(monkeypatch: MonkeyPatch) -> Iterator[Pool]:
+    made = Pool()
+    monkeypatch.setattr(module, "reach_blocking", made.reach)
+    monkeypatch.setattr(PoolExecutor, "_place", lambda *_: ("here", "p"))
+    yield made
+    made.close()
+
+
+def after(future: Future[Any], do: Callable[[], Any]) -> Future[Any]:
+    """What `do` gives, called by that future."""
+    found: Future[Any] = Future()
+
+    def called(_settled: Future[Any]) -> None:
+        try:
+            found.set_result(do())
+        except BaseException as error:
+            found.set_exception(error)
+
+    future.add_done_callback(called)
+    return found
+
+
+def test_a_callback_may_wait_for_a_thread_that_submits(pool: Pool) -> None:
+    with PoolExecutor() as executor:
+
+        def elsewhere() -> int:
+            number: Future[Future[Any]] = Future()
+            threading.Thread(target=lambda: number.set_result(executor.submit(pow, 2, 3)), daemon=True).start()
+            return number.result(LONG).number  # type: ignore[attr-defined, no-any-return]
+
+        told = after(executor.submit(pow, 2, 2), elsewhere)
+        pool.go.set()
+        assert told.result(2 * LONG) == 2
+
+
+def test_what_a_callback_submits_is_done_and_told_before_a_shutdown_returns(pool: Pool) -> None:
+    with PoolExecutor() as executor:
+        second = after(executor.submit(pow, 2, 2), lambda: executor.submit(pow, 2, 3))
+        pool.go.set()
+        assert second.result(LONG).result(LONG) == 2
+        third = executor.submit(pow, 2, 4)
+        told = after(third, third.done)
+    assert (third.done(), told.done() and told.result()) == (True, True)
+
+
+def test_a_callback_may_shut_the_executor_down_and_then_nothing_is_taken_any_more(pool: Pool) -> None:
+    executor = PoolExecutor()
+    told = after(executor.submit(pow, 2, 2), executor.shutdown)
+    pool.go.set()
+    assert told.result(LONG) is None
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(pow, 2, 2)
+    executor.shutdown()
+    assert len(pool.lines) == 1
+
+
+def test_futures_of_a_pool_that_is_lost_are_told_before_a_shutdown_returns(pool: Pool) -> None:
+    with PoolExecutor() as executor:
+        future = executor.submit(pow, 2, 2)
+        told = after(future, lambda: threading.current_thread().name)
+        pool.lines[0].socket.shutdown(socket.SHUT_RDWR)
+    assert future.done() and told.result(0) == "otpd executor"
+    with pytest.raises(Exited, match="is gone"):
+        future.result(0)
