@@ -33,7 +33,7 @@ class MemoryEngine:
         for script in SCHEMA.scripts():
             self._connection.executescript(script)
 
-    def submit(self, write: Write, then: Then, *, grows: bool = True, size: int = 0) -> None:
+    def submit(self, write: Write, then: Then, *, grows: bool = True, size: int = 0, reads: bool = False) -> None:
         asyncio.get_running_loop().call_soon(then, *self._outcome(write))
 
     def commit(self, write: Write, *, grows: bool = True, size: int = 0) -> asyncio.Future[Any]:

@@ -61,8 +61,10 @@ def test_when_nothing_is_left_to_be_given_up_all_of_the_commit_is_refused() -> N
     machine.full()
     submitted(machine, "c")
     assert names(machine.begin()) == "b" + "c"
+    machine.submit(Job("q", grows=False, reads=True))
     assert names(machine.full()) == "bc"
-    assert machine.idle
+    assert names(machine.begin()) == "q", "a question needs no room"
+    assert (names(machine.full()), names(machine.begin())) == ("", "q")
 
 
 def test_more_than_the_disk_takes_is_refused_by_number_and_by_size() -> None:

@@ -161,6 +161,36 @@ def test_a_disk_that_fails_is_told_and_answers_nobody(tmp_path: Path) -> None:
 
 
 @scene
+async def odd(directory: Path) -> None:
+    """Not an error of SQLite's, and not of one request: the transaction itself."""
+    async with running(directory) as (it, told):
+        it._database.mark.write = lambda _: [][1]  # type: ignore[method-assign, misc]
+        it.submit(note("a"), lambda *_: None)
+        while not told.broken:
+            await asyncio.sleep(0.001)
+        assert type(told.broken[0]) is IndexError
+        it._commits.committed()
+
+
+def test_whatever_ends_a_commit_is_told(tmp_path: Path) -> None:
+    odd(tmp_path)
+
+
+@scene
+async def unanswerable(directory: Path) -> None:
+    async with running(directory) as (it, _):
+        raised: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context["exception"]))
+        it.submit(note("a"), lambda *_: [][1])
+        assert await it.commit(note("b")) == 2
+        assert [type(each) for each in raised] == [IndexError]
+
+
+def test_an_answer_that_can_t_be_given_keeps_nobody_from_his(tmp_path: Path) -> None:
+    unanswerable(tmp_path)
+
+
+@scene
 async def overloaded(directory: Path) -> None:
     async with running(directory) as (it, _):
         with pytest.raises(StoreBusy):

@@ -14,7 +14,7 @@ What a full disk does (`Room`; a job that grows brings new data, the others make
 | room | submit, grows | submit, other | committed | full | there is room |
 |---|---|---|---|---|---|
 | OPEN | waits | waits | answered | FULL; those that grow are refused, the others go first into the next | - |
-| FULL | refused | waits | answered | all of it is refused | OPEN |
+| FULL | refused | waits | answered | all of it is refused, but questions: they are asked again | OPEN |
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ class Refused(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request. `write` is called with the connection, within a commit; `size`: bytes that it brings."""
+    """One request. `write` is called with the connection, within a commit; `size`: bytes that it brings; `reads`: it changes
+    nothing."""
 
     write: Any
     then: Callable[[Any, BaseException | None], None] | None = field(default=None, repr=False)
     grows: bool = field(default=True, repr=False)
     size: int = field(default=0, repr=False)
+    reads: bool = field(default=False, repr=False)
 
 
 class Commits:
@@ -93,7 +95,7 @@ class Commits:
     def full(self) -> list[Job]:
         """The disk took nothing of it: those that are refused. The others are tried again, before all that waits."""
         tried, first = self._end(), self.room is Room.OPEN
-        again = [job for job in tried if first and not job.grows]
+        again = [job for job in tried if job.reads or (first and not job.grows)]
         late = [job for job in self._waiting if job.grows]
         self.room = Room.FULL
         self._waiting = again + [job for job in self._waiting if not job.grows]

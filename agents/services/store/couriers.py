@@ -21,7 +21,7 @@ from otpd.agents.errors import Reject
 from otpd.agents.replies import Reply
 from otpd.agents.services.notes import note
 from otpd.agents.services.store import journal
-from otpd.agents.services.store.asked import Asked
+from otpd.agents.services.store.asked import Asked, rejected
 from otpd.agents.services.store.messages import (
     Answer,
     Bounds,
@@ -36,6 +36,7 @@ from otpd.agents.services.store.messages import (
     Watch,
 )
 from otpd.agents.services.store.queue import MEMORY, Queue
+from otpd.agents.services.store.refusals import Refusal
 from otpd.agents.services.store.state import put_state
 from otpd.ipc.endpoint import Address
 from otpd.ipc.happenings import Welcomed
@@ -47,6 +48,8 @@ _KEPT: Final = 16 * 2**20
 _GENERATION: Final = 32
 #: Seconds until a commit that a full disk has refused is tried again.
 _AGAIN: Final = 0.5
+#: The code of what can't be written whatever the disk does.
+_REFUSED: Final = "refused"
 _DAMAGED: Final = "letter {} is damaged on the disk: what was sent can't be told; forget it with: otpd letters purge {}"
 _NOBODY: Final = "there is no dead letter {}; see which there are with: otpd letters"
 
@@ -88,10 +91,12 @@ class Couriers(Asked):
         self._timer: asyncio.TimerHandle | None = None
         self._monitors: dict[str, int] = {}
         self._leaving: deque[Deliver] = deque()
-        recovered = await self._ask(functools.partial(journal.recover, wall=time.time()))
+        recover = functools.partial(journal.recover, wall=time.time())
+        recovered = await self.engine.commit(recover, grows=False)
         self._queue = Queue(recovered, bounds, self._otpd.clock(), time.time())
         self._otpd.hears[Welcomed] = functools.partial(self._another_broker, self._otpd.hears[Welcomed])
         self._committing = asyncio.ensure_future(self._commit())
+        self._committing.add_done_callback(self._ended)
         self._work()
 
     @property
@@ -106,7 +111,10 @@ class Couriers(Asked):
             self._timer.cancel()
 
     async def _ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        found: T = await self.engine.commit(query, grows=False)
+        try:
+            found: T = await self.engine.read(query)
+        except Refusal as refusal:
+            raise rejected(refusal) from None
         return found
 
     def _inc(self, generation: int) -> int:
@@ -138,7 +146,7 @@ class Couriers(Asked):
         take = functools.partial(self._take, self.defer(), caller, inc, number, wanted, pair, whole, state)
         named = [(caller, request.id) for request in wanted if request.id]
         if named:
-            self.engine.submit(lambda connection: journal.finished(connection, named), take, grows=False)
+            self.engine.submit(lambda connection: journal.finished(connection, named), take, reads=True)
         else:
             take({}, None)
 
@@ -148,7 +156,7 @@ class Couriers(Asked):
     ) -> None:  # fmt: skip
         """`finished`: of their ids, which belong to messages that have ended."""
         if error is not None:
-            self._answer(reply, Answer(reply, code=_code(error), text=str(error)))
+            self._answer(reply, Answer(reply, code=_code(error) or _REFUSED, text=str(error)))
             return
         self._queue.submit(reply, caller, inc, number, requests, settles, whole, state, finished)
         self._work()
@@ -289,13 +297,14 @@ class Couriers(Asked):
             message = self._leaving[0].message
             body = self._bodies.get(message.seq)
             if body is None:
-                self.engine.submit(functools.partial(journal.body, message=message), self._read, grows=False)
+                self.engine.submit(functools.partial(journal.body, message=message), self._read, reads=True)
                 return
             self._deliver(self._leaving.popleft(), body)
 
     def _read(self, body: bytes | None, error: BaseException | None) -> None:
-        if error is not None:
-            raise error
+        if error is not None:  # more is asked than the disk answers: it stays the first
+            self._otpd.loop.call_later(_AGAIN, self._leave)
+            return
         effect = self._leaving.popleft()
         if body is None:
             self._queue.corrupt(effect.message.seq, self._otpd.clock())
@@ -358,9 +367,27 @@ class Couriers(Asked):
             self._units.popleft()
             self._work()
 
+    def _refuse_behind(self) -> None:
+        """The first of `_units` is tried until there is room. Who has submitted another one that has failed meanwhile, need
+        not wait for that: none of it has taken place."""
+        for entry in list(self._units)[1:]:
+            unit, _, future = entry
+            asked = unit.receipt is not None or unit.ref is not None
+            error = future.exception() if asked and future.done() else None
+            if error is not None:
+                self._units.remove(entry)
+                self._failed(unit, error)
+        self._work()
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        """Without it nothing would be answered any more."""
+        if not task.cancelled():
+            self.stop(f"error(a commit can't be written: {task.exception()!r})")
+
     async def _insist(self, write: Write, error: BaseException) -> Any:
         """What the queue itself has decided must be written: a disk that is full altogether is tried again."""
         while _code(error):
+            self._refuse_behind()
             await asyncio.sleep(_AGAIN)
             try:
                 return await self.engine.commit(write, grows=False)
@@ -373,11 +400,8 @@ class Couriers(Asked):
         for message in (*unit.settled, *(burial.message for burial in unit.burials)):
             self._bodies.drop(message.seq)
 
-    def _failed(self, unit: Unit, error: Exception) -> None:
-        code = _code(error)
-        if not code:
-            raise error
-        self._queue.failed(unit, code, str(error), self._otpd.clock())
+    def _failed(self, unit: Unit, error: BaseException) -> None:
+        self._queue.failed(unit, _code(error) or _REFUSED, str(error), self._otpd.clock())
         for message, _ in unit.inserts:
             self._bodies.drop(message.seq)
 

@@ -106,7 +106,8 @@ class Database:
         its checks may find nothing."""
         if _code(error) not in _DAMAGE:
             return False
-        _suspect(Path(self.report.path)).write_text(str(error))
+        with contextlib.suppress(OSError):  # a full or read-only disk: then the next start has its checks alone
+            _suspect(Path(self.report.path)).write_text(str(error))
         return True
 
     def close(self) -> None:

@@ -85,13 +85,20 @@ class Engine:
     # --- requests ---
 
     def submit(
-        self, write: Write, then: Callable[[Any, BaseException | None], None], *, grows: bool = True, size: int = 0
+        self,
+        write: Write,
+        then: Callable[[Any, BaseException | None], None],
+        *,
+        grows: bool = True,
+        size: int = 0,
+        reads: bool = False,
     ) -> None:
         """`write` runs in the next commit, in the order of submission; `then(answer, error)` when that is on disk.
 
-        With `grows` it is refused while the disk is full (StoreFull); `size`: bytes that it brings.
+        With `grows` it is refused while the disk is full (StoreFull); `size`: bytes that it brings. One that only `reads`
+        is never refused for want of room.
         """
-        refused = self._commits.submit(Job(write, then, grows, size))
+        refused = self._commits.submit(Job(write, then, grows and not reads, size, reads))
         if refused is not None:
             error = StoreFull(_FULL) if refused is Refused.FULL else StoreBusy(_BUSY)
             self._loop.call_soon(then, None, error)
@@ -99,7 +106,9 @@ class Engine:
             self._soon = True  # at the end of this turn of the loop: what it brings besides goes along
             self._loop.call_soon(self._begin)
 
-    def commit(self, write: Write, *, grows: bool = True, size: int = 0) -> asyncio.Future[Any]:
+    def commit(
+        self, write: Write, *, grows: bool = True, size: int = 0, reads: bool = False
+    ) -> asyncio.Future[Any]:
         """As `submit`, as a future."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
@@ -107,12 +116,12 @@ class Engine:
             if not future.done():
                 future.set_result(answer) if error is None else future.set_exception(error)
 
-        self.submit(write, then, grows=grows, size=size)
+        self.submit(write, then, grows=grows, size=size, reads=reads)
         return future
 
     def read(self, question: Write) -> asyncio.Future[Any]:
         """What the database says after everything that was submitted before."""
-        return self.commit(question, grows=False)
+        return self.commit(question, reads=True)
 
     def alone(self, work: Write) -> asyncio.Future[Any]:
         """Run between two commits, outside of a transaction: VACUUM, checkpoints."""
@@ -152,15 +161,21 @@ class Engine:
         counts.commits, counts.requests = counts.commits + 1, counts.requests + len(jobs)
         counts.largest = max(counts.largest, len(jobs))
         for job, (answer, error) in zip(jobs, outcomes, strict=True):
+            self._say(job, answer, error)
+
+    def _say(self, job: Job, answer: Any, error: BaseException | None) -> None:
+        """Whatever becomes of one answer: the others are given."""
+        try:
             if job.then is not None:
                 job.then(answer, error)
+        except Exception as raised:
+            self._loop.call_exception_handler({"message": "an answer of the store was not given", "exception": raised})
 
     def _is_full(self) -> None:
         """The ballast is gone: those that make room can be written now."""
         was = self._commits.room
         for job in self._commits.full():
-            if job.then is not None:
-                job.then(None, StoreFull(_FULL))
+            self._say(job, None, StoreFull(_FULL))
         if was is Room.OPEN:
             self._changed(Room.FULL)
             self._loop.call_later(LOOK, self._look)
@@ -213,7 +228,8 @@ class Engine:
                 return self._tell(self._broken, error)
             self._ballast.free()
             return self._tell(self._is_full)
-        except OSError as error:
+        except Exception as error:  # whatever it is: nobody may wait for a thread that has ended
+            self._undo()
             return self._tell(self._broken, error)
         return self._tell(self._written, outcomes)
 

@@ -107,10 +107,10 @@ class Store(Keeper, Couriers):
     def _broken(self, error: BaseException) -> None:
         """The disk has failed, or the file is damaged: what is on it must be looked at anew."""
         self.broken = error
+        self.stop(f"error(the database can't be used: {error})")
         if isinstance(error, sqlite3.Error):
             self.database.suspect(error)
         self.log.error("the database can't be used: %s; starting again from what is on the disk", error)
-        self.stop(f"error(the database can't be used: {error})")
 
     @health
     def well(self) -> str | None:
