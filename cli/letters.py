@@ -76,14 +76,24 @@ def replay(context: Context, letters: tuple[int, ...], all_: bool, target: str, 
     _expect_some(letters, all_)
     with client_of(context, _TIMEOUT) as node:
         chosen = _chosen(node, letters, target)
-        found = {letter: node.call(STORE, "replay", timeout=_TIMEOUT, seq=letter)[0] for letter in chosen}
-    if json_:
-        say_json([{"letter": letter, "message": message} for letter, message in found.items()])
-    else:
-        for letter, message in found.items():
-            say(f"letter {letter} is message {message} now")
-        if not found:
-            say("there is none")
+        done = _replay(node, chosen, json_)
+    if not (done or json_):
+        say("there is none")
+
+
+def _replay(node: Client, letters: list[int], json_: bool) -> int:
+    """How many. One that is refused ends it; those before it are told nevertheless."""
+    done: list[dict[str, int]] = []
+    try:
+        for letter in letters:
+            (message,) = node.call(STORE, "replay", timeout=_TIMEOUT, seq=letter)
+            done.append({"letter": letter, "message": message})
+            if not json_:
+                say(f"letter {letter} is message {message} now")
+    finally:
+        if json_:
+            say_json(done)
+    return len(done)
 
 
 @letters.command("purge")

@@ -13,7 +13,7 @@ import pytest
 from otpd.agents.services.store import couriers
 from otpd.agents.services.store.couriers import Couriers
 from otpd.agents.services.store.engine import StoreFull
-from otpd.agents.services.store.messages import Deliver, Receipt, Unit
+from otpd.agents.services.store.messages import Answer, Deliver, Receipt, Unit
 from tests.agents.scenes import scene
 from tests.services.durable_world import World, cast
 from tests.services.test_durable_queue import sent
@@ -106,3 +106,17 @@ async def unwritable() -> None:
 
 def test_what_can_t_be_written_is_answered_and_ends_nothing() -> None:
     unwritable()
+
+
+@scene
+async def operator() -> None:
+    it, reply = shell(World()), Mock(waiting=True)
+    it._effect(Answer(couriers._Operator(reply), code="noproc", text="there is no dead letter 7"))
+    (error,) = reply.fail.call_args.args
+    assert (error.message, error.data, reply.answer.called) == ("there is no dead letter 7", {"code": "noproc"}, False)
+    it._effect(Answer(couriers._Operator(reply), [8]))
+    reply.answer.assert_called_once_with([8])
+
+
+def test_people_are_told_by_an_error_what_was_not_done() -> None:
+    operator()

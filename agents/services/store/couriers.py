@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
 from otpd.agents.current import CASTER
@@ -20,7 +21,7 @@ from otpd.agents.deliveries import DURABLE, encoded
 from otpd.agents.errors import Reject
 from otpd.agents.replies import Reply
 from otpd.agents.services.notes import note
-from otpd.agents.services.store import journal
+from otpd.agents.services.store import journal, wanted
 from otpd.agents.services.store.asked import Asked, rejected
 from otpd.agents.services.store.messages import (
     Answer,
@@ -28,7 +29,6 @@ from otpd.agents.services.store.messages import (
     Deliver,
     Effect,
     Failure,
-    Kind,
     Message,
     Request,
     Tell,
@@ -56,6 +56,13 @@ _NOBODY: Final = "there is no dead letter {}; see which there are with: otpd let
 
 Write: TypeAlias = Callable[[sqlite3.Connection], Any]
 Then: TypeAlias = Callable[[Any, BaseException | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Operator:
+    """Of people, who are told by an error what was not done; the SDK of agents reads the code in an answer."""
+
+    reply: Reply
 
 
 class Bodies:
@@ -115,6 +122,8 @@ class Couriers(Asked):
             found: T = await self.engine.read(query)
         except Refusal as refusal:
             raise rejected(refusal) from None
+        except OverflowError:
+            raise Reject("expected numbers below 2**63") from None
         return found
 
     def _inc(self, generation: int) -> int:
@@ -136,15 +145,11 @@ class Couriers(Asked):
         """Durable messages [kind, target, name, body, key, id] of the caller, and with them, in a transaction, the message
         that it settles and its state. `number` grows by one each time; the same one again is answered as before."""
         caller, inc = self._asker()
+        wants, pair = wanted.read(number, requests, settles, state)
         if state is not None:
             self._fits(caller, state[0])
-        try:
-            wanted = [Request(Kind(kind), target, name, body, key, id) for kind, target, name, body, key, id in requests]
-        except (TypeError, ValueError):
-            raise Reject("submit: expected requests [kind, target, name, body, key, id]") from None
-        pair = None if settles is None else (settles[0], settles[1])
-        take = functools.partial(self._take, self.defer(), caller, inc, number, wanted, pair, whole, state)
-        named = [(caller, request.id) for request in wanted if request.id]
+        take = functools.partial(self._take, self.defer(), caller, inc, number, wants, pair, whole, state)
+        named = [(caller, request.id) for request in wants if request.id]
         if named:
             self.engine.submit(lambda connection: journal.finished(connection, named), take, reads=True)
         else:
@@ -227,14 +232,14 @@ class Couriers(Asked):
         _, message, body = await self._letter(seq)
         if message is None:
             raise Reject(_DAMAGED.format(seq, seq))
-        self._queue.replay(self.defer(), message, body)
+        self._queue.replay(_Operator(self.defer()), message, body)
         self._work()
 
     @call
     async def purge(self, seqs: list[int]) -> Any:
         """They are no more; how many of them there were."""
         self._only_operators()
-        self._queue.purge(self.defer(), seqs)
+        self._queue.purge(_Operator(self.defer()), seqs)
         self._work()
 
     @call
@@ -282,6 +287,8 @@ class Couriers(Asked):
                     self._leave()
             case Answer(ref=Reply() as reply):
                 self._answer(reply, effect)
+            case Answer(ref=_Operator(reply)) if reply.waiting:
+                reply.fail(Reject(effect.text, data={"code": effect.code})) if effect.code else reply.answer(effect.value)
             case Watch(target=name, on=True):
                 self._monitors[name] = self.monitor(name, follow=True)
             case Watch(target=name):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sqlite3
@@ -155,7 +156,18 @@ class Store(Keeper, Couriers):
             else:
                 reply.fail(Reject(f"{path}: {error}"))
 
-        self.engine.alone(lambda it: it.execute("VACUUM INTO ?", (path,)) and None).add_done_callback(done)
+        self.engine.alone(functools.partial(back_up, path)).add_done_callback(done)
+
+
+def back_up(path: str, connection: sqlite3.Connection) -> None:
+    """Its owner's alone, as the database itself; what is not whole is not left there."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        connection.execute("VACUUM INTO ?", (path,))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
 
 
 def _accept_loss(connection: sqlite3.Connection) -> int:

@@ -58,6 +58,8 @@ class Fence:
         self._incs: dict[str, int] = {}
 
     def admits(self, name: str, inc: int) -> bool:
+        if name.startswith("@"):  # a client: its name does not come again
+            return True
         if inc < self._incs.get(name, 0):
             return False
         self._incs[name] = inc
