@@ -11,6 +11,7 @@ says is on disk.
 | no file, but the mark says that there were commits | a new one, reported as loss |
 | of another program, of a newer otpd, held by somebody else, no right to write | Unusable: nothing is touched |
 | a page that SQLite can't read, or a failed quick_check | moved to quarantine; all that can be read goes into a new one |
+| a rescue that was killed | begun anew from the damaged one; one that had all it could read is brought to its end |
 | fewer commits than the mark says | a copy goes to quarantine; used, reported as loss |
 | a row whose checksum is wrong | stays, reported; whoever asks for it gets an error |
 """
@@ -44,6 +45,8 @@ _SETTINGS: Final = (
     "journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 4000",
     "foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON", "temp_store = MEMORY", "mmap_size = 0",
 )  # fmt: skip
+#: What a whole rescue is called until it takes the place of the damaged one.
+_RESCUED: Final = ".rescued"
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _DENIED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 _HELD: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -152,6 +155,8 @@ class _Opening:
         self._held: list[int] = []
 
     def run(self) -> Database:
+        if _beside(self._path, _RESCUED).exists():
+            self._resume()
         there = self._path.exists() and self._path.stat().st_size > 0
         if not there:
             self._without_file()
@@ -259,39 +264,74 @@ class _Opening:
 
     def _quarantine(self, take: Callable[[str, str], Any], why: str) -> Path:
         """The files as they are, in a directory of their own; never deleted by otpd."""
+        directory = self._quarantine_for(why)
+        self._put_aside(directory, take)
+        return directory
+
+    def _quarantine_for(self, why: str) -> Path:
         when = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
         directory = self._path.parent / "quarantine" / f"{self._path.stem}-{when}"
         directory.mkdir(parents=True, mode=0o700)
-        for each in (self._path, _beside(self._path, "-wal")):
-            if each.exists():
-                take(str(each), str(directory / each.name))
         self._report = replace(self._report, quarantine=str(directory), why=why)
         return directory
 
+    def _put_aside(self, directory: Path, take: Callable[[str, str], Any]) -> None:
+        for each in (self._path, _beside(self._path, "-wal")):
+            if each.exists():
+                take(str(each), str(directory / each.name))
+
     def _save(self, why: str) -> sqlite3.Connection:
         """What can be read of the damaged one, in a new one."""
-        directory = self._quarantine(shutil.move, why)
-        old = connect(directory / self._path.name)
-        new = connect(self._path)
+        directory = self._quarantine_for(why)
+        self._rescue(why)
+        self._take_rescued(directory)
+        connection = connect(self._path)
+        connection.execute(f"PRAGMA {_ALONE}")
+        _set_up(connection)
+        return connection
+
+    def _rescue(self, why: str) -> None:
+        """Into a file beside it, in one transaction; it gets its name when it is whole and on disk. A kill before that has
+        changed nothing."""
+        filling = _beside(self._path, ".filling")
+        for each in (filling, _beside(filling, "-wal")):
+            each.unlink(missing_ok=True)
+        old, new = connect(self._path), connect(filling)
         try:
             version = _version_of(old, self._schema)
             new.execute(f"PRAGMA {_ALONE}")
             _set_up(new)
             self._migrate(new, version)
+            new.execute("BEGIN IMMEDIATE")
             saved = {table.name: salvage.copy(old, new, table) for table in self._schema.tables if _has(new, table)}
             seq = salvage.readable(old, "SELECT value FROM meta WHERE key = 'seq'")
             set_meta(new, "seq", seq[0][0] if seq else 0)
             self._report = replace(self._report, saved_rows=saved)
             self._fence(new, why)
+            new.execute("COMMIT")
             self._migrate(new, self._schema.version)
-        except BaseException:
-            new.close()
-            raise
+            new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
+            new.close()
             old.close()
+        os.replace(filling, _beside(self._path, _RESCUED))
+        _sync_directory(self._path.parent)
         self._report = replace(self._report, migrated_from=None)
+
+    def _resume(self) -> None:
+        """A rescue was killed when it was whole: its directory is the last that was made."""
+        made = (self._path.parent / "quarantine").glob(f"{self._path.stem}-*")
+        directory = max(made, default=None) or self._quarantine_for("a rescue of it was interrupted")
+        note = f"a rescue of the damaged database was interrupted and is complete now; the damaged one lies in {directory}"
+        self._report = replace(self._report, quarantine=str(directory), notes=(*self._report.notes, note))
+        self._take_rescued(directory)
+
+    def _take_rescued(self, directory: Path) -> None:
+        """The damaged one goes to quarantine, what was rescued of it takes its place."""
+        self._put_aside(directory, shutil.move)
+        os.replace(_beside(self._path, _RESCUED), self._path)
         _suspect(self._path).unlink(missing_ok=True)
-        return new
+        _sync_directory(self._path.parent)
 
 
 # --- pieces ---
@@ -337,6 +377,14 @@ def _copy_aside(source: str, target: str) -> int:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _lock(path: Path) -> int:
