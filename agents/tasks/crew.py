@@ -11,15 +11,23 @@ import contextlib
 import os
 import secrets
 import socket
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from otpd.agents.errors import OtpdError
 from otpd.agents.tasks.lines import Hub, Line
+from otpd.ipc.frames import close_all
 
 SCRIPT: Final = os.path.join(os.path.dirname(__file__), "worker.py")
 _ADDRESS: Final = "OTPD_POOL"
+#: Who has connected and not said who it is: so many more than there are workers, and for so many seconds. A worker says it
+#: at once; the seconds are for a machine that stands still.
+_STRANGERS, _PATIENCE = 8, 30.0
+#: Seconds without a free descriptor until the next look at who has connected.
+_PAUSE: Final = 0.2
+_CREDENTIALS: Final = struct.Struct("3i")
 
 
 class Parent(Protocol):
@@ -71,7 +79,7 @@ class Workers:
         self._rows: dict[int, _Worker] = {}
         self._loop, self._hub = asyncio.get_running_loop(), hub
         self._numbers: dict[Line, int] = {}
-        self._strangers: set[Line] = set()
+        self._strangers: dict[Line, None] = {}  # in the order in which they came
         self._lives: set[asyncio.Task[None]] = set()
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._address = b"otpd-" + secrets.token_hex(16).encode()
@@ -100,10 +108,14 @@ class Workers:
         for row in self._rows.values():
             if row.name == name:
                 row.why = row.why or why
+                if row.line is None:  # and never will have one
+                    row.leaving.set()
 
     def close(self) -> None:
         self._loop.remove_reader(self._server.fileno())
         self._server.close()
+        for line in [*self._strangers]:
+            self._dismiss(line)
         for row in self._rows.values():
             if row.line is not None:
                 row.line.close()
@@ -140,28 +152,40 @@ class Workers:
     # --- lines ---
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             while True:
                 sock, _ = self._server.accept()
                 self._greet(sock)
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptor is free: it stays readable, and would be looked at without end
+            self._loop.remove_reader(self._server.fileno())
+            self._loop.call_later(_PAUSE, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if self._server.fileno() >= 0:
+            self._loop.add_reader(self._server.fileno(), self._accept)
 
     def _greet(self, sock: socket.socket) -> None:
         """A stranger until it has said the secret of one that is expected."""
+        if _uid_of(sock) != os.getuid():
+            sock.close()
+            return
         line: Line
 
         def hear(message: list[Any], fds: list[int]) -> None:
             match message:
-                case ["hello", str(secret)]:
-                    found = [number for number, row in self._rows.items() if secrets.compare_digest(row.secret, secret)]
-                    self._strangers.discard(line)
-                    self._known(found[0], line) if found else line.close()
+                case ["hello", str(secret)] if line in self._strangers:
+                    close_all(fds)
+                    self._introduced(line, secret)
                 case _ if line in self._strangers:
-                    line.close()
+                    close_all(fds)
+                    self._dismiss(line)
                 case _:
                     self._hear(line, message, fds)
 
         def gone() -> None:
-            self._strangers.discard(line)
+            self._strangers.pop(line, None)
             self._numbers.pop(line, None)
             for number, row in self._rows.items():
                 if row.line is line:
@@ -169,7 +193,25 @@ class Workers:
                     self.listener.ending(number)
 
         line = Line(sock, hear, gone, _nothing, hub=self._hub)
-        self._strangers.add(line)
+        self._strangers[line] = None
+        self._loop.call_later(_PATIENCE, self._dismiss, line)
+        if len(self._strangers) > len(self._rows) + _STRANGERS:
+            self._dismiss(next(iter(self._strangers)))
+
+    def _dismiss(self, line: Line) -> None:
+        """Unless it is a stranger no more."""
+        if line in self._strangers:
+            del self._strangers[line]
+            line.close()
+
+    def _introduced(self, line: Line, secret: str) -> None:
+        said = secret.encode(errors="surrogateescape")
+        for number, row in self._rows.items():
+            if row.line is None and secrets.compare_digest(row.secret.encode(), said):
+                del self._strangers[line]
+                self._known(number, line)
+                return
+        self._dismiss(line)
 
     def _known(self, worker: int, line: Line) -> None:
         self._rows[worker].line = line
@@ -182,11 +224,19 @@ class Workers:
         match message:
             case ["done", int(), bool(ok), int(memory), codec, body, sizes] if worker is not None:
                 self.listener.done(worker, ok, memory, (codec, body, sizes), fds)
+                return
             case ["ready"] if worker is not None:
                 self.listener.ready(worker)
             case ["failed", str(why)] if worker is not None:
                 self._rows[worker].why = why
+        close_all(fds)
 
 
 def _nothing() -> None:
     """The hub of all lines says when it is time to send."""
+
+
+def _uid_of(sock: socket.socket) -> int:
+    """Of who has connected."""
+    uid: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
+    return uid
