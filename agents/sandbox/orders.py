@@ -15,6 +15,10 @@ from otpd.agents.sandbox.reading import environment
 
 #: What a snippet of Python is called in a list of what may run.
 SNIPPET: Final = b"exec_python"
+#: Variables by which a program runs what somebody else wrote: the loader's, those of interpreters and shells, git's.
+_STEERING: Final = (
+    "PATH", "LD_*", "PYTHON*", "BASH_ENV", "BASH_FUNC_*", "ENV", "GIT_*", "PERL5*", "NODE_OPTIONS", "RUBYOPT", "RUBYLIB",
+)  # fmt: skip
 Text = str | bytes | os.PathLike[str]
 
 
@@ -35,10 +39,20 @@ def order(
     _check_allowed(named, allowed, "the caller")
     if code is not None:
         _check_interpreter(profile)
-    elif env and "PATH" in env and (profile.commands is not None or allowed is not None):
-        raise CommandRefused("PATH can't be set where only some commands are allowed.", fix="set it in the profile's env")
+    elif profile.commands is not None or allowed is not None:
+        _check_names(env or {}, profile)
     _check_profile(profile)
     return Order(words, _env(env), _encode("cwd", cwd) if cwd is not None else b"", _files(files), _code(code))
+
+
+def _check_names(env: Mapping[str, str], profile: Profile) -> None:
+    """No allowed command is to be made another one; what the profile sets is meant."""
+    for name in env:
+        if name not in profile.env and any(fnmatch.fnmatchcase(name, pattern) for pattern in _STEERING):
+            raise CommandRefused(
+                f"{name} can't be set where only some commands are allowed: by it they run other code.",
+                fix="set it in the profile's env",
+            )
 
 
 def _argv(argv: Sequence[Text]) -> tuple[bytes, ...]:

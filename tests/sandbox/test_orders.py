@@ -55,6 +55,17 @@ def test_what_is_wrong_is_said(ask: Callable[[], Any], said: str) -> None:
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONPATH", "ENV", "GIT_SSH_COMMAND", "NODE_OPTIONS"])
+def test_no_variable_makes_an_allowed_command_another_one(name: str) -> None:
+    asked = {name: "own/x"}
+    for profile, allowed in ((Profile(commands=("git",)), None), (Profile(), ["git"])):
+        with pytest.raises(CommandRefused, match=f"^{name} can't be set where only some commands are allowed"):
+            order(profile, ["git"], env=asked, allowed=allowed)
+    free = (Profile(), Profile(commands=("git",), env={name: "/x"}))
+    assert [order(profile, ["git"], env=asked).env for profile in free] == [{name.encode(): b"own/x"}] * 2
+    assert order(Profile(commands=("git",)), ["git"], env={"LANG": "C"}).env == {b"LANG": b"C"}
+
+
 def test_a_snippet_is_allowed_by_its_name_in_the_list() -> None:
     profile = Profile(commands=("exec_python",))
     assert order(profile, ["-c"], code="1", allowed=["git", "exec_python"]).code == b"1"
