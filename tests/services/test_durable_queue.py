@@ -243,6 +243,25 @@ def test_what_nobody_came_for_within_a_week_is_a_dead_letter() -> None:
     assert [each["reason"] for each in world.letters().values()] == ["expired"]
 
 
+def test_dead_letters_have_a_bound_in_bytes_also_after_a_new_begin_and_the_oldest_goes() -> None:
+    world = World(Bounds(max_attempts=1, letter_bytes=1000))
+    world.up("a")
+    for number in range(3):
+        sent(world, cast("a", body=b"x" * 400))
+        world.handle("a", "no")
+        world.commit_all()
+        if number == 1:
+            world.kill_store()
+    assert (list(world.letters()), list(world.queue.letters), world.queue.letter_bytes) == ([2, 3], [2, 3], 804)
+    assert [(each.event, each.data["letter"]) for each in world.told if each.event == "letter.dropped"] == [
+        ("letter.dropped", 1)
+    ]
+    world.queue.purge(99, [2, 2])
+    world.work()
+    world.commit_all()
+    assert (world.answers[99].value, world.queue.letter_bytes) == ([1], 402)
+
+
 def test_a_message_whose_bytes_have_changed_on_disk_is_a_dead_letter() -> None:
     from otpd.agents.services.store import journal
 

@@ -48,14 +48,14 @@ def test_a_damaged_message_is_a_dead_letter_and_replayed_only_if_its_content_is_
     world.disk.execute(f"UPDATE messages SET {change} WHERE seq = 2")
     found = recovered(world)
     assert [message.seq for message in found.messages] == [3, 4]
-    assert (found.letters, [message.seq for message in found.corrupt]) == ([2], [2])
+    assert (list(found.letters), [message.seq for message in found.corrupt]) == ([2], [2])
     (shown,) = journal.letters(world.disk)
     assert (shown["seq"], shown["reason"], shown["died_at"]) == (2, "corrupt", 5.0)
     whole = journal.letter(world.disk, 2)
     assert whole is not None
     assert (whole[0]["seq"], whole[1] is not None) == (2, change in COUNTERS)
     again = recovered(world)
-    assert ([message.seq for message in again.messages], again.corrupt, again.letters) == ([3, 4], [], [2])
+    assert ([message.seq for message in again.messages], again.corrupt, list(again.letters)) == ([3, 4], [], [2])
 
 
 def test_it_is_told_by_the_store_that_begins() -> None:

@@ -35,7 +35,8 @@ class Holding:
         self.effects: deque[Effect] = deque()
         self.messages: dict[int, Message] = {}
         self.bytes = 0
-        self.letters = dict.fromkeys(recovered.letters)
+        self.letters = dict(recovered.letters)
+        self.letter_bytes = sum(self.letters.values())
         self.minute = recovered.minute
         self._targets: dict[str, Target] = {}
         self._ids: dict[tuple[str, str, str], Message] = {}
@@ -88,6 +89,16 @@ class Holding:
         if message is None or message.state is not State.IN_FLIGHT:
             return None
         return message if (message.attempts, message.target, message.lease) == (attempt, *who) else None
+
+    def _keep_letter(self, seq: int, size: int) -> None:
+        self.letters[seq] = size
+        self.letter_bytes += size
+
+    def _drop_letter(self, seq: int) -> int:
+        """Its bytes."""
+        size = self.letters.pop(seq)
+        self.letter_bytes -= size
+        return size
 
     # --- subscriptions ---
 

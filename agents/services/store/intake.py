@@ -133,19 +133,16 @@ class Intake(Holding):
         elif self._full(len(body)):
             self.effects.append(Answer(ref, code="store_full", text=f"letter {letter.seq} stays where it is"))
         else:
-            unit = Unit(ref=ref, opened=[letter.seq])
+            unit = Unit(ref=ref, opened={letter.seq: self._drop_letter(letter.seq)})
             request = Request(letter.kind, letter.target, letter.name, body, letter.key, "", letter.max_attempts)
             message = self._insert(unit, letter.sender, request, letter.target)
             message.name, message.origin = letter.name, letter.origin or letter.seq
             unit.outcomes.append(message)
-            del self.letters[letter.seq]
             self._units.append(unit)
 
     def purge(self, ref: Hashable, letters: Iterable[int]) -> None:
         """They are no more."""
-        opened = [seq for seq in letters if seq in self.letters]
-        for seq in opened:
-            del self.letters[seq]
+        opened = {seq: self._drop_letter(seq) for seq in letters if seq in self.letters}
         self._units.append(Unit(ref=ref, opened=opened, outcomes=[len(opened)]))
 
     def _forget(self, receipt: Receipt, before: Receipt | None) -> None:

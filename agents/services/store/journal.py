@@ -58,6 +58,7 @@ INSERT INTO letters ({_FIXED}, attempts, body, crc, died, reason, error, traceba
 SELECT {_FIXED}, attempts, body, crc, ?, ?, ?, ? FROM messages WHERE seq = ?"""
 _BURY_NEW: Final = f"""
 INSERT INTO letters ({_FIXED}, attempts, body, crc, died, reason, error, traceback) VALUES ({', '.join('?' * 17)})"""
+_SIZES: Final = "SELECT seq, length(body) + length(error) + length(traceback) FROM letters ORDER BY died, seq"
 _LETTER: Final = f"{_FIXED}, attempts, died, reason, error, traceback"
 
 
@@ -205,7 +206,7 @@ def recover(connection: sqlite3.Connection, wall: float = 0.0) -> Recovered:
         return Recovered(
             messages=messages,
             corrupt=[_message(_readable(row)) for row in corrupt],
-            letters=[seq for (seq,) in connection.execute("SELECT seq FROM letters ORDER BY died, seq")],
+            letters={seq: _whole(size) for seq, size in connection.execute(_SIZES)},
             subscriptions=_subscriptions(connection),
             receipts=receipts,
             next_seq=_last_seq(connection) + 1,

@@ -112,7 +112,7 @@ class Unit:
     releases: list[Message] = field(default_factory=list)
     settled: list[Message] = field(default_factory=list)
     burials: list[Burial] = field(default_factory=list)
-    opened: list[int] = field(default_factory=list)  # dead letters that leave: replayed or purged
+    opened: dict[int, int] = field(default_factory=dict)  # dead letters that leave, replayed or purged, and their bytes
     subscriptions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     receipt: Receipt | None = None
     outcomes: list[Message | int | str] = field(default_factory=list)
@@ -173,12 +173,14 @@ Effect: TypeAlias = Deliver | Answer | Watch | Tell
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the queue holds at most, how often it tries, how long it waits. Seconds; bytes are of bodies."""
+    """What the queue holds at most, how often it tries, how long it waits. Seconds; bytes are of bodies,
+    those of letters with their errors and tracebacks."""
 
     messages: int = 100_000
     bytes: int = 256 * 2**20
     per_target: int = 50_000
     letters: int = 10_000
+    letter_bytes: int = 256 * 2**20
     max_attempts: int = 5
     age: float = 7 * 86_400.0
     window: int = 64
@@ -193,7 +195,7 @@ class Recovered:
 
     messages: Sequence[Message] = ()  # in the order of seq
     corrupt: Sequence[Message] = ()  # what was damaged there, and is a letter now
-    letters: Sequence[int] = ()
+    letters: Mapping[int, int] = field(default_factory=dict)  # by death, and their bytes
     subscriptions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     receipts: Sequence[Receipt] = ()
     next_seq: int = 1

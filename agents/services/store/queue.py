@@ -259,15 +259,18 @@ class Queue(Intake):
 
     def _buried(self, burial: Burial, touched: dict[str, Target], now: int) -> None:
         message, failure = burial.message, burial.failure
-        self.letters[message.seq] = None
+        self._keep_letter(message.seq, message.size + len(failure.error) + len(failure.traceback))
         if message.seq in self.messages:
             touched[message.target] = self._end(message, now)
         self._tell_dead(message, failure)
-        while len(self.letters) > self.bounds.letters:
+        self._bound_letters()
+
+    def _bound_letters(self) -> None:
+        bounds = self.bounds
+        while len(self.letters) > bounds.letters or self.letter_bytes > bounds.letter_bytes:
+            why = f"more than {bounds.letters} letters, or more than {bounds.letter_bytes} bytes of them"
             oldest = next(iter(self.letters))
-            del self.letters[oldest]
-            self._house.opened.append(oldest)
-            why = f"more than {self.bounds.letters} letters"
+            self._house.opened[oldest] = self._drop_letter(oldest)
             self.effects.append(Tell("letter.dropped", {"letter": oldest, "why": why}))
 
     def _tell_dead(self, message: Message, failure: Failure) -> None:
@@ -299,7 +302,8 @@ class Queue(Intake):
         if unit.receipt is not None:
             refs = unit.receipt.refs
             self._forget(unit.receipt, unit.replaced)
-        self.letters.update(dict.fromkeys(unit.opened))
+        for seq, size in unit.opened.items():
+            self._keep_letter(seq, size)
         self.effects.extend(Answer(ref, code=code, text=text) for ref in refs)
 
     # --- time ---

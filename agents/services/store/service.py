@@ -51,7 +51,7 @@ class Store(Keeper, Couriers):
         kept.make()
         bounds = Bounds(
             messages=max_messages, per_target=max(1, max_messages // 2), bytes=max_message_bytes, letters=max_letters,
-            max_attempts=max_attempts, age=max_age,
+            letter_bytes=max_message_bytes, max_attempts=max_attempts, age=max_age,
         )  # fmt: skip
         self.loss: str | None = get_meta(self.database.connection, "loss")
         await self.begin(Engine(self.database, kept, self._room_changed, self._broken), bounds, max_state)
