@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from otpd.agents.services.store import journal
-from otpd.agents.services.store.messages import Recovered
+from otpd.agents.services.store.database import Unusable, open_database
+from otpd.agents.services.store.messages import Bounds, Recovered
+from otpd.agents.services.store.queue import MEMORY, Queue
+from otpd.agents.services.store.service import SCHEMA
 from tests.services.durable_world import Submission, World, cast, event
 
 _BROKEN = "CAST(x'61ff' AS TEXT)"  # no UTF-8
@@ -93,3 +98,37 @@ def test_numbers_go_on_whatever_has_become_of_the_counters(change: str) -> None:
     world.disk.execute("UPDATE sqlite_sequence SET seq = 'many'")
     found: Any = recovered(world)
     assert (found.minute, found.next_seq) == (0, 5)
+
+
+def stored(home: Path) -> bytes:
+    """The file of a whole store: forty messages, twenty letters, receipts, ids that have ended."""
+    database = open_database(home / "store.db", SCHEMA)
+    queue = Queue(journal.recover(database.connection), Bounds(max_attempts=1), 0, 1.0)
+    queue.subscribe(None, "b", ["news"])
+    for number in range(40):
+        queue.submit(None, f"s{number}", 1, 1, [cast("a", body=b"%d" % number * 50, id=f"o{number}"), event("news")])
+    for unit in queue.take():
+        journal.write(database.connection, journal.rows(unit, 1.0, 0), MEMORY)
+    database.close()
+    return (home / "store.db").read_bytes()
+
+
+def test_one_flipped_bit_anywhere_in_the_file_lets_the_store_begin_and_lose_no_other_message(tmp_path: Path) -> None:
+    """Each message is there, or is a letter, or it was reported that something is lost."""
+    good = stored(tmp_path)
+    chance = random.Random(15)
+    for number in range(60):
+        data = bytearray(good)
+        data[chance.randrange(len(data))] ^= chance.choice([0x01, 0x10, 0x80])
+        home = tmp_path / str(number)
+        home.mkdir()
+        (home / "store.db").write_bytes(data)
+        try:
+            database = open_database(home / "store.db", SCHEMA)
+        except Unusable:
+            continue
+        found = journal.recover(database.connection, 5.0)
+        left = {message.seq for message in found.messages} | set(found.letters)
+        assert len(left) == 40 or database.report.problems, (number, database.report)
+        assert len(journal.letters(database.connection)) == len(found.letters)
+        database.close()

@@ -48,6 +48,8 @@ _SETTINGS: Final = (
 #: What a whole rescue is called until it takes the place of the damaged one.
 _RESCUED: Final = ".rescued"
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+#: How sqlite3 says, without a code, that a text is none.
+_NO_TEXT: Final = "Could not decode to UTF-8"
 _DENIED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 _HELD: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -191,9 +193,12 @@ class _Opening:
             self._migrate(connection, self._schema.version)
         except sqlite3.DatabaseError as error:
             connection.close()
-            if _code(error) in _DAMAGE:
+            if _code(error) in _DAMAGE or _NO_TEXT in str(error):
                 raise _Damaged(str(error)) from None
             raise
+        except UnicodeDecodeError as error:  # what SQLite says of it quotes what it has found there
+            connection.close()
+            raise _Damaged(str(error)) from None
         except BaseException:
             connection.close()
             raise

@@ -33,7 +33,7 @@ def rows(connection: sqlite3.Connection, query: str) -> Iterator[sqlite3.Row]:
     """As `readable`, one by one."""
     cursor = connection.cursor()
     cursor.row_factory = sqlite3.Row
-    with any_text(connection), contextlib.suppress(sqlite3.Error):
+    with any_text(connection), contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
         yield from cursor.execute(query)
 
 
