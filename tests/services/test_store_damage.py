@@ -113,6 +113,16 @@ def stored(home: Path) -> bytes:
     return (home / "store.db").read_bytes()
 
 
+def test_a_column_that_has_another_name_is_damage(tmp_path: Path) -> None:
+    good = stored(tmp_path)
+    damaged = good.replace(b"attempts INTEGER NOT NULL, lease", b"attenpts INTEGER NOT NULL, lease")
+    (tmp_path / "store.db").write_bytes(damaged)
+    database = open_database(tmp_path / "store.db", SCHEMA)
+    assert (database.report.why, database.report.saved_rows["messages"]) == ("its tables are not as otpd makes them", 40)
+    assert len(journal.recover(database.connection).messages) == 40
+    database.close()
+
+
 def test_one_flipped_bit_anywhere_in_the_file_lets_the_store_begin_and_lose_no_other_message(tmp_path: Path) -> None:
     """Each message is there, or is a letter, or it was reported that something is lost."""
     good = stored(tmp_path)

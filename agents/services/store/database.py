@@ -191,6 +191,7 @@ class _Opening:
             _set_up(connection)
             self._quick_check(connection)
             self._migrate(connection, self._schema.version)
+            self._compare_schema(connection)
         except sqlite3.DatabaseError as error:
             connection.close()
             if _code(error) in _DAMAGE or _NO_TEXT in str(error):
@@ -235,6 +236,15 @@ class _Opening:
         for number, script in enumerate(self._schema.scripts()[version:wanted], version + 1):
             head = f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
             connection.executescript(f"{head}\n{script}\nCOMMIT;")
+
+    def _compare_schema(self, connection: sqlite3.Connection) -> None:
+        """The check of SQLite says nothing of a column that has another name."""
+        model = sqlite3.connect(":memory:", isolation_level=None)
+        with contextlib.closing(model):
+            for script in self._schema.scripts():
+                model.executescript(script)
+            if not _tables(model) <= _tables(connection):
+                raise _Damaged("its tables are not as otpd makes them")
 
     # --- what is missing ---
 
@@ -354,6 +364,10 @@ def _set_up(connection: sqlite3.Connection) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
         raise sqlite3.OperationalError(f"its file system takes no write-ahead log (journal_mode is {mode})")
+
+
+def _tables(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
 
 
 def _has(connection: sqlite3.Connection, table: Table) -> bool:

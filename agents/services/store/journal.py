@@ -66,10 +66,10 @@ _NUMBERS: Final = ("attempts", "lease", "turn", "max_attempts", "origin")
 
 
 def _intact(row: sqlite3.Row) -> bool:
-    fixed = tuple(row[name] for name in _FIXED.split(", "))
     try:
+        fixed = tuple(row[name] for name in _FIXED.split(", "))
         same = zlib.crc32(row["body"], _sum(*fixed[:7])) == row["crc"]
-    except TypeError:  # a byte that says what kind of value it is
+    except (TypeError, IndexError):  # a byte that says what kind of value it is, or that is in the name of a column
         return False
     numbers = (row[name] for name in _NUMBERS if name in set(row.keys()))
     return same and isinstance(row["at"], float) and all(isinstance(each, int) for each in numbers)

@@ -87,7 +87,7 @@ def checksum(name: str, version: int, inc: int, body: bytes | None) -> int:
 def intact(row: sqlite3.Row) -> bool:
     try:
         return bool(checksum(row["name"], row["version"], row["inc"], row["body"]) == row["crc"])
-    except TypeError:  # a byte that says what kind of value it is
+    except (TypeError, IndexError):  # a byte that says what kind of value it is, or that is in the name of a column
         return False
 
 
