@@ -69,6 +69,11 @@ class Line:
         self._waiting += len(packet)
         self.flush()
 
+    def say_first(self, *message: Any) -> None:
+        """As `say`, before anything happens that the pool must not repeat. Waits while it is slow: nothing runs now."""
+        self.say(*message)
+        self._empty()
+
     @property
     def full(self) -> bool:
         """So much is waiting to be sent that no more should be read."""
@@ -84,11 +89,14 @@ class Line:
                 self._leave(0)
             self._waiting -= len(self._outbox.popleft())
 
-    def send_result(self, run: int, result: dict[str, Any]) -> None:
-        """Waits while the pool is slow: nothing runs now."""
+    def _empty(self) -> None:
         while self._outbox:
             select.select([], [self._channel], [])
             self.flush()
+
+    def send_result(self, run: int, result: dict[str, Any]) -> None:
+        """Waits while the pool is slow: nothing runs now."""
+        self._empty()
         try:
             for stream in ("stdout", "stderr"):
                 content = result.get(stream, b"")

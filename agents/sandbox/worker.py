@@ -105,10 +105,9 @@ class Worker:
         streams, ends = _pipes(prepared.profile.limits.output)
         slot = None
         try:
-            slot = self._start(prepared, job.order, granted, (job.stdin, *ends))
+            slot = self._start(prepared, job, granted, (job.stdin, *ends))
             close_all(ends)
             ends.clear()
-            self._line.say("started", job.run)
             return self._accompany(job, prepared, slot, streams)
         finally:
             if slot is not None:
@@ -119,19 +118,25 @@ class Worker:
             granted.close()
             granted.remove_placeholders()
 
-    def _start(self, prepared: plans.Prepared, order: plans.Order, granted: Granted, streams: tuple[int, ...]) -> Slot:
-        """In the next slot that is alive. SetupFailed, OSError. A lost nest ends the worker: nothing has begun yet."""
-        plan = -1
+    def _start(self, prepared: plans.Prepared, job: Job, granted: Granted, streams: tuple[int, ...]) -> Slot:
+        """In the next slot that is alive. SetupFailed, OSError. A lost nest ends the worker: nothing has begun yet.
+
+        From the word `started` on the pool gives the run to no other worker, so it is said before the slot is told to go:
+        whoever is killed in between has carried out the command at most once."""
         try:
             slot = self._living_slot(prepared, granted)
-            plan = memory(plans.run_plan(prepared, order, granted.mounts))
-            slot.start(plan, streams, granted.trees)
-            return slot
         except ConnectionError:
             leave(self._backend, LOST)
+        plan = memory(plans.run_plan(prepared, job.order, granted.mounts))
+        try:
+            self._line.say_first("started", job.run)
+            slot.start(plan, streams, granted.trees)
+            return slot
+        except ConnectionError as error:
+            slot.close()
+            raise SetupFailed("the slot was killed before the command began.", layer="nest", fix="try again") from error
         finally:
-            if plan >= 0:
-                os.close(plan)
+            os.close(plan)
 
     def _living_slot(self, prepared: plans.Prepared, granted: Granted) -> Slot:
         """The kernel may have killed the one that waits, for want of memory."""
