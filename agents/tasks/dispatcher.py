@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import time
 from typing import Any, Final
@@ -34,10 +35,17 @@ def options_of(pool: str, given: dict[str, Any]) -> Options:
     return Options(size=size, **{key: given[key] for key in known if key in given})
 
 
+def _raise_limit() -> None:
+    """Each task with large arguments that waits holds a descriptor. Workers are root's children and have their own limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class TaskPool(Agent):
     """Runs functions in worker processes: size, queue and limits are those of [pools.NAME]."""
 
     async def init(self, pool: str, options: dict[str, Any]) -> None:
+        _raise_limit()
         self.pool_name = pool
         self._loop = asyncio.get_running_loop()
         self._lines: dict[int, Line] = {}

@@ -61,7 +61,11 @@ def encode(value: Any, codec: int, what: str = "argument") -> Payload:
     if len(body) > INLINE:
         segments = [memoryview(body), *segments]
         body = b""
-    return Payload(codec, body, [each.nbytes for each in segments], [_in_memory(segments)])
+    try:
+        return Payload(codec, body, [each.nbytes for each in segments], [_in_memory(segments)])
+    except OSError as error:
+        text = f"{what}: {sum(each.nbytes for each in segments)} bytes can't be put into shared memory: {error.strerror}"
+        raise NotData(f"{text}; send less at a time") from error
 
 
 def decode(sent: Payload, what: str) -> Any:

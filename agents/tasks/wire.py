@@ -80,7 +80,7 @@ class Wire:
     def take(self) -> list[tuple[list[Any], list[int]]] | None:
         """What one packet brought, [] when there is none now; None when the other end is gone, or wrong."""
         try:
-            data, ancillary, _flags, _address = self.socket.recvmsg(_ROOM, _SPACE, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _address = self.socket.recvmsg(_ROOM, _SPACE, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return []
         except OSError:
@@ -89,6 +89,9 @@ class Wire:
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        if flags & socket.MSG_CTRUNC:  # this process has no descriptor free: whose is missing can't be told
+            close_all(fds)
+            return None
         return _messages(data, list(fds)) if data else None
 
     def close(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
+import socket
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from otpd.agents.errors import NotData
 from otpd.agents.tasks.payload import INLINE, MSGPACK, PICKLE, Payload, decode, encode
+from otpd.agents.tasks.wire import Wire
 
 data = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=5) | st.binary(max_size=5)
@@ -59,3 +63,29 @@ def test_what_can_not_be_sent_is_named_and_leaves_nothing() -> None:
 def test_what_is_no_payload_is_an_error(sent: Payload) -> None:
     with pytest.raises(ValueError, match="can't be read"):
         decode(sent, "the result of f")
+
+
+def test_without_room_for_what_is_large_nothing_is_sent_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(name: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", full)
+    with pytest.raises(NotData, match="argument: 100000 bytes can't be put into shared memory: Too many open files"):
+        encode(b"x" * 100_000, MSGPACK)
+
+
+def test_a_line_whose_descriptors_can_not_be_taken_is_wrong_and_keeps_none() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sender, wire = Wire(ours), Wire(theirs)
+    sender.put(["run"], [os.dup(ours.fileno())])
+    sender.flush()
+    before = os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        taken = wire.take()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (taken, len(os.listdir("/proc/self/fd"))) == (None, len(before))
+    sender.close()
+    wire.close()
