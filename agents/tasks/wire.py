@@ -17,6 +17,7 @@ True
 from __future__ import annotations
 
 import array
+import errno
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ from otpd.ipc.frames import close_all
 _BATCH, _MAX_FDS = 120_000, 12
 _ROOM: Final = 220_000
 _SPACE: Final = socket.CMSG_SPACE(2 * _MAX_FDS * array.array("i").itemsize)
+#: What a send fails with when too much is under way, and when the other end is gone.
+_NO_ROOM: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+_GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF})
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -66,12 +70,15 @@ class Wire:
                 size += len(body)
                 fds.extend(own)
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
-            try:
-                self.socket.sendmsg([_head(len(parts)), *parts], ancillary, _FLAGS)
+            try:  # as one piece: the kernel takes no more than 1024 of them (IOV_MAX)
+                self.socket.sendmsg([b"".join((_head(len(parts)), *parts))], ancillary, _FLAGS)
             except BlockingIOError:
                 return False
-            except OSError:
-                pass
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    return False
+                if error.errno not in _GONE:
+                    raise
             for _ in parts:
                 out.popleft()
             close_all(fds)

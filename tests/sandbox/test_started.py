@@ -51,7 +51,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, killed: bool) -> tuple[Slot, Any]:
     except SetupFailed as error:
         return slot, str(error)
     finally:
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
         ours.close()
         pool.close()
 

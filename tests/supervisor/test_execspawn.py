@@ -44,7 +44,7 @@ def test_a_fork_that_fails_is_an_error_and_leaks_nothing(
     ):
         root.spawn("true")
     monkeypatch.undo()
-    assert open_fds() == before
+    assert open_fds() <= before
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 

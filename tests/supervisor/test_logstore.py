@@ -292,7 +292,7 @@ def test_reading_keeps_no_descriptor_open(writing: Writing) -> None:
     lines = since(writing.logs, ["web"], 0)
     next(lines)
     Follower(writing.logs).poll()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 def test_bytes_that_are_no_text_are_shown_escaped() -> None:

@@ -43,7 +43,7 @@ def failure(root: Root, *command: str, **more: Any) -> str:
     before = open_fds()
     with pytest.raises(SpawnError) as caught:
         root.native(*command, **more)
-    assert open_fds() == before
+    assert open_fds() <= before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
     return str(caught.value)
@@ -177,7 +177,7 @@ def test_it_is_born_in_its_cgroup_which_is_then_empty_and_goes(root: Root) -> No
     for fd in (worker.pidfd, worker.output):
         os.close(fd)
     root.workers.remove(worker)
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 # --- failures ---
@@ -261,7 +261,7 @@ def test_two_thousand_starts_leave_nothing(root: Root, spawner: NativeSpawner) -
         assert os.waitpid(made.pid, 0) == (made.pid, 0)
         os.close(made.pidfd)
     os.close(sink)
-    assert open_fds() == before
+    assert open_fds() <= before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 

@@ -81,3 +81,23 @@ def test_a_pool_knows_that_a_worker_is_ending_before_its_end_is_proved() -> None
         return story
 
     assert asyncio.run(story()) == [("ready", 1), ("ending", 1), ("lost", 1)]
+
+
+def test_no_message_of_a_large_batch_is_lost() -> None:
+    """The kernel takes at most 1024 pieces at a time."""
+    one, two = (Wire(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    for number in range(3000):
+        one.put(["run", number])
+    assert one.flush()
+    assert [message for message, _fds in two.take() or ()] == [["run", number] for number in range(3000)]
+    one.close(), two.close()
+
+
+def test_what_finds_no_room_waits_and_what_nobody_takes_is_no_error() -> None:
+    one, two = (Wire(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    while one.flush():
+        one.put(["run", b"x" * 100_000])
+    assert one.pending
+    two.close()
+    assert one.flush() and not one.pending
+    one.close()
