@@ -18,7 +18,6 @@ import select
 import signal
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -140,12 +139,15 @@ class Sweeper:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._children = linux.open_own_children() if threading.active_count() == 1 else -1
-        if self._children >= 0:
-            weakref.finalize(self, os.close, self._children)
         self._spare = -1
         self._keep_spare()
         #: Whose a stray was found to be. On its way out it has no environment any more that could tell.
         self._claims: dict[int, tuple[int, str, int]] = {}
+
+    def __del__(self) -> None:
+        for fd in (self._children, self._spare):
+            if fd >= 0:
+                os.close(fd)
 
     def sweep(self, owner: Owner, known: Set[int], kill: bool) -> tuple[Process, ...]:
         """What `owner` left and is alive; killed on the way if `kill`. Empty: verified that nothing is left.

@@ -279,18 +279,16 @@ class Pool:
                 self._apply(self._dispatch.ready(handle.number))
             case ["unavailable", error]:
                 self._unavailable(handle, error)
+            case ["starting" | "returned" as word, number] if number in self._runs:
+                self._runs[number].started = word == "starting"
             case ["started", number] if number in self._runs:
-                self._begun(self._runs[number])
+                self._runs[number].drop_stdin()
             case ["output", number, stream, chunk] if number in self._runs:
                 self._output(handle, self._runs[number], stream, chunk)
             case ["piece", number, stream, chunk] if number in self._runs:
                 self._runs[number].pieces.setdefault(stream, []).append(chunk)
             case ["result", number, table] if number in self._runs:
                 self._result(handle, self._runs[number], table)
-
-    def _begun(self, run: Run) -> None:
-        run.started = True
-        run.drop_stdin()
 
     # --- output that nobody takes ---
 

@@ -121,20 +121,23 @@ class Worker:
     def _start(self, prepared: plans.Prepared, job: Job, granted: Granted, streams: tuple[int, ...]) -> Slot:
         """In the next slot that is alive. SetupFailed, OSError. A lost nest ends the worker: nothing has begun yet.
 
-        From the word `started` on the pool gives the run to no other worker, so it is said before the slot is told to go:
-        whoever is killed in between has carried out the command at most once."""
+        From the word `starting` on the pool gives the run to no other worker, so it is said before the slot is told to go:
+        whoever is killed in between has carried out the command at most once. A slot that could not be told has not begun,
+        and the pool has the run back."""
         try:
             slot = self._living_slot(prepared, granted)
         except ConnectionError:
             leave(self._backend, LOST)
         plan = memory(plans.run_plan(prepared, job.order, granted.mounts))
         try:
-            self._line.say_first("started", job.run)
+            self._line.say_first("starting", job.run)
             slot.start(plan, streams, granted.trees)
+            self._line.say("started", job.run)
             return slot
-        except ConnectionError as error:
+        except ConnectionError:
             slot.close()
-            raise SetupFailed("the slot was killed before the command began.", layer="nest", fix="try again") from error
+            self._line.say_first("returned", job.run)
+            leave(self._backend, LOST)
         finally:
             os.close(plan)
 

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_socket_of_another_user_is_not_spoken_to(
 ) -> None:
     """T45, T47: whoever got hold of the path would be told our requests and could answer anything."""
     monkeypatch.setattr(control.os, "getuid", lambda: 4242)
-    monkeypatch.setattr(control.struct, "unpack", lambda _form, _data: (1, 4243, 4243))
+    monkeypatch.setattr(control, "struct", SimpleNamespace(unpack=lambda _form, _data: (1, 4243, 4243)))
     with pytest.raises(ControlError) as caught:
         Control.open(str(tmp_path / "c.sock"))
     assert (caught.value.code, "is served by uid 4243, you are uid 4242" in caught.value.error) == (5, True)

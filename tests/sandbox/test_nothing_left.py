@@ -34,8 +34,15 @@ def family(pool: Pool, mark: str) -> Run:
     return run
 
 
+def kill_whole(init: int) -> None:
+    """With all that lives in its namespace: an init is a zombie only when that is gone. Else the next run may begin in a
+    slot that the kernel has not come to yet, and be killed with it."""
+    os.kill(init, signal.SIGKILL)
+    eventually(lambda: state_of(init) in ("", "Z", "X"), what="it is dead, and all that lived in its namespace")
+
+
 def state_of(pid: int) -> str:
-    """Of a process, "" when there is none. A namespace's init is a zombie only when all that lived in it is gone."""
+    """Of a process, "" when there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -91,7 +98,7 @@ def test_kill_of_an_idle_worker_is_not_noticed(launcher: str | None) -> None:
 def test_kill_of_the_nest_in_the_middle_of_a_command(launcher: str | None, mark: str) -> None:
     with alone(launcher) as pool:
         run = family(pool, mark)
-        os.kill(nest_of(busy_worker(pool)), signal.SIGKILL)
+        kill_whole(nest_of(busy_worker(pool)))
         assert (run.result().status, run.result().killed_by) == ("killed", "worker")
         all_gone(mark)
         assert pool.run(["echo", "on"]).check().text == "on\n"
@@ -99,9 +106,7 @@ def test_kill_of_the_nest_in_the_middle_of_a_command(launcher: str | None, mark:
 
 def test_kill_of_an_idle_nest_is_not_noticed(launcher: str | None) -> None:
     with alone(launcher) as pool:
-        nest = nest_of(busy_worker(pool))
-        os.kill(nest, signal.SIGKILL)
-        eventually(lambda: state_of(nest) in ("", "Z", "X"), what="it is dead, and all that lived in its namespace")
+        kill_whole(nest_of(busy_worker(pool)))
         assert pool.run(["echo", "on"]).check().text == "on\n"
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from otpd.agents.sandbox import worker as worker_module
-from otpd.agents.sandbox.errors import SetupFailed
 from otpd.agents.sandbox.line import Line
 from otpd.agents.sandbox.worker import Worker
 from otpd.ipc.frames import channel_pair, receive_packet
@@ -36,9 +35,18 @@ class Slot:
         self.closed = True
 
 
+class Left(Exception):
+    """The worker has ended itself."""
+
+
+def leave(_backend: object, status: int) -> NoReturn:
+    raise Left(status)
+
+
 def begin(monkeypatch: pytest.MonkeyPatch, killed: bool) -> tuple[Slot, Any]:
-    """What a worker does with run 7, whose slot is this."""
+    """What a worker does with run 7, whose slot is this: where it runs, or with which status the worker has left."""
     ours, pool = channel_pair()
+    monkeypatch.setattr(worker_module, "leave", leave)
     slot = Slot(pool, killed)
     monkeypatch.setattr(worker_module.plans, "run_plan", lambda *_: b"")
     worker = Worker.__new__(Worker)
@@ -48,20 +56,21 @@ def begin(monkeypatch: pytest.MonkeyPatch, killed: bool) -> tuple[Slot, Any]:
     before = len(os.listdir("/proc/self/fd"))
     try:
         return slot, worker._start(nothing, nothing, nothing, ())
-    except SetupFailed as error:
-        return slot, str(error)
+    except Left as left:
+        return slot, left.args[0]
     finally:
+        packet = receive_packet(pool)
+        slot.told.append(packet and packet[0])
         assert len(os.listdir("/proc/self/fd")) <= before
         ours.close()
         pool.close()
 
 
-def test_that_it_has_started_is_said_before_the_slot_is_told_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_that_it_starts_is_said_before_the_slot_is_told_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
     slot, started = begin(monkeypatch, killed=False)
-    assert (slot.told, started, slot.closed) == ([["started", 7]], slot, False)
+    assert (slot.told, started, slot.closed) == ([["starting", 7], ["started", 7]], slot, False)
 
 
-def test_a_slot_that_was_killed_before_is_an_error_that_says_that_nothing_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    slot, said = begin(monkeypatch, killed=True)
-    assert (slot.told, slot.closed) == ([["started", 7]], True)
-    assert "the slot was killed before the command began" in said
+def test_a_run_whose_slot_could_not_be_told_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    slot, status = begin(monkeypatch, killed=True)
+    assert (slot.told, status, slot.closed) == ([["starting", 7], ["returned", 7]], worker_module.LOST, True)

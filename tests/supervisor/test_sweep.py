@@ -282,3 +282,9 @@ def test_the_end_of_a_worker_is_cheap_to_verify_among_many(root: Root, monkeypat
         monkeypatch.setattr(linux, name, lambda what, original=original: (read.append(what), original(what))[1])
     assert sweeper.sweep(owner(gone), known, kill=True) == ()
     assert (len(workers), len(read)) == (30, 1)
+
+
+def test_a_sweeper_that_is_gone_holds_no_descriptor() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    sweep.Sweeper().strays(set())
+    assert set(os.listdir("/proc/self/fd")) <= before
