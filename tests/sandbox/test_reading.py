@@ -23,7 +23,7 @@ def test_everything_can_be_said() -> None:
         "slot_uids": "300000-300003", "recycle_after": 10,
         "profiles": {
             "p": {
-                "view": "host-ro", "ro": ["/opt/x"], "rw": ["work", "/srv/"], "protect": ["work/.git"], "net": "host",
+                "view": "host-ro", "ro": ["/opt/x"], "rw": ["data", "/srv/"], "protect": ["data/.git"], "net": "host",
                 "env": {"A": "1"}, "workspace": "tmpfs:8MiB",
                 "on_output_limit": "kill", "grace": "1m", "require": ["userns"],
                 "allow_degraded": ["memory", "netns"], "commands": ["git"], "unix_sockets": True, "debug": True,
@@ -37,7 +37,7 @@ def test_everything_can_be_said() -> None:
     }  # fmt: skip
     limits = Limits(0.25, 3600.0, 2**30, "hard", 5, 8192, 3 * 2**19, 99, 4096, 2**20, 2 * 2**40, 32)
     profile = Profile(
-        "p", "host-ro", ("/opt/x",), ("/base/work", "/srv"), ("/base/work/.git",), "host", {"A": "1"}, 8 * 2**20, limits,
+        "p", "host-ro", ("/opt/x",), ("/base/data", "/srv"), ("/base/data/.git",), "host", {"A": "1"}, 8 * 2**20, limits,
         "kill", 60.0, ("userns",), ("memory", "netns"), ("git",), True, True, "/opt/x/bin/python",
     )  # fmt: skip
     expected = PoolSettings(4, 9, 3, 2.0, "bwrap", (300_000, 300_003), 10, {"default": Profile(), "p": profile})

@@ -107,7 +107,7 @@ def test_a_run_that_goes_on_is_asked_for_again_when_there_is_a_broker_again() ->
 
 def test_a_one_shot_fires_once_and_is_gone() -> None:
     rig = Rig()
-    id_ = rig.once("a/work/1", rig.now.mono + 5 * SECOND)
+    id_ = rig.once("a/job/1", rig.now.mono + 5 * SECOND)
     assert rig.disk[id_].due == rig.now.mono + 5 * SECOND
     assert rig.at(rig.run(60)) == [5]
     assert (rig.machine.jobs, rig.disk, rig.machine.owners, rig.machine.next) == ({}, {}, {}, (None, None))
@@ -124,14 +124,14 @@ def test_a_one_shot_at_a_time_of_day_goes_by_the_wall_clock() -> None:
 
 def test_a_cancelled_one_never_fires_and_one_that_runs_can_t_be_cancelled() -> None:
     rig = Rig()
-    id_ = rig.once("a/work/1", rig.now.mono + 5 * SECOND)
+    id_ = rig.once("a/job/1", rig.now.mono + 5 * SECOND)
     assert not rig.machine.cancel("b", id_), "of another"
     assert rig.machine.cancel("a", id_)
     assert not rig.machine.cancel("a", id_)
     assert rig.run(60) == []
-    rig.once("a/work/2", rig.now.mono + 5 * SECOND)
+    rig.once("a/job/2", rig.now.mono + 5 * SECOND)
     rig.run(6, answer=None)
-    assert not rig.machine.cancel("a", "a/work/2")
+    assert not rig.machine.cancel("a", "a/job/2")
 
 
 def test_the_same_one_once_more_changes_nothing_and_another_under_its_id_takes_its_place() -> None:
