@@ -53,9 +53,10 @@ class World:
 
     def __init__(self, bounds: Bounds = BOUNDS, names: tuple[str, ...] = ("a", "b")) -> None:
         self.bounds, self.now, self.wall = bounds, 0, 0.0
-        self.disk = sqlite3.connect(":memory:", isolation_level=None)
-        self.disk.executescript(journal.MIGRATION)
+        # Closed by whichever thread collects this world.
+        self.disk = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self.disk.close)
+        self.disk.executescript(journal.MIGRATION)
         self.receivers = {name: Receiver(name) for name in names}
         self.incs = 0
         self.store_deaths = 0
