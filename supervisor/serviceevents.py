@@ -20,6 +20,8 @@ PER_SECOND: Final = 20.0
 BURST: Final = 100
 #: Bytes that one event may bring.
 MAX_DATA: Final = 4096
+#: Tables and lists in each other. The logger has to write them as JSON, whatever they are.
+MAX_DEPTH: Final = 8
 _KIND: Final = re.compile(r"[a-z][a-z_.]{0,63}")
 #: What an event has anyway.
 _OWN: Final = frozenset({"at", "event", "kind", "name", "path", "generation", "life", "seq"})
@@ -43,9 +45,21 @@ class ServiceEvents:
                 self._root.loop.after(1.0, lambda: self._tell_suppressed(service))
             return
         fields = {key: value for key, value in data.items() if isinstance(key, str) and key not in _OWN}
-        if len(pack(fields)) > MAX_DATA:
+        if not _is_plain(fields, MAX_DEPTH):
+            fields = {"left_out": f"data that is no JSON, or is nested more than {MAX_DEPTH} deep"}
+        elif len(pack(fields)) > MAX_DATA:
             fields = {"left_out": f"more than {MAX_DATA} bytes of data"}
         self._root.journal.event(f"{service}.{kind}", name[:200], **fields)
 
     def _tell_suppressed(self, service: str) -> None:
         self._root.journal.event(f"{service}.suppressed", service, count=self._floods[service].take_suppressed())
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """JSON has it, and whoever reads it needs no deep stack."""
+    match value:
+        case dict():
+            return depth > 0 and all(isinstance(key, str) and _is_plain(each, depth - 1) for key, each in value.items())
+        case list():
+            return depth > 0 and all(_is_plain(each, depth - 1) for each in value)
+    return value is None or isinstance(value, str | int | float)

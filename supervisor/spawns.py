@@ -82,7 +82,7 @@ class Spawns:
 
     def _spawned(self, live: Live, told: dict[Any, Any]) -> None:
         count = self._count(live)
-        count.last = {key: str(told.get(key, ""))[:_TEXT_LIMIT] for key in _FIELDS}
+        count.last = {key: _text(told.get(key)) for key in _FIELDS}
         self._tell(live, count, "child.spawn_refused" if count.now[1] else "child.spawned", count.last)
 
     def _tell(self, live: Live, count: Count, kind: str, fields: dict[str, Any]) -> None:
@@ -103,3 +103,8 @@ class Spawns:
 
     def forget(self, name: str) -> None:
         self._counts.pop(name, None)
+
+
+def _text(value: Any) -> str:
+    """No list or table is made one: those that are nested deeply enough Python can't write down."""
+    return str(value)[:_TEXT_LIMIT] if isinstance(value, str | int | float) else ""

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from otpd.ipc.frames import unpack
 from otpd.supervisor.journal import Journal
 from otpd.supervisor.serviceevents import BURST, ServiceEvents
 
@@ -76,6 +77,17 @@ def test_an_event_that_is_too_long_says_so() -> None:
     desk = Desk()
     desk.hears(["event", "x", "a", {"text": "y" * 5000}])
     assert desk.noted == [("store.x", "a", {"left_out": "more than 4096 bytes of data"})]
+
+
+@pytest.mark.parametrize("value", [unpack(b"\x91" * 900 + b"\x90"), {b"k": 1}, [{7: 1}], b"bytes"])
+def test_what_the_logger_could_not_write_does_not_reach_it(value: Any) -> None:
+    desk = Desk()
+    desk.hears(["event", "x", "a", {"deep": value}])
+    desk.hears(["event", "x", "a", {"plain": [{"a": [1, 2.5, None, True]}]}])
+    assert desk.noted == [
+        ("store.x", "a", {"left_out": "data that is no JSON, or is nested more than 8 deep"}),
+        ("store.x", "a", {"plain": [{"a": [1, 2.5, None, True]}]}),
+    ]
 
 
 def test_data_may_have_any_keys() -> None:

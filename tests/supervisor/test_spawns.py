@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from otpd.ipc.frames import unpack
 from otpd.supervisor.spawns import BURST, Spawns
 from otpd.supervisor.spec import Launch
 
@@ -90,6 +91,12 @@ def test_what_a_report_says_is_bounded_and_text() -> None:
     assert desk.events[0] == ("child.spawned", {"call": "x" * 300, "program": "", "place": "7", "instead": ""})
     assert len(desk.events[1][1]["detail"]) == 300
     assert desk.spawns.details("feed", WARN)["layers"] == ["audit"]
+
+
+def test_a_report_that_is_nested_as_deeply_as_a_packet_can_be_ends_nobody() -> None:
+    desk = Desk()
+    assert desk.say(["spawn", {**TOLD, "program": unpack(b"\x91" * 1000 + b"\x90")}, 1, 0]) == (1, 0)
+    assert desk.events == [("child.spawned", {**TOLD, "program": ""})]
 
 
 def test_a_program_has_nothing_to_report() -> None:
