@@ -184,7 +184,7 @@ class PoolExecutor(concurrent.futures.Executor):
         poll.register(wake, select.POLLIN)
         poll.register(wire, select.POLLIN)
         while True:
-            for fd, _event in poll.poll():
+            for fd, _event in poll.poll(None if wire.pause is None else wire.pause * 1000):
                 if fd == wake:
                     os.eventfd_read(wake)
             with self._lock:
@@ -192,7 +192,7 @@ class PoolExecutor(concurrent.futures.Executor):
             self._settle()
             if not goes_on:
                 return
-            poll.modify(wire, select.POLLIN | (select.POLLOUT if wire.pending else 0))
+            poll.modify(wire, select.POLLIN | (select.POLLOUT if wire.pending and wire.pause is None else 0))
 
     def _settle(self) -> None:
         """Without the lock: a future calls back, and what it calls may wait for a thread that submits here."""

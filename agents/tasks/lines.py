@@ -117,6 +117,7 @@ class Line:
         self._loop: Watcher = asyncio.get_running_loop() if hub is None else hub
         self._hear, self._gone, self._after, self._pidfd = hear, gone, after, pidfd
         self._writing = False
+        self._again: asyncio.TimerHandle | None = None
         self._hub = hub
         self.wire = Wire(sock)
         self.open = True
@@ -137,7 +138,11 @@ class Line:
         """Send what was put; the rest when there is room."""
         if not self.open:
             return
+        self._forget_timer()
         waits = self.wire.pending and not self.wire.flush()
+        if waits and self.wire.pause is not None:
+            self._again = asyncio.get_running_loop().call_later(self.wire.pause, self.flush)
+            waits = False
         if waits is not self._writing:
             self._writing = waits
             fd = self.wire.fileno()
@@ -146,10 +151,16 @@ class Line:
             else:
                 self._loop.remove_writer(fd)
 
+    def _forget_timer(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
     def close(self) -> None:
         if not self.open:
             return
         self.open = False
+        self._forget_timer()
         fd = self.wire.fileno()
         self._loop.remove_reader(fd)
         self._loop.remove_writer(fd)

@@ -35,14 +35,21 @@ _SPACE: Final = socket.CMSG_SPACE(2 * _MAX_FDS * array.array("i").itemsize)
 #: What a send fails with when too much is under way, and when the other end is gone.
 _NO_ROOM: Final = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 _GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EBADF})
+#: Seconds until the next attempt when it is the kernel that has no room: no descriptor is ready when it has some again.
+PAUSE: Final = 0.05
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class Wire:
-    """`put` and `flush`, `take`; none of them waits. Descriptors that are put belong to the wire from then on."""
+    """`put` and `flush`, `take`; none of them waits. Descriptors that are put belong to the wire from then on.
+
+    `pause`: what to wait for after a `flush` that has not sent all. None: until the socket is writable. Else so many
+    seconds: the kernel has no room for more of anybody, and a socket that is writable says nothing of that.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        self.pause: float | None = None
         self._pack = msgpack.Packer(use_bin_type=True, unicode_errors="surrogateescape").pack
         self._out: deque[tuple[bytes, Sequence[int]]] = deque()
 
@@ -59,7 +66,7 @@ class Wire:
 
     def flush(self) -> bool:
         """True when all is sent, or never will be (who is gone is noticed by reading)."""
-        out = self._out
+        out, self.pause = self._out, None
         while out:
             parts: list[bytes] = []
             fds, size = array.array("i"), 0
@@ -76,6 +83,7 @@ class Wire:
                 return False
             except OSError as error:
                 if error.errno in _NO_ROOM:
+                    self.pause = PAUSE
                     return False
                 if error.errno not in _GONE:
                     raise

@@ -101,7 +101,7 @@ class Worker:
         while not self._wire.flush():  # the socket is a blocking one; its flags are not: wait for room
             import select
 
-            select.select([], [self._wire], [])
+            select.select([], [self._wire] if self._wire.pause is None else [], [], self._wire.pause)
 
 
 def failure(error: BaseException, codec: int) -> Payload:

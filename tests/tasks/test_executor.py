@@ -15,8 +15,9 @@ from otpd.agents.errors import Exited
 from otpd.agents.tasks import executor as module
 from otpd.agents.tasks.executor import PoolExecutor
 from otpd.agents.tasks.payload import MSGPACK
-from otpd.agents.tasks.wire import Wire
+from otpd.agents.tasks.wire import PAUSE, Wire
 from otpd.ipc.frames import pack
+from tests.tasks.starved import Starved, starved
 
 LONG = 60.0
 
@@ -118,3 +119,19 @@ def test_futures_of_a_pool_that_is_lost_are_told_before_a_shutdown_returns(pool:
     assert future.done() and told.result(0) == "otpd executor"
     with pytest.raises(Exited, match="is gone"):
         future.result(0)
+
+
+def test_an_executor_for_which_the_kernel_has_no_room_tries_again_after_a_pause(
+    pool: Pool, monkeypatch: MonkeyPatch
+) -> None:
+    made: list[Starved] = []
+
+    def reach(control: str, name: str) -> socket.socket:
+        made.append(starved(pool.reach(control, name)))
+        return made[0]
+
+    monkeypatch.setattr(module, "reach_blocking", reach)
+    pool.go.set()
+    with PoolExecutor() as executor:
+        assert executor.submit(pow, 2, 2).result(LONG) == 1
+    assert (len(made[0].attempts), made[0].shortest >= PAUSE * 0.9) == (4, True)

@@ -8,9 +8,12 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from otpd.agents.tasks.crew import Equipment, Workers
 from otpd.agents.tasks.lines import Hub, Line
-from otpd.agents.tasks.wire import Wire
+from otpd.agents.tasks.wire import PAUSE, Wire
+from tests.tasks.starved import starved
 
 
 def test_what_is_put_into_a_closed_line_is_closed_with_it() -> None:
@@ -101,3 +104,23 @@ def test_what_finds_no_room_waits_and_what_nobody_takes_is_no_error() -> None:
     two.close()
     assert one.flush() and not one.pending
     one.close()
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_a_line_for_which_the_kernel_has_no_room_tries_again_after_a_pause_though_it_is_writable(hub: bool) -> None:
+    async def story() -> list[list[Any]]:
+        one, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        found, end = starved(one), asyncio.get_running_loop().create_future()
+        mine = Hub(lambda: None) if hub else None
+        line = Line(found, lambda *_: None, lambda: None, lambda: None, hub=mine)
+        other = Line(theirs, lambda message, _fds: end.set_result(message), lambda: None, lambda: None)
+        line.put(["run", 1]), line.flush()
+        async with asyncio.timeout(60):
+            told = [await end]
+        line.close(), other.close()
+        if mine is not None:
+            mine.close()
+        assert (len(found.attempts), found.shortest >= PAUSE * 0.9) == (4, True)
+        return told
+
+    assert asyncio.run(story()) == [["run", 1]]
