@@ -11,14 +11,20 @@ from hypothesis import HealthCheck, settings
 
 from tests.supervisor.processes import Root
 
+# How long an example takes says something of the machine only. The suite tries the same examples each time;
+# scripts/test --hypothesis-profile=explore tries others.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", settings.get_profile("suite"), derandomize=False, max_examples=1000)
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     """A shell ignores ^C for what it runs in the background, and whom we start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # How long an example takes says something of the machine only.
-    settings.register_profile("suite", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
-    settings.load_profile("suite")
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("suite")
 
 
 @pytest.fixture

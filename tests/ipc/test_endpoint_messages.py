@@ -505,7 +505,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(OPERATIONS)
 def test_whatever_happens_order_holds_credit_holds_and_every_call_has_one_outcome(
     operations: list[tuple[str, int, int]],

@@ -27,7 +27,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.lists(VALUES, max_size=5), st.lists(st.integers(1, 20), min_size=1))
 def test_values_survive_whatever_the_chunks_are(values: list[object], sizes: list[int]) -> None:
     stream = b"".join(map(pack_frame, values))
@@ -40,7 +40,7 @@ def test_values_survive_whatever_the_chunks_are(values: list[object], sizes: lis
     assert reader.pending == 0
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_rubbish_is_a_frame_error_or_waits_and_nothing_else(data: bytes) -> None:
     try:

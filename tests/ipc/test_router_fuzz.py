@@ -86,7 +86,7 @@ THINGS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(things=THINGS)
 def test_a_peer_may_send_anything(things: list[tuple[Lane, bytes]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -110,7 +110,7 @@ def send_all(things: list[tuple[Lane, bytes]]) -> None:
     assert not b.stale and not c.stale
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(things=THINGS, loaded=st.booleans())
 def test_a_stranger_may_send_anything_and_is_heard_by_nobody(things: list[tuple[Lane, bytes]], loaded: bool) -> None:
     board = Switchboard(snapshot=loaded)

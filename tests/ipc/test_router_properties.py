@@ -233,9 +233,7 @@ class Lives(RuleBasedStateMachine):
         router = self.board.router
         counts = router.counts()
         ended = counts.processed + counts.dropped + counts.expired + counts.lost + sum(counts.rejected.values())
-        queued = sum(
-            parcel.count for entry in router._table.entries.values() for parcel in entry.inbox if parcel.kind == 2
-        )
+        queued = sum(parcel.count for entry in router._table.entries.values() for parcel in entry.inbox if parcel.kind == 2)
         on_way = 0
         for peer in router._peers.values():
             done = peer.allowance.handled
@@ -388,7 +386,6 @@ TestLives = Lives.TestCase
 TestLives.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )

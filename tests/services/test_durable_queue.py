@@ -424,7 +424,5 @@ class RandomLife(RuleBasedStateMachine):
         self.what_was_accepted_waits_or_was_handled_or_is_a_letter()
 
 
-RandomLife.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+RandomLife.TestCase.settings = settings(max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck))
 TestRandomLife = RandomLife.TestCase

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from otpd.supervisor import addresses
@@ -226,7 +226,6 @@ class Copy:
                     self.rows[name] = row | nobody | {"state": "restarting", "reason": reason}
 
 
-@settings(deadline=None)
 @given(steps)
 def test_the_copy_of_a_broker_that_reads_in_its_own_time_becomes_the_table(taken: list[tuple[str, str]]) -> None:
     table, copy, incs = Addresses(backlog=3), Copy(), dict.fromkeys(NAMES, 0)

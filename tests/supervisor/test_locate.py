@@ -92,17 +92,13 @@ _pieces = st.sampled_from(
     ]
 )
 _key = st.text("abc-_1", min_size=1, max_size=3) | st.text(max_size=4).map(lambda text: quoted(text))
-_scalar = (
-    st.integers().map(str) | st.booleans().map(lambda value: str(value).lower()) | st.text().map(lambda t: quoted(t))
-)
+_scalar = st.integers().map(str) | st.booleans().map(lambda value: str(value).lower()) | st.text().map(lambda t: quoted(t))
 _value = st.recursive(
     _scalar,
     lambda inner: (
         st.lists(inner, max_size=3).map(lambda items: f"[ {', '.join(items)} ]")
         | st.lists(inner, max_size=3).map(lambda items: "[\n" + "".join(f"{item}, # x ]\n" for item in items) + "]")
-        | st.dictionaries(_key, inner, max_size=3).map(
-            lambda d: "{" + ", ".join(f"{k} = {v}" for k, v in d.items()) + "}"
-        )
+        | st.dictionaries(_key, inner, max_size=3).map(lambda d: "{" + ", ".join(f"{k} = {v}" for k, v in d.items()) + "}")
     ),
     max_leaves=8,
 )
@@ -130,7 +126,7 @@ def test_every_key_that_tomllib_reads_has_a_place(text: str) -> None:
     assert not places.duplicates()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(_pieces, max_size=30).map("".join) | st.text())
 def test_no_text_makes_the_search_fail(text: str) -> None:
     places = locate(text)
@@ -141,8 +137,6 @@ def test_no_text_makes_the_search_fail(text: str) -> None:
     assert set(paths(data)) <= set(places.offsets)
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, "a = " + "[" * 100_000, "a=" + "{a=" * 50_000, "a." * 100_000 + "a = 1"]
-)
+@pytest.mark.parametrize("text", ["[" * 100_000, "a = " + "[" * 100_000, "a=" + "{a=" * 50_000, "a." * 100_000 + "a = 1"])
 def test_deep_nesting_ends_the_search_quietly(text: str) -> None:
     assert locate(text).at(("nothing",)) == (1, 1)

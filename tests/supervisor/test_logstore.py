@@ -118,7 +118,7 @@ def test_a_name_without_a_log_has_no_lines(writing: Writing) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.binary(max_size=30)), max_size=20), st.integers(1, 40))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_byte_and_no_generation_is_mixed_up(tmp_path: Path, parts: list[tuple[int, bytes]], max_bytes: int) -> None:
     shutil.rmtree(tmp_path / "logs", ignore_errors=True)
     writing = Writing(tmp_path / "logs", max_bytes)

@@ -11,7 +11,7 @@ from math import floor
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from otpd.supervisor import answers, supervision
@@ -38,9 +38,7 @@ from otpd.supervisor.spec import (
 from tests.supervisor.rig import Rig, supervisor, worker
 from tests.supervisor.shell import REASONS, Shell
 
-FIXED = settings(
-    derandomize=True, database=None, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
-)
+FIXED = settings(max_examples=150)
 #: Whole lives of trees: shrinking one takes minutes, so a failure shows the example as it was found.
 LIVES = settings(FIXED, max_examples=80, phases=[Phase.explicit, Phase.generate])
 NUMBERS = st.lists(st.integers(0, 10**6), min_size=50, max_size=120)

@@ -436,4 +436,4 @@ class Pools(RuleBasedStateMachine):
 
 
 TestPools = Pools.TestCase
-TestPools.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPools.settings = settings(max_examples=60, stateful_step_count=40)
