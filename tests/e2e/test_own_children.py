@@ -353,6 +353,7 @@ def test_own_children_are_agents_with_names_from_init_to_terminate() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_whatever_is_killed_in_whatever_order_nobody_outlives_who_started_him(seed: int) -> None:
     chance = random.Random(seed)
+    killed: set[int] = set()
     config = "".join(f'[agents.{name}]\nscript = "boss.py"\nbackoff = false\n' for name in ("boss", "other"))
     with node(config, FILES) as n:
         for _ in range(30):
@@ -362,13 +363,13 @@ def test_whatever_is_killed_in_whatever_order_nobody_outlives_who_started_him(se
             tables = [{"name": name, "script": "child.py", "args": {"owner": boss}} for name in names]
             what = chance.choice(["start", "start", "kill", "stop", "start and kill"])
             if what == "kill" and rows:
-                kill(n, chance.choice(rows)["pid"])
+                kill(n, chance.choice(rows)["pid"], killed)
                 continue
             requests = [["stop", name] for name in names] if what == "stop" else [["start", table] for table in tables]
             with contextlib.suppress(OSError), asking(n, boss, requests):  # it may be killed at this very moment
                 if "kill" in what:
-                    kill(n, n.worker(boss)["pid"])
-        eventually(lambda: set(n.states().values()) == {"running"}, 30)
+                    kill(n, n.worker(boss)["pid"], killed)
+        eventually(lambda: all(row["state"] == "running" and row["pid"] not in killed for row in n.workers().values()))
         for boss in ("boss", "other"):
             ((_, rows),) = ask(n, ["which"], boss=boss)
             assert {row["name"] for row in rows} == {name for name in n.workers() if name.startswith(f"{boss}-")}
@@ -377,8 +378,9 @@ def test_whatever_is_killed_in_whatever_order_nobody_outlives_who_started_him(se
         assert [line for name in ("boss", "other") for line in said(n, name, "survivors") if line != "survivors []"] == []
 
 
-def kill(n: Node, pid: int | None) -> None:
+def kill(n: Node, pid: int | None, killed: set[int]) -> None:
     """It may have gone by itself meanwhile."""
     if pid is not None:
+        killed.add(pid)
         with contextlib.suppress(ProcessLookupError):
             n.kill(pid)
