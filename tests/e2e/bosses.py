@@ -50,7 +50,7 @@ def survivors():
 
 
 signal.signal(signal.SIGTERM, stop)
-print(f"survivors {survivors()}\n", end="", flush=True)  # in one piece, whenever it is killed
+print(f"survivors {survivors()}\\n", end="", flush=True)  # in one piece, whenever it is killed
 if "EARLY" in os.environ:
     print("early", json.dumps(ask(json.loads(os.environ["EARLY"]))), flush=True)
 door = socket.socket(socket.AF_UNIX)
