@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from otpd.cli import words
 from otpd.cli.arguments import complete_names, json_option, to_seconds
 from otpd.cli.context import Context
 from otpd.cli.failures import Exit, Failure
@@ -54,6 +55,7 @@ def errors(
     from otpd.cli import errors_view
 
     with _store(context) as store:
+        _tell_damaged(store.damaged())
         if names[:1] == (_SHOW,) and len(names) == 2:
             found = _one(store, names[1])
             lines = errors_view.one(found, time.time())
@@ -65,6 +67,12 @@ def errors(
         say_json(found)
     else:
         say_lines(lines)
+
+
+def _tell_damaged(count: int) -> None:
+    if count:
+        text = f"{words.count(count, 'damaged row')} of errors.db left out"
+        click.echo(f"otpd: {text}; the service forgets them when it starts: otpd restart errors", err=True)
 
 
 def _one(store: Database, which: str) -> Any:

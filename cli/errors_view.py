@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,8 @@ from otpd.cli.output import Line, Span, Style, columns, harmless
 from otpd.cli.words import ago, count, duration, size, when
 
 _SUMMARY: Final = 100
+#: Instances of a group that are named in a table.
+_INSTANCES: Final = 3
 _HARMLESS: Final = ("end",)
 #: What a death tells, in the order in which it is shown; the others are shown as they are.
 _WORDS: Final[Mapping[str, str]] = {
@@ -39,10 +42,21 @@ def _group(group: Mapping[str, Any], now: float) -> list[Span]:
         Span(ago(group["last_seen"], now)),
         Span(str(group["count"])),
         Span(group["kind"], _style(group["kind"])),
-        Span(harmless(group["name"] or "-"), Style.BOLD),
+        Span(harmless(f"{group['name'] or '-'}{_instances(group['instances'], _INSTANCES)}"), Style.BOLD),
         Span(_short(group["summary"])),
         Span(group["fingerprint"], Style.DIM),
     ]
+
+
+def _instances(counts: Mapping[str, int], most: int) -> str:
+    """Which instances of a group had it how often.
+
+    >>> _instances({}, 2), _instances({"feed-2": 5, "feed-1": 1, "feed-3": 1}, 2)
+    ('', ' (feed-2 5x, feed-1 1x, 1 more)')
+    """
+    said = [f"{name} {times}x" for name, times in itertools.islice(counts.items(), most)]
+    more = [f"{len(counts) - most} more"] if len(counts) > most else []
+    return f" ({', '.join(said + more)})" if said else ""
 
 
 def records(found: Sequence[Mapping[str, Any]], now: float) -> list[Line]:
@@ -80,6 +94,8 @@ def _title(record: Mapping[str, Any], now: float) -> Iterator[Line]:
     if group and group["count"] > 1:
         first, last = ago(group["first_seen"], now), ago(group["last_seen"], now)
         yield _fact("seen", f"{group['count']} times, first {first}, last {last}")
+    if group and group["instances"]:
+        yield _fact("instances", f"of {record['instance_of']}{_instances(group['instances'], len(group['instances']))}")
     yield _fact("id", f"{record['id']}, fingerprint {record['fingerprint']}")
 
 

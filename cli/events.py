@@ -18,7 +18,10 @@ from otpd.supervisor.paths import NodePaths
 #: All that a new root remembers: nothing is missed when heart has started root again.
 _EVERYTHING = 1000
 #: What an event line does not show: what it has shown already, its number, and what is too long for a line.
-_KNOWN = ("at", "event", "name", "path", "generation", "life", "seq", "lines", "traceback", "resources", "kind", "detached")
+_KNOWN = (
+    "at", "event", "name", "path", "generation", "group", "life", "seq", "lines", "traceback", "resources", "kind",
+    "detached",
+)  # fmt: skip
 _BAD = ("gave_up", "failed", "killed", "report.", "lost", "not_ended")
 
 

@@ -47,13 +47,25 @@ def _spawned(spawn: Mapping[str, Any] | None) -> Iterator[Line]:
 def _history(found: Mapping[str, Any], now: float) -> Iterator[Line]:
     """Of the error store, which remembers longer than root."""
     for group in found.get("errors") or []:
-        times = f"{group['count']}x " if group["count"] > 1 else ""
+        times = _times(group, found["name"])
         first = f", first {ago(group['first_seen'], now)}" if group["count"] > 1 else ""
         yield [
             Span(f"{group['kind']:<13} ", Style.DIM),
             Span(f"{times}{harmless(group['summary'])}, last {ago(group['last_seen'], now)}{first}"),
             Span(f"  otpd errors show {group['fingerprint']}", Style.DIM),
         ]
+
+
+def _times(group: Mapping[str, Any], name: str) -> str:
+    """Of this instance, and of all of its group.
+
+    >>> _times({"count": 1}, "feed"), _times({"count": 7, "name": "feed", "instances": {"feed-1": 2}}, "feed-1")
+    ('', '2x (7x in feed) ')
+    """
+    own = (group.get("instances") or {}).get(name, group["count"])
+    if own != group["count"]:
+        return f"{own}x ({group['count']}x in {group['name']}) "
+    return f"{own}x " if own > 1 else ""
 
 
 def supervisor_of(found: Mapping[str, Any]) -> str:

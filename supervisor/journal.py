@@ -75,6 +75,7 @@ class Journal:
         self._noted: list[Callable[[], None]] = []
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
         self._deaths: dict[str, deque[Death]] = {}  # by name: unique in the node
+        self._groups: dict[str, str] = {}  # of those that are one of several instances
         self._early: dict[str, tuple[int, list[str]]] = {}  # tails of incarnations whose death is not recorded yet
         self._silent: dict[tuple[str, int], Death] = {}  # whose last lines have not come, also of those that are forgotten
         self._followers: dict[Callable[[dict[str, Any]], None], None] = {}
@@ -88,6 +89,13 @@ class Journal:
         """Record `otpd.<kind>` with the time of this call. `data` may have any keys: a service chooses them."""
         at = time.time()
         self._note(lambda: self._event(at, kind, name, path, generation, data))
+
+    def belongs(self, name: str, group: str | None) -> None:
+        """From now on each event of `name` says of which group it is an instance; None: of none."""
+        if group is None:
+            self._groups.pop(name, None)
+        else:
+            self._groups[name] = group
 
     def death(self, name: str, made: Callable[[], Death]) -> None:
         self._note(lambda: self._death(name, made()))
@@ -106,6 +114,8 @@ class Journal:
 
     def _event(self, at: float, kind: str, name: str, path: str, generation: int, data: dict[str, Any]) -> None:
         found = {"at": at, "event": f"otpd.{kind}", "name": name, "path": path, "generation": generation, **data}
+        if name in self._groups:
+            found["group"] = self._groups[name]
         found |= {"life": self._life, "seq": next(self._numbers)}
         self._events.append(found)
         self._write(found)
@@ -172,6 +182,7 @@ class Journal:
         self.settle()
         self._deaths.pop(name, None)
         self._early.pop(name, None)
+        self._groups.pop(name, None)
 
 
 def _is_stack(line: str) -> bool:

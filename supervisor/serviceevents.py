@@ -24,7 +24,7 @@ MAX_DATA: Final = 4096
 MAX_DEPTH: Final = 8
 _KIND: Final = re.compile(r"[a-z][a-z_.]{0,63}")
 #: What an event has anyway.
-_OWN: Final = frozenset({"at", "event", "kind", "name", "path", "generation", "life", "seq"})
+_OWN: Final = frozenset({"at", "event", "kind", "name", "path", "generation", "group", "life", "seq"})
 
 
 class ServiceEvents:

@@ -66,6 +66,7 @@ class Workers:
         live = Live(effect.path, effect.spec, what, incarnation, self._loop.now)
         self._table[effect.path] = live
         self._paths[live.name] = live.path
+        self._root.journal.belongs(live.name, what.group)
         self._act(live, incarnation.begin())
         self.starts.begin(live)
 

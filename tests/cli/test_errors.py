@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from otpd.agents.services.errors.database import FILE, Database
+from otpd.agents.services.errors.records import Machine
+from otpd.agents.services.errors.view import absorb
 from otpd.cli import errors, errors_view
 from otpd.cli.output import plain
 from tests.cli.fake import AT, FakeNode
@@ -23,7 +26,7 @@ RECORD: dict[str, Any] = {
         "traceback": "Traceback (most recent call last):\n  ...\nValueError: no price\n", "left": [],
         "resources": {"cpu_user_s": 0.25, "cpu_system_s": 0.5, "max_memory": 12 * 1024 * 1024},
     },
-    "group": {"count": 4, "first_seen": AT - 3600, "last_seen": AT - 5},
+    "group": {"count": 4, "first_seen": AT - 3600, "last_seen": AT - 5, "instances": {}},
 }  # fmt: skip
 SHOWN = """\
 crash of pricing/calc, generation 3 5s ago, at 2027-01-15 07:59:55
@@ -83,6 +86,25 @@ def test_errors_are_grouped_and_clean_ends_left_out_without_a_node_that_runs(nod
     head, first, *_ = node.otpd("errors").stdout.splitlines()
     assert head.split() == ["LAST", "COUNT", "KIND", "NAME", "WHAT", "ID"]
     assert first.split()[-5:] == ["2", "crash", "calc", "error(2)", rows[0]["fingerprint"]]
+
+
+def test_instances_of_a_group_are_one_line_that_any_of_their_names_finds(node: FakeNode) -> None:
+    journal(node, *(death(f"feed-{number}", "killed", group="feed") for number in (2, 1, 2)))
+    for name in ("feed", "feed-1"):
+        (line,) = node.otpd("errors", name).stdout.splitlines()[1:]
+        assert " 3      crash  feed (feed-2 2x, feed-1 1x)  killed" in line
+    assert "\ninstances   of feed (feed-2 2x, feed-1 1x)\n" in node.otpd("errors", "show", line.split()[-1]).stdout
+
+
+def test_damaged_rows_are_told_beside_what_is_shown(node: FakeNode) -> None:
+    (node.home / ".otpd").mkdir()
+    with contextlib.closing(Database.open(str(node.home / ".otpd" / FILE))) as store:
+        absorb(store, Machine(), [{**death("calc", "killed"), "life": 1, "seq": 1}])
+    with contextlib.closing(sqlite3.connect(node.home / ".otpd" / FILE, isolation_level=None)) as db:
+        db.execute("UPDATE records SET name = 'calm'")
+    done = node.otpd("errors", "--each", "--json")
+    assert json.loads(done.stdout) == []
+    assert done.stderr.startswith("otpd: 1 damaged row of errors.db left out; the service forgets")
 
 
 def test_nothing_wrong_is_said_and_wrong_words_are_explained(node: FakeNode) -> None:

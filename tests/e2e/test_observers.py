@@ -74,22 +74,23 @@ def stored(n: Node) -> Counter[str]:
     return Counter()
 
 
-def test_a_death_is_in_the_error_store_with_all_that_is_known_of_it() -> None:
-    with node('[agents.bad]\nscript = "bad.py"\n', {"bad.py": BAD}, services=("errors",)) as n:
-        n.otpd("call", "bad", "fail", "text=no price for 12", check=1)
-        n.reborn("bad", 1, deadline=30)
-        n.otpd("call", "bad", "fail", "text=no price for 13", check=1)
+def test_a_death_is_in_the_error_store_with_all_that_is_known_of_it_and_instances_of_a_group_are_one_error() -> None:
+    with node('[agents.bad]\nscript = "bad.py"\ninstances = 2\n', {"bad.py": BAD}, services=("errors",)) as n:
+        n.otpd("call", "bad-1", "fail", "text=no price for 12", check=1)
+        n.reborn("bad-1", 1, deadline=30)
+        n.otpd("call", "bad-2", "fail", "text=no price for 13", check=1)
         (group,) = eventually(lambda: [each for each in n.json("errors", "bad") if each["count"] == 2])
         assert (group["kind"], group["summary"]) == ("crash", "error(ValueError: no price for 13)")
+        assert (group["name"], group["instances"]) == ("bad", {"bad-1": 1, "bad-2": 1})
         shown = eventually(lambda: (found := n.json("errors", "show", str(group["latest"])))["lines"] and found)
         detail = shown["detail"]
-        assert (shown["path"], shown["generation"], detail["status"], detail["asked_by"]) == ("bad", 2, 1, None)
+        assert (shown["path"], shown["generation"], detail["status"], detail["asked_by"]) == ("bad-2", 1, 1, None)
         assert (detail["exception"], detail["where"]) == ("ValueError", f"{n.home}/bad.py:9 in fail")
         assert detail["traceback"].endswith("ValueError: no price for 13\n")
         assert shown["lines"][0] == "about to fail"
         assert detail["resources"]["max_memory"] > 2**20
         assert detail["resources"].keys() >= {"cpu_user_s", "cpu_system_s"}
-        assert f"2x {group['summary']}" in n.otpd("why", "bad").stdout
+        assert f"1x (2x in bad) {group['summary']}" in n.otpd("why", "bad-1").stdout
         assert [each["count"] for each in n.json("call", "errors", "groups", 'names=["bad"]')] == [2]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from otpd.agents import testing
+from otpd.agents.services.errors import schema
 from otpd.agents.services.errors.database import FILE, Database, Limits, Unusable, set_aside
 from otpd.agents.services.errors.fingerprint import fingerprint, raised
 from otpd.agents.services.errors.records import KINDS, Lines, Machine, Record
@@ -271,27 +272,122 @@ def damaged(path: Path, change: str) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("way", [Database.open, Database.look])
-def test_a_damaged_text_is_shown_as_it_is_and_hides_nothing(
-    database: Database, tmp_path: Path, way: Callable[[str], Database]
-) -> None:
+def test_a_damaged_row_is_left_out_and_counted_and_the_service_forgets_it(database: Database, tmp_path: Path) -> None:
     log = Log()
     take(database, [log.death("error(a)"), log.death("error(b)"), log.event("child.last_lines", lines=["bye"])])
-    damaged(tmp_path / FILE, "UPDATE groups SET summary = CAST(x'e572726f72' AS TEXT) WHERE summary = 'error(a)'")
-    damaged(tmp_path / FILE, "UPDATE records SET detail = CAST(x'fb' AS TEXT), lines = '[1' WHERE summary = 'error(a)'")
-    with closing(way(str(tmp_path / FILE))) as store:
-        assert [row["summary"] for row in store.groups()] == ["error(b)", "\\xe5rror"]
-        assert [(row["summary"], row["lines"], "reason" in row["detail"]) for row in store.records()] == [
-            ("error(b)", ["bye"], True), ("error(a)", [], False),
-        ]  # fmt: skip
+    damaged(tmp_path / FILE, "UPDATE records SET detail = CAST(x'fb' AS TEXT) WHERE summary = 'error(a)'")
+    for way, kept, forgotten in ((Database.look, 1, 0), (Database.open, 0, 1), (Database.open, 0, 0)):
+        with closing(way(str(tmp_path / FILE))) as store:
+            assert [(row["summary"], row["lines"]) for row in store.records()] == [("error(b)", ["bye"])]
+            assert [row["summary"] for row in store.groups()] == ["error(b)", "error(a)"], "how often is still true"
+            assert (store.damaged(), store.forgotten) == (kept, forgotten)
 
 
-def test_last_lines_of_a_death_whose_record_is_damaged_are_kept_with_it(database: Database, tmp_path: Path) -> None:
+def test_a_group_whose_row_is_damaged_is_counted_anew_from_its_records(database: Database, tmp_path: Path) -> None:
+    log = Log()
+    take(database, [log.death("error(1)", name=f"feed-{n}", group="feed") for n in (1, 2, 2)])
+    damaged(tmp_path / FILE, "UPDATE groups SET count = 1000")
+    damaged(tmp_path / FILE, "UPDATE instances SET count = 1000 WHERE name = 'feed-2'")
+    with closing(Database.look(str(tmp_path / FILE))) as store:
+        assert (store.groups(), store.damaged()) == ([], 2)
+    with closing(Database.open(str(tmp_path / FILE))) as store:
+        (group,) = store.groups()
+        assert (group["count"], group["first_seen"], group["last_seen"]) == (3, 1001.0, 1003.0)
+        assert group["instances"] == {"feed-2": 2, "feed-1": 1}
+
+
+def test_last_lines_of_a_death_whose_record_is_damaged_do_not_make_it_look_well(database: Database, tmp_path: Path) -> None:
     log = Log()
     take(database, [log.death("error(a)")])
-    damaged(tmp_path / FILE, "UPDATE records SET detail = '{'")
+    damaged(tmp_path / FILE, "UPDATE records SET summary = 'error(b)'")
     take(database, [log.event("child.last_lines", lines=["bye"])])
-    assert [row["lines"] for row in database.records()] == [["bye"]]
+    assert (database.records(), database.damaged()) == ([], 1)
+
+
+def all_of(store: Database) -> set[str]:
+    groups = [{**each, "latest": None, "instances": None} for each in store.groups()]
+    return {json.dumps(each, sort_keys=True) for each in (*groups, *store.records())}
+
+
+def test_whatever_bit_of_the_file_is_flipped_what_is_shown_is_true_and_what_is_missing_is_told(tmp_path: Path) -> None:
+    log, path = Log(), tmp_path / FILE
+    with closing(Database.open(str(path))) as store:
+        for number in range(6):
+            lines = log.event("child.last_lines", lines=["bye", str(number)], generation=number)
+            instance = log.death("error(9)", name=f"x-{number % 2}", group="x")
+            take(store, [log.death(f"error({'abc'[number % 3]})", generation=number), lines, instance])
+        truth = all_of(store)
+    whole, outcomes = path.read_bytes(), set[str]()
+    for at in range(3, len(whole), 211):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            with closing(look(str(tmp_path))) as store:
+                shown, told = all_of(store), store.damaged()
+        except (Unusable, sqlite3.Error):
+            outcomes.add("refused")
+            continue
+        assert shown <= truth, at
+        assert told or shown == truth, at
+        outcomes.add("left out" if told else "whole")
+    assert outcomes == {"refused", "left out", "whole"}
+
+
+def test_a_file_that_says_that_it_is_empty_and_is_not_is_no_empty_one(database: Database, tmp_path: Path) -> None:
+    take(database, [Log().death("error(a)")])
+    damaged(tmp_path / FILE, "PRAGMA user_version = 0")
+    for way in (Database.open, Database.look):
+        with pytest.raises(Unusable, match="says that it is empty"):
+            way(str(tmp_path / FILE))
+
+
+def before_checksums(path: Path) -> None:
+    """The file as the first version has left it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(schema._SCRIPTS[0])
+        db.execute("INSERT INTO groups VALUES ('abc', 'crash', 'feed', 'error(1)', 1.0, 2.0, 7)")
+        row = (3, "abc", "crash", 2.0, "feed", "feed", 4, 1, 9, "error(1)", 1, '{"reason": "error(1)"}', '["bye"]')
+        db.execute(f"INSERT INTO records VALUES ({', '.join('?' * 13)})", row)
+        db.execute("UPDATE progress SET life = 1, seq = 9")
+        db.execute("PRAGMA user_version = 1")
+
+
+def test_a_file_without_checksums_is_read_as_it_is_and_gets_them(tmp_path: Path) -> None:
+    before_checksums(tmp_path / FILE)
+    group = {
+        "fingerprint": "abc", "kind": "crash", "name": "feed", "summary": "error(1)", "first_seen": 1.0, "last_seen": 2.0,
+        "count": 7, "latest": 3, "instances": {},
+    }  # fmt: skip
+    for way, version in ((Database.look, 1), (Database.open, 2), (Database.look, 2)):
+        with closing(way(str(tmp_path / FILE))) as store:
+            assert (store.groups(), store.damaged(), store.progress()) == ([group], 0, (Cursor(1, 9), 0))
+            assert [(row["id"], row["lines"], row["instance_of"]) for row in store.records()] == [(3, ["bye"], "")]
+        with closing(sqlite3.connect(tmp_path / FILE)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (version,), way
+    with closing(Database.open(str(tmp_path / FILE))) as store:
+        take(store, [Log(2).death("error(1)")])
+        assert [row["id"] for row in store.records()] == [4, 3]
+
+
+# --- instances of a group ---
+
+
+def test_what_happens_to_any_instance_of_a_group_is_one_error_with_the_count_of_each(database: Database) -> None:
+    log = Log()
+    trace = TRACE.format(line=1, text="x").splitlines()
+    take(database, [
+        *(log.death("error(1)", name=f"feed-{number}", group="feed") for number in (1, 2, 2)),
+        log.event("child.last_lines", name="feed-2", lines=trace),
+        log.death("error(1)", name="other"),
+    ])  # fmt: skip
+    plain_, with_trace = sorted(database.groups(["feed"]), key=lambda group: -group["count"])
+    assert (with_trace["name"], with_trace["count"], with_trace["instances"]) == ("feed", 1, {"feed-2": 1})
+    assert (plain_["name"], plain_["count"], plain_["instances"]) == ("feed", 2, {"feed-1": 1, "feed-2": 1})
+    assert [group["instances"] for group in database.groups(["feed-1"])] == [{"feed-1": 1, "feed-2": 1}]
+    assert [(row["name"], row["instance_of"]) for row in database.records(["feed"])] == [
+        ("feed-2", "feed"), ("feed-2", "feed"), ("feed-1", "feed"),
+    ]  # fmt: skip
+    assert [row["name"] for row in database.records(["feed-1"])] == ["feed-1"]
+    assert [group["instances"] for group in database.groups(["other"])] == [{}]
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM progress", "UPDATE progress SET seq = 'x'"])
@@ -334,7 +430,7 @@ async def test_the_service_sets_a_file_aside_of_which_a_part_is_gone(
         assert await errors.call("groups") == []
         assert (await errors.call("status"))["stalled"] is None
         ((kind, _, data),) = errors.notes
-    assert (kind, data["why"]) == ("quarantined", "no such table: records")
+    assert (kind, data["why"]) == ("quarantined", "it is damaged: no such table: records")
     assert (tmp_path / f"{FILE}.unusable-1").exists()
 
 

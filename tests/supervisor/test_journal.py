@@ -34,6 +34,20 @@ def test_events_go_to_the_disk_to_the_ring_and_to_followers() -> None:
     assert started == {"name": "a", "path": "s/a", "generation": 2, "restart": True}
 
 
+def test_events_of_an_instance_say_its_group_until_it_is_forgotten() -> None:
+    journal = Journal(lambda _event: None, at_once)
+    journal.belongs("a-1", "a")
+    journal.belongs("b", None)
+    journal.death("a-1", lambda: death(1))
+    for name in ("a-1", "b"):
+        journal.event("child.started", name)
+    journal.forget("a-1")
+    journal.event("child.started", "a-1")
+    assert [(each["name"], each.get("group")) for each in journal.last(9)] == [
+        ("a-1", "a"), ("a-1", "a"), ("b", None), ("a-1", None),
+    ]  # fmt: skip
+
+
 def test_events_are_numbered_without_gaps_in_the_life_of_root() -> None:
     written: list[dict[str, Any]] = []
     journal = Journal(written.append, at_once, life=7)

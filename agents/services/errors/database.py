@@ -7,39 +7,27 @@ from where this file is, and nothing is counted twice. It has its own file, so t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
+from otpd.agents.services.errors import schema
 from otpd.agents.services.errors.records import HARMLESS, Lines, Record, exception, regrouped
 from otpd.agents.services.journal import Cursor
 from otpd.agents.services.sqlite import any_text, passes
 
 FILE: Final = "errors.db"
-VERSION: Final = 1
 _ASIDE: Final = 3
-_SCHEMA: Final = """
-CREATE TABLE progress (life INTEGER NOT NULL, seq INTEGER NOT NULL, alive INTEGER NOT NULL);
-INSERT INTO progress VALUES (0, 0, 0);
-CREATE TABLE groups (
-  fingerprint TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, summary TEXT NOT NULL,
-  first_seen REAL NOT NULL, last_seen REAL NOT NULL, count INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE records (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, fingerprint TEXT NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL,
-  name TEXT NOT NULL, path TEXT NOT NULL, generation INTEGER NOT NULL, life INTEGER NOT NULL, seq INTEGER NOT NULL,
-  summary TEXT NOT NULL, weight INTEGER NOT NULL, detail TEXT NOT NULL, lines TEXT
-);
-CREATE INDEX records_of_group ON records (fingerprint, id);
-CREATE INDEX records_of_name ON records (name, life, generation);
-PRAGMA user_version = 1;
-"""
-_ROW: Final = "id, fingerprint, kind, at, name, path, generation, life, summary, weight, detail, lines"
+#: A group of which an instance is among the names.
+_ONE_OF: Final = (
+    "EXISTS (SELECT 1 FROM instances WHERE instances.fingerprint = groups.fingerprint AND instances.name IN ({}))"
+)
 
 
 class Unusable(Exception):
@@ -62,21 +50,25 @@ class Database:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self.forgotten = 0  # rows that were damaged when it was opened
         connection.row_factory = sqlite3.Row
         connection.text_factory = any_text
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """For the service. Unusable: not as it is, and why; sqlite3.Error that `passes`: not now."""
+        """For the service; what is damaged in it is forgotten, see `damaged`. Unusable: not as it is, and why; sqlite3.Error
+        that `passes`: not now."""
         with _closed_unless_good(_connected(path)) as db:
             try:
                 if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                     raise Unusable("it is damaged")
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
-                return cls._of_version(db)
-            except sqlite3.DatabaseError as error:
-                if passes(error):
+                store = cls._of_version(db)
+                store._mend()
+                return store
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite quotes what it has found
+                if isinstance(error, sqlite3.Error) and passes(error):
                     raise
                 raise Unusable(f"it is damaged: {error}") from error
 
@@ -87,11 +79,8 @@ class Database:
             return cls._of_version(sqlite3.connect(":memory:", isolation_level=None))
         with _closed_unless_good(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)) as db:
             try:
-                if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # the service is about to make it
-                    db.close()
-                    return cls._of_version(sqlite3.connect(":memory:", isolation_level=None))
-                return cls._of_version(db)
-            except sqlite3.DatabaseError as error:
+                return cls._of_version(db) if _is_current(db) else cls._of_version(_in_memory(db))
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 raise Unusable(f"it can't be read: {error}") from error
 
     def copy(self) -> Self:
@@ -102,12 +91,11 @@ class Database:
 
     @classmethod
     def _of_version(cls, db: sqlite3.Connection) -> Self:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise Unusable(f"it was written by a newer otpd (version {version}, this one knows {VERSION})")
-        if version == 0:
-            db.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
-        return cls(db)
+        store = cls(db)
+        if not _is_current(db):
+            schema.migrate(db)
+        schema.prove(db)
+        return store
 
     def close(self) -> None:
         self._db.close()
@@ -116,18 +104,37 @@ class Database:
 
     def progress(self) -> tuple[Cursor, int]:
         """How far the journal has been read, and the state of `records.Machine` there. Unusable when it does not say."""
-        row = self._db.execute("SELECT life, seq, alive FROM progress").fetchone()
+        row = next(schema.rows(self._db, "progress"), None)
         if row is None or not all(isinstance(each, int) for each in row):
             raise Unusable("it is damaged: it does not say how far the journal was read")
-        life, seq, alive = row
-        return Cursor(life, seq), alive
+        return Cursor(row["life"], row["seq"]), row["alive"]
+
+    def damaged(self) -> int:
+        """Rows that are not as they were written: all else leaves them out."""
+        return schema.damaged(self._db)
+
+    def _mend(self) -> None:
+        """A group whose row is lost is counted anew from its records, and so is what each instance had of it."""
+        self.forgotten = self.damaged()
+        if not self.forgotten:
+            return
+        with self._transaction():
+            schema.mend(self._db)
+            groups = {row["fingerprint"] for row in schema.rows(self._db, "groups")}
+            instances = {(row["fingerprint"], row["name"]) for row in schema.rows(self._db, "instances")}
+            for row in (_plain("records", each) for each in schema.rows(self._db, "records", "ORDER BY id")):
+                if row["fingerprint"] not in groups:
+                    self._count(row)
+                if row["instance_of"] and (row["fingerprint"], row["name"]) not in instances:
+                    self._count_instance(row)
 
     def apply(self, items: Iterable[Record | Lines], cursor: Cursor, alive: int) -> None:
         """All of it and the cursor, or nothing."""
         with self._transaction():
             for item in items:
                 self._add(item) if isinstance(item, Record) else self._add_lines(item)
-            self._db.execute("UPDATE progress SET life = ?, seq = ?, alive = ?", (*cursor, alive))
+            self._db.execute("DELETE FROM progress")
+            schema.put(self._db, "progress", *cursor, alive)
 
     def prune(self, limits: Limits, now: float) -> int:
         """Forget what is too old or too much, the oldest first; gives how many records."""
@@ -146,6 +153,7 @@ class Database:
                 "fingerprint LIMIT -1 OFFSET ?)",
                 (limits.groups,),
             )
+            self._db.execute("DELETE FROM instances WHERE fingerprint NOT IN (SELECT fingerprint FROM groups)")
             return gone + self._delete("fingerprint NOT IN (SELECT fingerprint FROM groups)")
 
     def _delete(self, where: str, *values: float) -> int:
@@ -162,48 +170,74 @@ class Database:
                 self._db.execute("ROLLBACK")
             raise
 
-    def _count(self, fingerprint: str, kind: str, name: str, summary: str, at: float, weight: int) -> None:
-        self._db.execute(
-            "INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint) DO UPDATE SET count = count + "
-            "excluded.count, last_seen = excluded.last_seen, summary = excluded.summary",
-            (fingerprint, kind, name, summary, at, at, weight),
-        )
-
     def _add(self, record: Record) -> None:
-        self._count(record.fingerprint, record.kind, record.name, record.summary, record.at, record.weight)
-        self._db.execute(
-            "INSERT INTO records (fingerprint, kind, at, name, path, generation, life, seq, summary, weight, detail) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                record.fingerprint, record.kind, record.at, record.name, record.path, record.generation, record.life,
-                record.seq, record.summary, record.weight, json.dumps(record.detail, default=repr),
-            ),
-        )  # fmt: skip
+        row = {
+            "id": self._next_id(), "fingerprint": record.fingerprint, "kind": record.kind, "at": record.at,
+            "name": record.name, "path": record.path, "generation": record.generation, "life": record.life,
+            "seq": record.seq, "summary": record.summary, "weight": record.weight,
+            "detail": json.dumps(record.detail, default=repr), "lines": None, "instance_of": record.instance_of,
+        }  # fmt: skip
+        self._put(row)
+
+    def _put(self, row: Mapping[str, Any]) -> None:
+        """A record, counted in its group."""
+        schema.put(self._db, "records", *row.values())
+        self._count(row)
+        self._count_instance(row)
+
+    def _next_id(self) -> int:
+        """Of a record: none comes twice, also when the last ones are gone."""
+        found = "SELECT max(id) FROM records UNION ALL SELECT seq FROM sqlite_sequence WHERE name = 'records'"
+        return max((number for (number,) in self._db.execute(found) if isinstance(number, int)), default=0) + 1
+
+    def _count(self, of: Mapping[str, Any]) -> None:
+        """In its group, which begins with the first."""
+        group = self._group(of["fingerprint"]) or {"first_seen": of["at"], "count": 0}
+        name = of["instance_of"] or of["name"]
+        times = group["first_seen"], of["at"], group["count"] + of["weight"]
+        schema.put(self._db, "groups", of["fingerprint"], of["kind"], name, of["summary"], *times)
+
+    def _count_instance(self, of: Mapping[str, Any]) -> None:
+        if of["instance_of"]:
+            before = self._instances(of["fingerprint"]).get(of["name"], 0)
+            schema.put(self._db, "instances", of["fingerprint"], of["name"], before + of["weight"])
 
     def _add_lines(self, found: Lines) -> None:
-        row = self._db.execute(
-            f"SELECT {_ROW} FROM records WHERE name = ? AND life = ? AND generation = ? "
-            "AND kind IN ('crash', 'unclean_stop', 'end') ORDER BY id DESC LIMIT 1",
-            (found.name, found.life, found.generation),
-        ).fetchone()
-        if row is None:
-            return
-        self._db.execute("UPDATE records SET lines = ? WHERE id = ?", (json.dumps(found.lines), row["id"]))
-        better = regrouped(row["kind"], row["name"], _parsed(row["detail"], {}), found.lines)
-        if better is not None:
-            self._move(row, *better)
-
-    def _move(self, row: sqlite3.Row, fingerprint: str, summary: str) -> None:
-        """To the group that it turns out to belong to."""
-        old, weight, at = row["fingerprint"], row["weight"], row["at"]
-        self._db.execute("UPDATE records SET fingerprint = ?, summary = ? WHERE id = ?", (fingerprint, summary, row["id"]))
-        self._db.execute(
-            "UPDATE groups SET count = count - ?, last_seen = coalesce((SELECT max(at) FROM records WHERE "
-            "records.fingerprint = groups.fingerprint), last_seen) WHERE fingerprint = ?",
-            (weight, old),
+        """To the record of that death; not to one that is damaged."""
+        which = (
+            "WHERE name = ? AND life = ? AND generation = ? AND kind IN ('crash', 'unclean_stop', 'end') ORDER BY id DESC"
         )
-        self._db.execute("DELETE FROM groups WHERE fingerprint = ? AND count <= 0", (old,))
-        self._count(fingerprint, row["kind"], row["name"], summary, at, weight)
+        there = next(schema.rows(self._db, "records", which, (found.name, found.life, found.generation)), None)
+        if there is None:
+            return
+        row = {**_plain("records", there), "lines": json.dumps(found.lines)}
+        name = row["instance_of"] or row["name"]
+        better = regrouped(row["kind"], name, _parsed(row["detail"], {}), found.lines)
+        if better is None:
+            schema.put(self._db, "records", *row.values())
+        else:
+            self._leave(there)
+            self._put({**row, "fingerprint": better[0], "summary": better[1]})
+
+    def _leave(self, row: sqlite3.Row) -> None:
+        """It turns out to belong to another group than the one where it was counted."""
+        old = row["fingerprint"]
+        self._db.execute("DELETE FROM records WHERE id = ?", (row["id"],))
+        group = self._group(old)
+        if group is not None and group["count"] > row["weight"]:
+            last = next(schema.rows(self._db, "records", "WHERE fingerprint = ? ORDER BY at DESC", (old,)), None)
+            group |= {
+                "count": group["count"] - row["weight"],
+                "last_seen": group["last_seen"] if last is None else last["at"],
+            }
+            schema.put(self._db, "groups", *group.values())
+        else:
+            self._db.execute("DELETE FROM groups WHERE fingerprint = ?", (old,))
+        count = self._instances(old).get(row["name"], 0) - row["weight"]
+        if count > 0:
+            schema.put(self._db, "instances", old, row["name"], count)
+        else:
+            self._db.execute("DELETE FROM instances WHERE fingerprint = ? AND name = ?", (old, row["name"]))
 
     # --- reading ---
 
@@ -211,39 +245,45 @@ class Database:
         self, names: Sequence[str] = (), since: float = 0.0, kinds: Sequence[str] = (), most: int = 50
     ) -> list[dict[str, Any]]:
         """The latest first; without `kinds` all but those that nobody has to look at. `since` is a unix time."""
-        where, values = _chosen(names, kinds)
-        rows = self._db.execute(
-            f"SELECT fingerprint, kind, name, summary, first_seen, last_seen, count, (SELECT max(id) FROM records WHERE "
-            f"records.fingerprint = groups.fingerprint) AS latest FROM groups WHERE last_seen >= ? AND {where} "
-            "ORDER BY last_seen DESC, fingerprint LIMIT ?",
-            (since, *values, most),
-        )
-        return [dict(row) for row in rows]
+        where, values = _chosen(names, kinds, _ONE_OF)
+        rest = f"WHERE last_seen >= ? AND {where} ORDER BY last_seen DESC, fingerprint"
+        found = schema.rows(self._db, "groups", rest, (since, *values))
+        return [self._with_instances(row) for row in itertools.islice(found, most)]
+
+    def _with_instances(self, row: sqlite3.Row) -> dict[str, Any]:
+        group = _plain("groups", row)
+        of_it = schema.rows(self._db, "records", "WHERE fingerprint = ? ORDER BY id DESC", (row["fingerprint"],))
+        latest = next((each["id"] for each in of_it if each["fingerprint"] == row["fingerprint"]), None)
+        return {**group, "latest": latest, "instances": self._instances(row["fingerprint"])}
+
+    def _instances(self, fingerprint: str) -> dict[str, int]:
+        """How often each instance of a group of the config had it, those that had it most first; empty: it is of none."""
+        found = schema.rows(self._db, "instances", "WHERE fingerprint = ? ORDER BY count DESC, name", (fingerprint,))
+        return {row["name"]: row["count"] for row in found}
 
     def records(
         self, names: Sequence[str] = (), since: float = 0.0, kinds: Sequence[str] = (), most: int = 50
     ) -> list[dict[str, Any]]:
         """The latest first."""
-        where, values = _chosen(names, kinds)
-        rows = self._db.execute(
-            f"SELECT {_ROW} FROM records WHERE at >= ? AND {where} ORDER BY id DESC LIMIT ?", (since, *values, most)
-        )
-        return [_whole(row) for row in rows]
+        where, values = _chosen(names, kinds, "instance_of IN ({})")
+        rest = f"NOT INDEXED WHERE at >= ? AND {where} ORDER BY id DESC"
+        found = schema.rows(self._db, "records", rest, (since, *values))
+        return [_whole(row) for row in itertools.islice(found, most)]
 
     def show(self, which: str) -> dict[str, Any] | None:
         """One record by its number, or the latest of a group by its fingerprint or the beginning of one."""
-        if which.isdecimal():
-            row = self._db.execute(f"SELECT {_ROW} FROM records WHERE id = ?", (min(int(which), 2**63 - 1),)).fetchone()
-            if row is not None:
-                return _whole(row)
-        row = self._db.execute(
-            f"SELECT {_ROW} FROM records WHERE substr(fingerprint, 1, ?) = ? ORDER BY id DESC LIMIT 1", (len(which), which)
-        ).fetchone()
+        number = min(int(which), 2**63 - 1) if which.isdecimal() else 0
+        rest = "NOT INDEXED WHERE id = ? OR substr(fingerprint, 1, ?) = ? ORDER BY id = ? DESC, id DESC"
+        row = next(schema.rows(self._db, "records", rest, (number, len(which), which, number)), None)
         return None if row is None else _whole(row)
 
     def group(self, fingerprint: str) -> dict[str, Any] | None:
-        row = self._db.execute("SELECT * FROM groups WHERE fingerprint = ?", (fingerprint,)).fetchone()
-        return None if row is None else dict(row)
+        row = self._group(fingerprint)
+        return None if row is None else {**row, "instances": self._instances(fingerprint)}
+
+    def _group(self, fingerprint: str) -> dict[str, Any] | None:
+        row = next(schema.rows(self._db, "groups", "WHERE fingerprint = ?", (fingerprint,)), None)
+        return None if row is None else _plain("groups", row)
 
 
 @contextlib.contextmanager
@@ -253,6 +293,24 @@ def _closed_unless_good(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     except BaseException:
         db.close()
         raise
+
+
+def _is_current(db: sqlite3.Connection) -> bool:
+    """False: it is older, or about to be made. Unusable: of the future, or its version is not true."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > schema.VERSION:
+        raise Unusable(f"it was written by a newer otpd (version {version}, this one knows {schema.VERSION})")
+    if version == 0 and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        raise Unusable("it is damaged: it says that it is empty, and is not")
+    return bool(version == schema.VERSION)
+
+
+def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy, in place of the file."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    with contextlib.closing(db):
+        db.backup(copy)
+    return copy
 
 
 def _connected(path: str) -> sqlite3.Connection:
@@ -272,12 +330,13 @@ def set_aside(path: str) -> Path:
     return Path(f"{path}.unusable-{number}")
 
 
-def _chosen(names: Sequence[str], kinds: Sequence[str]) -> tuple[str, list[str]]:
-    """A condition and its values."""
+def _chosen(names: Sequence[str], kinds: Sequence[str], instances: str) -> tuple[str, list[str]]:
+    """A condition and its values. `instances`: what else finds names, those of instances or of their group."""
     terms, values = [], list[str]()
     if names:
-        terms.append(f"name IN ({', '.join('?' * len(names))})")
-        values += names
+        marks = ", ".join("?" * len(names))
+        terms.append(f"(name IN ({marks}) OR {instances.format(marks)})")
+        values += [*names, *names]
     if kinds:
         terms.append(f"kind IN ({', '.join('?' * len(kinds))})")
         values += kinds
@@ -287,8 +346,14 @@ def _chosen(names: Sequence[str], kinds: Sequence[str]) -> tuple[str, list[str]]
     return " AND ".join(terms), values
 
 
+def _plain(table: str, row: sqlite3.Row) -> dict[str, Any]:
+    """Without its checksum, under the names that are known here: those in the file may be damaged, too."""
+    return dict(zip(schema.COLUMNS[table].split(", ")[:-1], row, strict=False))
+
+
 def _whole(row: sqlite3.Row) -> dict[str, Any]:
-    found = dict(row)
+    found = _plain("records", row)
+    del found["seq"]
     detail, lines = _parsed(found.pop("detail"), {}), list(map(str, _parsed(found.pop("lines"), [])))
     if "exception" not in detail:
         detail |= exception("\n".join(lines))  # of a program, which could only print it
@@ -296,7 +361,7 @@ def _whole(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _parsed(text: Any, empty: Any) -> Any:
-    """`empty` for what is missing or damaged: rows have no checksum, and one of them must not hide the others."""
+    """`empty` for what is missing."""
     try:
         found = json.loads(text)
     except (TypeError, ValueError):

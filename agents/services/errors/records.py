@@ -15,7 +15,7 @@
 | alert | health.unhealthy, health.problem, alert.raised | a condition of a child or of the machine |
 | strike | broker.strike | a peer broke the protocol |
 | violation | child.spawned, child.spawn_refused, child.unguarded | an agent made a process by itself |
-| storage | log.full, log.events_lost, store.problem, store.full, SERVICE.{quarantined,stalled,missed} | files that fail |
+| storage | log.full, log.events_lost, store.{problem,full}, SERVICE.{damaged,quarantined,stalled,missed} | files that fail |
 | suppressed | SERVICE.suppressed | so many events of it were left out |
 """
 
@@ -38,7 +38,7 @@ HARMLESS: Final = frozenset({"end"})
 _SUMMARY: Final = 300
 #: Events that stand for several; their numbers say how many.
 _SUMS: Final = (".dead_letters", ".suppressed")
-_KNOWN: Final = frozenset({"at", "event", "name", "path", "generation", "life", "seq"})
+_KNOWN: Final = frozenset({"at", "event", "name", "path", "generation", "life", "seq", "group"})
 #: Events that are records as they are, by their last words after "otpd." and the service's name.
 _PLAIN: Final[Mapping[str, str]] = {
     "supervisor.gave_up": "gave_up",
@@ -55,7 +55,6 @@ _PLAIN: Final[Mapping[str, str]] = {
     "scheduler.lost": "skipped",
     "scheduler.overrun": "skipped",
     "scheduler.unkept": "storage",
-    "scheduler.damaged": "storage",
     "tasks.failed": "task",
     "tasks.timeout": "task",
     "tasks.killed": "task",
@@ -70,6 +69,7 @@ _OF_SERVICES: Final[Mapping[str, str]] = {
     "dead_letters": "dead_letter",
     "letter.dead": "dead_letter",
     "letter.dropped": "dead_letter",
+    "damaged": "storage",
     "quarantined": "storage",
     "stalled": "storage",
     "missed": "storage",
@@ -79,7 +79,8 @@ _OF_SERVICES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`detail`: what the event told. `weight`: how many of its kind it stands for."""
+    """`detail`: what the event told. `weight`: how many of its kind it stands for. `instance_of`: a group of the config;
+    what happens to any instance of it is one error."""
 
     kind: str
     at: float
@@ -91,6 +92,7 @@ class Record:
     summary: str
     fingerprint: str
     weight: int = 1
+    instance_of: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
 
 
@@ -162,11 +164,9 @@ def _plain(kind: str, what: str, event: Event) -> Record:
     return _record(kind, event, f"{what}{': ' if words else ''}{words}", f"{what} {basis}", weight=weight)
 
 
-def _record(
-    kind: str, event: Event, summary: str, basis: str, traceback: str | None = None, weight: int = 1
-) -> Record:
+def _record(kind: str, event: Event, summary: str, basis: str, traceback: str | None = None, weight: int = 1) -> Record:
     at = place(event) or Cursor()
-    name = str(event.get("name") or "")
+    name, group = str(event.get("name") or ""), str(event.get("group") or "")
     detail = {key: value for key, value in event.items() if key not in _KNOWN}
     detail |= exception(traceback or "")
     return Record(
@@ -178,8 +178,9 @@ def _record(
         life=at.life,
         seq=at.seq,
         summary=" ".join(summary.split())[:_SUMMARY],
-        fingerprint=fingerprint(kind, name, basis, traceback),
+        fingerprint=fingerprint(kind, group or name, basis, traceback),
         weight=weight,
+        instance_of=group,
         detail=detail,
     )
 
@@ -206,4 +207,4 @@ def regrouped(kind: str, name: str, detail: Mapping[str, Any], lines: Sequence[s
 
 def _number(event: Event, key: str) -> int:
     found = event.get(key)
-    return found if isinstance(found, int) else 0
+    return int(found) if isinstance(found, int) else 0

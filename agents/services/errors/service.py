@@ -77,6 +77,7 @@ class Errors(Agent):
         with closing(Database.open(self._path)) as database:
             self._database = database
             try:
+                self._tell_forgotten(database.forgotten)
                 database.prune(self._limits, time.time())
                 self._resume()
                 await self._follow(database)
@@ -93,6 +94,11 @@ class Errors(Agent):
                     await asyncio.sleep(0)
                 self._prune(database)
                 self._tell_missed(reader)
+
+    def _tell_forgotten(self, count: int) -> None:
+        if count:
+            self.log.error("%s: %d rows were damaged and are forgotten", self._path, count)
+            note(self, "damaged", self.name, count=count, file=self._path)
 
     def _tell_missed(self, reader: Reader) -> None:
         if reader.missed:

@@ -14,7 +14,6 @@ import os
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
 
 from otpd.agents.services.scheduler.effects import Record
-from otpd.agents.services.sqlite import any_text, passes
+from otpd.agents.services.sqlite import any_text, checksum, passes
 
 #: Records by id; None: forget it.
 Changes: TypeAlias = dict[str, Record | None]
@@ -199,4 +198,4 @@ def _row(record: Record, life: int) -> tuple[Any, ...]:
 
 
 def _crc(record: Record, life: int) -> int:
-    return zlib.crc32(repr((*astuple(record), life)).encode(errors="backslashreplace"))
+    return checksum(*astuple(record), life)

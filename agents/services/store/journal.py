@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import msgpack
 
+from otpd.agents.services.sqlite import checksum as row_sum
+from otpd.agents.services.sqlite import intact, sealed
 from otpd.agents.services.store import salvage
 from otpd.agents.services.store.messages import Finished, Kind, Message, Receipt, Recovered, Unit
 from otpd.agents.services.store.schema import Table
@@ -68,27 +70,17 @@ _NUMBERS: Final = ("attempts", "lease", "turn", "max_attempts", "origin")
 def _intact(row: sqlite3.Row) -> bool:
     try:
         fixed = tuple(row[name] for name in _FIXED.split(", "))
-        same = zlib.crc32(row["body"], _sum(*fixed[:7])) == row["crc"]
+        same = zlib.crc32(row["body"], row_sum(*fixed[:7])) == row["crc"]
     except (TypeError, IndexError):  # a byte that says what kind of value it is, or that is in the name of a column
         return False
     numbers = (row[name] for name in _NUMBERS if name in set(row.keys()))
     return same and isinstance(row["at"], float) and all(isinstance(each, int) for each in numbers)
 
 
-def _same(row: sqlite3.Row) -> bool:
-    """Of a table whose checksum is its last column, and over all others."""
-    *values, crc = tuple(row)
-    return bool(_sum(*values) == crc)
-
-
-def _sum(*values: Any) -> int:
-    return zlib.crc32(repr(values).encode())
-
-
 _MESSAGES: Final = Table("messages", "seq", _intact)
 #: What is known of who has sent and who wants what; without a row of it the store goes on.
 _MEMORIES: Final = (
-    Table("finished", "id", _same), Table("subscriptions", "name", _same), Table("receipts", "sender", _same),
+    Table("finished", "id", intact), Table("subscriptions", "name", intact), Table("receipts", "sender", intact),
 )  # fmt: skip
 #: For the engine: what is checked at its start, and saved from a damaged file.
 TABLES: Final = (_MESSAGES, Table("letters", "seq", _intact), *_MEMORIES)
@@ -130,7 +122,7 @@ def rows(unit: Unit, wall: float, minute: int) -> Rows:
         ],
         buried=[(wall, *_why(b.failure), b.message.seq) for b in unit.burials if b.body is None],
         ended=[m.seq for m in ended],
-        finished=[_summed(m.sender, m.id, m.target, m.seq, minute) for m in ended if m.id],
+        finished=[sealed(m.sender, m.id, m.target, m.seq, minute) for m in ended if m.id],
         opened=list(unit.opened),
         subscriptions=list(unit.subscriptions.items()),
         receipt=unit.receipt,
@@ -149,12 +141,7 @@ def _why(failure: Any) -> tuple[str, str, str]:
 
 def checksum(message: Message, body: bytes) -> int:
     """Of all that stays as it is while the message lives."""
-    return zlib.crc32(body, _sum(*_fixed(message)[:7]))
-
-
-def _summed(*values: Any) -> tuple[Any, ...]:
-    """With its checksum at the end."""
-    return (*values, _sum(*values))
+    return zlib.crc32(body, row_sum(*_fixed(message)[:7]))
 
 
 def write(connection: sqlite3.Connection, it: Rows, memory: int, more: Any = None) -> None:
@@ -176,10 +163,10 @@ def write(connection: sqlite3.Connection, it: Rows, memory: int, more: Any = Non
         many("DELETE FROM letters WHERE seq = ?", [(seq,) for seq in it.opened])
     for name, patterns in it.subscriptions:
         execute("DELETE FROM subscriptions WHERE name = ?", (name,))
-        many("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, ?)", [_summed(name, pattern) for pattern in patterns])
+        many("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, ?)", [sealed(name, pattern) for pattern in patterns])
     if it.receipt is not None:
         answer = msgpack.packb([list(it.outcomes), more])
-        who = _summed(it.receipt.sender, it.receipt.inc, it.receipt.number, it.receipt.minute, answer)
+        who = sealed(it.receipt.sender, it.receipt.inc, it.receipt.number, it.receipt.minute, answer)
         execute("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?)", who)
     if it.minute:
         execute("UPDATE minutes SET minute = ?", (it.minute,))

@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
+from otpd.agents.services import sqlite
 from otpd.agents.services.store.schema import Table
 
 
@@ -40,13 +41,8 @@ def rows(connection: sqlite3.Connection, query: str) -> Iterator[sqlite3.Row]:
 @contextlib.contextmanager
 def any_text(connection: sqlite3.Connection) -> Iterator[None]:
     """Meanwhile what is no UTF-8 is read, too: with escapes."""
-    before, connection.text_factory = connection.text_factory, _any_text
+    before, connection.text_factory = connection.text_factory, sqlite.any_text
     try:
         yield
     finally:
         connection.text_factory = before
-
-
-def _any_text(data: bytes) -> str:
-    """A damaged name must not keep the others from being read."""
-    return data.decode(errors="backslashreplace")

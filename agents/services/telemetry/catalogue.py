@@ -122,6 +122,7 @@ EVENTS: Final[Mapping[str, Told]] = {
     "errors.stalled": Told("errors", "errors.db can't be written; tried again each second", (), ("why",)),
     "errors.resumed": Told("errors", "it can be written again"),
     "errors.quarantined": Told("errors", "errors.db could not be used and was set aside", (), ("file", "why", "moved_to")),
+    "errors.damaged": Told("errors", "rows of errors.db were not as written, and are forgotten", ("count",), ("file",)),
     "errors.missed": Told("errors", "events of the journal that never came", ("count",)),
     "telemetry.subscriber.failed": Told("telemetry", "it raised; attached again after a while", ("failures",), ("why",)),
     "telemetry.listen_failed": Told("telemetry", "its address can't be had; tried again", (), ("why", "address")),
@@ -129,7 +130,7 @@ EVENTS: Final[Mapping[str, Told]] = {
 }  # fmt: skip
 #: Of any service, below its own name.
 SUPPRESSED: Final = Told("service", "so many of its events were left out of a storm", ("count",))
-_OWN: Final = frozenset({"at", "event", "name", "path", "generation", "life", "seq"})
+_OWN: Final = frozenset({"at", "event", "name", "path", "generation", "group", "life", "seq"})
 
 
 def told(event: str) -> Told | None:
