@@ -53,10 +53,8 @@ def read_text(file: str) -> str:
 
 def _read(file: str) -> bytes:
     try:
-        # Without O_NONBLOCK a FIFO would be waited for.
-        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as opened:
-            mode = os.fstat(fd).st_mode
+        with open(file, "rb", opener=_unwaiting) as opened:
+            mode = os.fstat(opened.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 _refuse(file, f"expected a file, got {_kind(mode)}")
             return opened.read(MAX_FILE + 1)
@@ -66,6 +64,11 @@ def _read(file: str) -> bytes:
         _refuse(file, f"expected a file, got a directory; name the file in it, for example {file}/otpd.toml")
     except (OSError, ValueError) as error:
         _refuse(file, f"can't be read: {error.strerror if isinstance(error, OSError) else error}")
+
+
+def _unwaiting(file: str, flags: int) -> int:
+    """Without O_NONBLOCK a FIFO would be waited for."""
+    return os.open(file, flags | os.O_NONBLOCK)
 
 
 def _kind(mode: int) -> str:

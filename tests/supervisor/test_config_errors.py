@@ -635,19 +635,29 @@ def test_supervisors_are_nested_at_most_32_deep(fleet: Path) -> None:
         (os.mkfifo, "expected a file, got a FIFO"),
     ],
 )
-def test_a_file_that_is_none_is_refused_with_the_reason(fleet: Path, make: object, expected: str) -> None:
+def test_a_file_that_is_none_is_refused_with_the_reason_and_not_kept_open(
+    fleet: Path, make: object, expected: str
+) -> None:
     assert callable(make)
     make(fleet / "otpd.toml")
     with pytest.raises(ConfigErrors) as caught:
         load("otpd.toml")
     assert str(caught.value) == f"otpd.toml: {expected}"
+    assert [fd for fd in os.listdir("/proc/self/fd") if leads_to(fd, fleet / "otpd.toml")] == []
+
+
+def leads_to(fd: str, path: Path) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") == str(path)
+    except FileNotFoundError:  # the one by which the list was read
+        return False
 
 
 def test_a_file_that_may_not_be_read_is_refused_with_the_reason(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", denied)
+    monkeypatch.setattr("otpd.supervisor.config._unwaiting", denied)
     with pytest.raises(ConfigErrors) as caught:
         load("otpd.toml")
     assert str(caught.value) == "otpd.toml: can't be read: Permission denied"
