@@ -20,6 +20,9 @@ import psutil
 from otpd.ipc.control import Control
 from scripts.benchmarks.table import Row, percentile, spread
 from tests.e2e.node import Node, node
+from tests.e2e.shapes import SHAPES
+from tests.e2e.test_orphans import FLEET, alive, all_run, fleet
+from tests.helpers import eventually
 
 #: Says on a datagram socket that user code runs: its pid and the monotonic clock. Imports what agents import.
 SAY = """
@@ -45,7 +48,7 @@ BARE = SAY + "time.sleep(1000)\n"
 PROGRAM = 'echo $$ > "$BENCH_FIFO"; exec sleep 1000\n'
 UNLIMITED = 'strategy = "one_for_one"\nmax_restarts = 1000000\nmax_seconds = 1\n'
 
-KILLS_AGENT, KILLS_BARE, KILLS_PROGRAM, KILLS_DETECTION = 300, 40, 200, 200
+KILLS_AGENT, KILLS_BARE, KILLS_PROGRAM, KILLS_DETECTION, KILLS_ROOT = 300, 40, 200, 200, 5
 Chosen = Callable[[str], bool]
 
 
@@ -55,6 +58,7 @@ def run(chosen: Chosen) -> Iterator[Row]:
         "program restart": program_restart,
         "death seen": death_seen,
         "status of 100": status_of_100,
+        "root killed": root_killed,
         "1,000 agents": thousand_agents,
         "crash loop": crash_loop,
     }
@@ -201,6 +205,25 @@ def _quietly(action: Callable[[], None]) -> None:
         action()
     except Exception:  # the node is stopped under it
         return
+
+
+def root_killed() -> Iterator[Row]:
+    """kill -9 of root with 50 children, of which 10 have a grandchild in a session of its own (T2)."""
+    gone, up = [], []
+    with node(FLEET, {"shapes.py": SHAPES}) as made:
+        for _ in range(KILLS_ROOT):
+            old = fleet(made)
+            began = time.monotonic()
+            os.kill(made.facts()["pid"], signal.SIGKILL)
+            eventually(lambda old=old: not alive(old))  # type: ignore[misc]
+            gone.append(time.monotonic() - began)
+            eventually(lambda: made.answers() and all_run(made))
+            up.append(time.monotonic() - began)
+    worst = max(gone), max(up)
+    yield Row(
+        f"kill -9 of root, 50 children, 10 grandchildren: none lives; all are up again; worst of {KILLS_ROOT}",
+        f"{worst[0]:.2f} s; {worst[1]:.2f} s", "1 s; 3 s", worst[0] <= 1 and worst[1] <= 3, {"gone": gone, "up": up},
+    )  # fmt: skip
 
 
 def status_of_100() -> Iterator[Row]:

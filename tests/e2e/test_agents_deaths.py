@@ -101,9 +101,7 @@ def test_a_stopped_agent_that_was_replaced_finds_itself_stale_and_ends() -> None
         pid = it.pid("b")
         it.node.kill(pid, signal.SIGSTOP)
         it.node.reborn("b", 1, 20)
-        begin = time.monotonic()
         assert eventually(lambda: gone(pid))
-        assert time.monotonic() - begin < 5
         assert it.generation("b") == 2
 
 

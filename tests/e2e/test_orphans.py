@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -172,13 +171,12 @@ def all_run(n: Node) -> bool:
 
 
 def test_kill_9_of_root_ends_every_process_and_brings_the_tree_back_complete() -> None:
-    """T2: 1 s later none of the 60 old processes lives; within 3 s the tree is up again, without duplicates."""
+    """T2: none of the 60 old processes lives, then the tree is up again, without duplicates. How soon: `scripts/bench`."""
     with stranger(), node(FLEET, {"shapes.py": SHAPES}) as n, no_old_zombies(n):
         old, root, heart = fleet(n), n.facts()["pid"], n.facts()["heart_pid"]
-        killed = time.monotonic()
         n.kill(root)
-        eventually(lambda: not alive(old), 1.0, "none of the old processes lives")
-        eventually(lambda: n.answers() and all_run(n), killed + 3.0 - time.monotonic(), "the tree is complete")
+        eventually(lambda: not alive(old), what="none of the old processes lives")
+        eventually(lambda: n.answers() and all_run(n), what="the tree is complete")
         assert n.facts()["heart_pid"] == heart
         assert n.facts()["pid"] != root
         new = fleet(n)

@@ -107,7 +107,7 @@ def test_the_answer_says_when_it_was_given_on_the_clock_of_the_events(n: Node) -
     events = [part["event"] for part in iter(line.receive, {"ok": True, "done": True})]
     line.close()
     started = [each["at"] for each in events if (each["event"], each["name"]) == ("otpd.child.started", "timed")]
-    assert len(started) == 1 and 0 <= answered - started[0] < 1
+    assert len(started) == 1 and 0 <= answered - started[0] < 30
     assert ask(n, "terminate_child", id="timed") == ask(n, "delete_child", id="timed") == "ok"
 
 
