@@ -401,7 +401,7 @@ def test_one_that_was_replaced_ends_at_once_without_terminate(root: Root, doors:
     worker = speaking(root, doors, "def terminate(self, reason): print('terminate')")
     doors.welcome()
     doors.says(Lane.SYSTEM, system(["stale", "generation 4 is current"]))
-    assert worker.died(5)
+    assert worker.died()
     assert worker.packets()[-1] == ["exit", "stale"]
     assert worker.printed() == "feed: a newer incarnation has taken over (generation 4 is current)\n"
     assert worker.reap() == Status(code=1)
@@ -450,5 +450,5 @@ def test_the_end_does_not_wait_for_a_broker_that_takes_nothing(root: Root, doors
     )
     doors.welcome()
     stop(worker)
-    assert worker.died(5)
+    assert worker.died()
     assert worker.packets()[-1] == ["exit", "shutdown"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ class Sockets:
 
     refusals = 0
     opened: list[Sockets]
+    watching: Watching
 
     def __init__(self, endpoint: str, identity: bytes) -> None:
         cls = type(self)
@@ -51,18 +53,20 @@ class Sockets:
 
 
 @pytest.fixture
-def sockets(monkeypatch: pytest.MonkeyPatch) -> type[Sockets]:
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Sockets]]:
     monkeypatch.setattr("otpd.ipc.sockets.Lanes", Sockets)
     monkeypatch.setattr(lines, "_RETRY", 0.001)
     monkeypatch.setattr(Sockets, "opened", [], raising=False)
     monkeypatch.setattr(Sockets, "refusals", 0)
-    return Sockets
+    with contextlib.closing(Watching()) as watching:
+        monkeypatch.setattr(Sockets, "watching", watching, raising=False)
+        yield Sockets
 
 
 def made() -> tuple[Conversation, Line]:
     conversation = Conversation(Endpoint("feed", 1, b"t"))
     conversation.complain = Complaints(logging.getLogger("otpd.test"), conversation.clock)
-    line = Line(conversation, b"i", Watching())
+    line = Line(conversation, b"i", Sockets.watching)
     line.open()
     return conversation, line
 

@@ -53,7 +53,7 @@ async def test_hours_pass_in_no_time_and_in_order() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(100):
                 await loop.create_future()
-    assert time.monotonic() - real < 20
+    assert time.monotonic() - real < 60
 
 
 @scene

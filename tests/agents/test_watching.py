@@ -25,19 +25,21 @@ def loop_with(turn: Callable[[bool], bool]) -> tuple[asyncio.Runner, Watching]:
 def test_the_line_is_served_before_every_sleep_and_when_its_descriptor_is_readable() -> None:
     served: list[bool] = []
     reader, writer = os.pipe()
+    heard: list[asyncio.Future[bytes]] = []
 
     def turn(readable: bool) -> bool:
         served.append(readable)
         if readable:
-            os.read(reader, 10)
-        return False
+            heard[0].set_result(os.read(reader, 10))
+        return readable
 
     runner, selector = loop_with(turn)
 
     async def wait() -> None:
         selector.watch([reader])
+        heard.append(asyncio.get_running_loop().create_future())
         asyncio.get_running_loop().call_later(0.01, os.write, writer, b"x")
-        await asyncio.sleep(0.05)
+        assert await heard[0] == b"x"
 
     with runner:
         runner.run(wait())
@@ -67,7 +69,7 @@ def test_what_a_turn_has_set_off_runs_before_anything_blocks() -> None:
     begin = time.monotonic()
     with runner:
         assert runner.run(wait()) == "at once"
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30, "the timer"
 
 
 @scene
@@ -86,8 +88,11 @@ async def test_the_worker_gives_results_and_errors_from_one_thread_that_is_made_
     with pytest.raises(RuntimeError, match="the handler raised StopIteration"):
         await worker.run(lambda: fail(StopIteration()))
     assert worker.running == 0
-    given_up = worker.run(lambda: time.sleep(0.01))
+    hold = threading.Event()
+    given_up = worker.run(hold.wait)
     given_up.cancel()
-    assert await worker.run(lambda: "next") == "next"
+    following = worker.run(lambda: "next")
+    hold.set()
+    assert await following == "next"
     worker.close()
     await asyncio.to_thread(eventually, lambda: not threads & set(threading.enumerate()))

@@ -84,7 +84,7 @@ class FakeNode:
     def close(self) -> None:
         self.hang_up()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
         for each in (self._listener, *self._open):
             if each is not None:

@@ -56,7 +56,7 @@ def test_json_of_a_stream_is_one_object_per_line_and_goes_on_with_the_next_root(
         assert [json.loads(line) for line in lines] == [STARTED, EXITED]
         eventually(held.is_set)
         process.terminate()
-        process.wait(10)
+        process.wait(60)
     assert [request["n"] for request in node.asked("events")] == [0, 1000, 1000]
 
 

@@ -156,7 +156,7 @@ def test_a_terminal_gets_colours(state: Path, writing: Writing) -> None:
     with start(state, stdout=theirs) as process:
         os.close(theirs)
         shown = os.read(ours, 1000)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     assert b"\x1b[31mred\x1b[0m" in shown and shown.count(b"\x1b[") >= 4
 
@@ -208,7 +208,7 @@ def test_following_shows_what_comes_and_ends_quietly_with_ctrl_c(state: Path, wr
         shown = [process.stdout.readline().split(b"| ")[1] for _ in range(298)]
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == b""
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert sorted(shown) == sorted([b"hello\n", *(b"%d\n" % number for number in range(3, 300))])
 
 
@@ -220,7 +220,7 @@ def test_following_raw_copies_bytes(state: Path, writing: Writing) -> None:
         writing.write("web", b"\0\xff")
         assert process.stdout.read(2) == b"\0\xff"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--raw",), ("-f",), ("-f", "--raw")])
@@ -232,7 +232,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(state: Path, writing: Wri
         assert process.stdout and process.stderr
         process.stdout.readline()
         process.stdout.close()
-        assert (process.wait(10), process.stderr.read()) == (0, b"")
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
 
 
 def test_following_ends_when_the_reader_is_gone_though_nothing_more_is_printed(state: Path, writing: Writing) -> None:
@@ -241,7 +241,7 @@ def test_following_ends_when_the_reader_is_gone_though_nothing_more_is_printed(s
         assert process.stdout
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_the_console_follows_everybody_from_a_point_in_time(state: Path, writing: Writing) -> None:
@@ -258,5 +258,5 @@ def test_the_console_follows_everybody_from_a_point_in_time(state: Path, writing
     writing.write("worker", b"new\n")
     eventually(lambda: shown == ["web | first\n", "worker | new\n"])
     stop.set()
-    console.join(10)
+    console.join(60)
     assert not console.is_alive()

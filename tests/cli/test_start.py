@@ -84,7 +84,7 @@ def test_in_the_foreground_it_shows_the_output_prefixed_and_stops_in_order_on_in
         heart = foreground(made, log)
         eventually(lambda: "talk | hi\n" in log.read_text() and "is ready" in log.read_text(), 30)
         heart.send_signal(signal.SIGINT)
-        assert heart.wait(20) == 0
+        assert heart.wait(60) == 0
         shown = log.read_text().splitlines()
         started = ["services/broker", "talk"]
         assert shown[:2] == [f"otpd: {name} started, generation 1" for name in started]
@@ -101,7 +101,7 @@ def test_a_second_interrupt_kills() -> None:
         eventually(lambda: "is stopping in order" in log.read_text())
         eventually(lambda: "otpd: waiting for deaf; ^C kills what is left" in log.read_text())
         heart.send_signal(signal.SIGINT)
-        heart.wait(20)
+        heart.wait(60)
 
 
 def test_a_screen_that_goes_away_changes_nothing_for_the_node() -> None:
@@ -113,7 +113,7 @@ def test_a_screen_that_goes_away_changes_nothing_for_the_node() -> None:
         made.otpd("restart", "talk")
         made.when("talk", state="running", generation=2)
         made.stop()
-        assert heart.wait(10) == 0
+        assert heart.wait(60) == 0
 
 
 @pytest.mark.parametrize("arguments", [["start", "-d", "tree.py"], ["-f", "tree.py", "start", "-d"]], ids=" ".join)

@@ -112,7 +112,7 @@ def test_top_writes_json_lines_for_programs(node: FakeNode) -> None:
     assert process.stdout is not None
     with process.stdout:
         first, second = process.stdout.readline(), process.stdout.readline()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert [row["name"] for row in json.loads(first)] == ["a", "b"]
     assert json.loads(second)[0]["cpu_percent"] is None
 

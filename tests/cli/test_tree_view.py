@@ -167,7 +167,7 @@ def at_a_terminal(node: FakeNode, arguments: list[str], keys: bytes = b"", **env
                 keys = b""
     finally:
         os.close(ours)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     return shown.decode()
 
 

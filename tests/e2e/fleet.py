@@ -143,7 +143,7 @@ class Fleet:
     def broker(self) -> dict[str, Any]:
         return self.node.services()["broker"]
 
-    def new_broker(self, after: int, deadline: float = 10.0) -> None:
+    def new_broker(self, after: int, deadline: float = 60.0) -> None:
         """Until one of a later generation than `after` runs."""
         eventually(lambda: self.broker["state"] == "running" and self.broker["generation"] > after, deadline)
 

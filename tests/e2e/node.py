@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -236,11 +235,9 @@ class Node:
                 self.otpd("stop", "--now", check=None)
             except subprocess.TimeoutExpired:
                 pass
+            with suppress(AssertionError):
+                eventually(lambda: not self.house_and_workers())
             left = self.house_and_workers()
-            deadline = time.monotonic() + 5
-            while left and time.monotonic() < deadline:
-                time.sleep(0.02)
-                left = self.house_and_workers()
             names = [describe(p) for p in left]
             for p in left:
                 p.kill()

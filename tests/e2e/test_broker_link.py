@@ -438,7 +438,7 @@ def asked(n: Node, op: str, **more: Any) -> socket.socket:
 
     body = msgpack.packb({"op": op, **more})
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(10)
+    connection.settimeout(60)
     connection.connect(n.control)
     connection.sendall(struct.pack(">I", len(body)) + body)
     return connection

@@ -356,7 +356,7 @@ def test_the_node_is_waited_for_and_stopped() -> None:
             stopped = n.json("stop")
             assert (stopped["name"], stopped["stopped"], stopped["left"]) == ("shop", True, [])
             assert all(gone(pid) for pid in guardians)
-            assert waiting.wait(20) == 0
+            assert waiting.wait(60) == 0
             assert waiting.stdout is not None
             assert {row["state"] for row in json.load(waiting.stdout)} <= {"stopped"}
 

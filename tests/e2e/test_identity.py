@@ -148,7 +148,7 @@ def test_a_root_that_finds_no_usable_spec_gives_up_with_the_reason(kind: str) ->
         pid = eventually(lambda: n.answers() and n.worker("sleep")["pid"], 10)
         (runtime_dir(n) / "spec").write_bytes(GARBAGE[kind])
         n.kill(n.facts()["pid"])
-        assert heart.wait(15) == 70
+        assert heart.wait(60) == 70
         assert "can't be used" in screen.read_text() and "Traceback" not in screen.read_text()
         assert gone(pid)
         nothing_is_left(n, 0.5)
@@ -446,7 +446,7 @@ def test_rubbish_on_the_control_socket_neither_kills_nor_slows_the_node() -> Non
             assert slowest < 30
         finally:
             end.set()
-            loris.join(10)
+            loris.join(60)
             for client in half_open:
                 client.close()
         assert n.facts()["pid"] == root and n.worker("idle")["generation"] == 1
@@ -459,7 +459,7 @@ def _framed(data: bytes) -> bytes:
 
 def _connected(path: str) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(5.0)
+    client.settimeout(60)
     client.connect(path)
     return client
 

@@ -70,7 +70,7 @@ def _read(stream: Iterator[str], lines: queue.Queue[str]) -> None:
         lines.put(line.rstrip("\n"))
 
 
-def until(lines: queue.Queue[str], last: str, deadline: float = 20) -> list[str]:
+def until(lines: queue.Queue[str], last: str, deadline: float = 60.0) -> list[str]:
     """All lines up to the first that ends with `last`."""
     seen: list[str] = []
 

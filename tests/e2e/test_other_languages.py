@@ -61,7 +61,7 @@ def test_a_handler_that_throws_answers_and_crashes_and_the_next_incarnation_is_f
         with pytest.raises(RemoteError, match="asked to crash"):
             client.call("reverse", "crash")
         fleet.reborn("reverse", 1, 30)
-        assert client.call("reverse", "asked", timeout=20) == 0
+        assert client.call("reverse", "asked", timeout=60) == 0
     assert fleet.worker("reverse")["last_exit"]["reason"] == "error(Error: asked to crash)"
 
 
@@ -69,7 +69,7 @@ def test_killed_during_a_call_its_caller_hears_so_and_a_new_broker_finds_it_agai
     with connect(fleet.control) as client:
         monitor = client.monitor("reverse")
         fleet.kill(fleet.pid("reverse"))
-        assert monitor.wait(10).reason == "killed"
+        assert monitor.wait(60).reason == "killed"
         fleet.reborn("reverse", 1, 30)
     fleet.kill(fleet.pid("broker"))
     fleet.reborn("broker", 1)

@@ -89,7 +89,7 @@ def container(n: Node, before: str = "", cwd: str = "") -> Iterator[Container]:
             process.kill()
         process.wait()
         for stranger in made.strangers:
-            stranger.wait(10)
+            stranger.wait(60)
         print((n.home / "screen").read_text())
 
 
@@ -115,7 +115,7 @@ def test_as_pid_1_it_stops_in_order_on_sigterm_and_exits_0() -> None:
         c.up()
         assert '"heart_pid": 1' in c.otpd("tree", "--json")
         os.kill(c.init, signal.SIGTERM)
-        assert c.process.wait(10) == 0
+        assert c.process.wait(60) == 0
         assert diary(n) == ["init", "terminate shutdown"]
 
 
@@ -129,7 +129,7 @@ def test_as_pid_1_its_exit_code_says_that_it_was_killed_by_a_second_request() ->
             os.kill(c.init, signal.SIGTERM)
             eventually(lambda: "stopping" in c.otpd("tree", "--json"), 5)
             os.kill(c.init, signal.SIGTERM)
-            assert c.process.wait(10) == 1
+            assert c.process.wait(60) == 1
 
 
 def test_as_pid_1_it_reaps_strangers() -> None:
@@ -143,7 +143,7 @@ def test_as_pid_1_it_reaps_strangers() -> None:
         assert not [pid for pid in _below(c.init) if (stat(pid) or ("",))[0] == "Z"]
         assert c.otpd("status", "diary").count("running") == 1
         os.kill(c.init, signal.SIGTERM)
-        assert c.process.wait(10) == 0
+        assert c.process.wait(60) == 0
 
 
 def _below(pid: int) -> list[int]:
@@ -161,7 +161,7 @@ def test_as_pid_1_it_survives_the_death_of_root() -> None:
         os.kill(_root_below(c.init), signal.SIGKILL)
         eventually(lambda: diary(n) == ["init", "init"], 60, "the tree is back")
         os.kill(c.init, signal.SIGTERM)
-        assert c.process.wait(10) == 0
+        assert c.process.wait(60) == 0
         assert diary(n) == ["init", "init", "terminate shutdown"]
 
 
@@ -177,7 +177,7 @@ def test_it_runs_with_a_read_only_root_one_writable_directory_any_user_and_no_ho
             assert "Read-only" in c.run("sh", "-c", "touch /etc/probe 2>&1 || true")
             assert "running" in c.otpd("status", "diary")
             os.kill(c.init, signal.SIGTERM)
-            assert c.process.wait(10) == 0
+            assert c.process.wait(60) == 0
         assert diary(n) == ["init", "terminate shutdown"]
 
 
@@ -204,7 +204,7 @@ def test_a_stop_from_outside_of_the_container_ends_the_node_and_no_stranger() ->
             assert "what its processes use can't be told from here" in n.otpd(*arguments, check=1).stderr
         done = n.otpd("stop")
         assert "stopped in" in done.stdout
-        assert c.process.wait(10) == 0
+        assert c.process.wait(60) == 0
         assert diary(n) == ["init", "terminate shutdown"]
 
 
@@ -215,7 +215,7 @@ def test_stop_now_from_outside_reaches_heart_though_root_does_not_answer() -> No
         os.kill(root, signal.SIGSTOP)
         done = n.otpd("stop", "--now")
         assert "root does not answer; heart kills it" in done.stderr
-        assert c.process.wait(10) == 1
+        assert c.process.wait(60) == 1
         assert stat(root) is None
 
 

@@ -98,7 +98,7 @@ def alive(processes: list[Seen]) -> list[Seen]:
     return [each for each in processes if each.alive]
 
 
-def nothing_is_left(n: Node, deadline: float = 10.0) -> None:
+def nothing_is_left(n: Node, deadline: float = 60.0) -> None:
     """No process of the node lives, and no socket stands about."""
     eventually(lambda: not everything(n), deadline, "no process of the node lives")
     sockets = sorted(path.name for path in n.runtime.glob("otpd/*/*"))

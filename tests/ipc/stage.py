@@ -24,7 +24,7 @@ from otpd.ipc.wire import Lane, Status
 
 T = TypeVar("T")
 LIFE = 7
-DEADLINE = 10.0
+DEADLINE = 60.0
 SECOND = 1_000_000_000
 SCRIPT = otpd.ipc.broker.__file__
 

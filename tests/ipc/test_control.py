@@ -40,7 +40,7 @@ def answers(tmp_path: Path) -> Iterator[list[bytes]]:
     thread.start()
     yield frames
     listener.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
+    thread.join(60)
     listener.close()
 
 

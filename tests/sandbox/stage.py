@@ -131,7 +131,7 @@ class Listeners:
 
     def close(self) -> None:
         os.close(self._ended)
-        self._thread.join(5)
+        self._thread.join(60)
         for made in self._sockets.values():
             made.close()
         os.close(self._end)

@@ -318,7 +318,7 @@ def test_a_pool_that_is_closed_while_others_wait_tells_them(own_settings: PoolSe
     waiter.start()
     eventually(lambda: pool.counters.workers_started and run.sent)
     pool.close()
-    waiter.join(10)
+    waiter.join(60)
     assert found == ["cancelled"]
 
 

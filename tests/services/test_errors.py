@@ -392,11 +392,15 @@ def test_what_happens_to_any_instance_of_a_group_is_one_error_with_the_count_of_
 
 @pytest.mark.parametrize("change", ["DELETE FROM progress", "UPDATE progress SET seq = 'x'"])
 def test_a_file_that_does_not_say_how_far_the_journal_was_read_is_damaged(
-    database: Database, tmp_path: Path, change: str
+    database: Database, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged(tmp_path / FILE, change)
+    opened: list[Database] = []
+    monkeypatch.setattr(Database, "look", lambda path, look=Database.look: opened.append(look(path)) or opened[0])
     with pytest.raises(Unusable, match="how far the journal was read"):
         look(str(tmp_path))
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].progress()
 
 
 def test_only_what_may_go_well_another_time_passes() -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from otpd.agents.services.store.refusals import DamagedState
 from otpd.agents.services.store.schema import Schema
 from otpd.agents.services.store.state import get_state, put_state
 from otpd.agents.services.store.watermark import HighWater
+from tests.helpers import open_below
 
 SCHEMA = Schema(migrations=(state.MIGRATION,), tables=(state.TABLE,))
 BODY = bytes(range(256)) * 2
@@ -51,6 +53,12 @@ def left_behind(source: Path, target: Path) -> Path:
 def bodies(database: Database) -> dict[str, bytes | None]:
     rows = database.connection.execute("SELECT name FROM state").fetchall()
     return {name: get_state(database.connection, name).body for (name,) in rows}
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_open(tmp_path: Path) -> Iterator[None]:
+    yield
+    assert open_below(tmp_path) == []
 
 
 @pytest.fixture

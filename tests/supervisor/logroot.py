@@ -38,7 +38,7 @@ class LogRoot:
         try:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGCONT)
-            self.process.wait(10)
+            self.process.wait(60)
         finally:
             self.process.kill()
             for fd in self.pipes.values():
@@ -79,7 +79,7 @@ class LogRoot:
     def send(self, *message: Any) -> None:
         send_packet(self.channel, list(message))
 
-    def hear(self, word: str, *rest: Any, deadline: float = 20.0) -> list[Any]:
+    def hear(self, word: str, *rest: Any, deadline: float = 60.0) -> list[Any]:
         """The next message that begins so; it is taken out of `received`."""
         end = time.monotonic() + deadline
         while True:

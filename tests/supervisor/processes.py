@@ -34,7 +34,7 @@ class Worker:
     error_fd: int = -1
     cgroup: str | None = None
 
-    def packet(self, timeout: float = 10.0) -> Any:
+    def packet(self, timeout: float = 60.0) -> Any:
         """The next packet; None when the channel is closed."""
         assert self.channel is not None
         self.channel.settimeout(timeout)
@@ -67,12 +67,12 @@ class Worker:
             found += byte
         return found.decode().rstrip("\n")
 
-    def died(self, timeout: float = 10.0) -> bool:
+    def died(self, timeout: float = 60.0) -> bool:
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
 
-    def reap(self, timeout: float = 10.0) -> Any:
+    def reap(self, timeout: float = 60.0) -> Any:
         assert self.died(timeout), f"pid {self.pid} lives"
         return sweep.reap(self.pid, self.pidfd, group=False)
 
@@ -106,7 +106,7 @@ class Root:
 
     def start_zygote(self, *preload: str, cgroup: str | None = None) -> None:
         self.channel, theirs = channel_pair()
-        self.channel.settimeout(10)
+        self.channel.settimeout(60)
         argv = spares.zygote_argv(theirs.fileno(), os.getpid(), NODE, preload or self.preload, cgroup)
         env = spares.zygote_environment(os.environ, NODE)
         self.zygote = subprocess.Popen(argv, env=env, pass_fds=(theirs.fileno(),), start_new_session=True)
@@ -196,7 +196,7 @@ class Root:
         if self.channel is not None:
             self.channel.close()
         if self.zygote is not None:
-            self.zygote.wait(10)
+            self.zygote.wait(60)
         for worker in self.workers:
             worker.close()
         left = sweep.Sweeper().strays(self.before)

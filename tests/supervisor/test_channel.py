@@ -136,6 +136,7 @@ def test_over_the_bound_packets_are_dropped_and_that_is_told_once_when_there_is_
     assert (ends.read_all(), told) == (["more"], [10_000 - len(got)])
     ends.channel.close()
     ends.peer.close()
+    ends.loop._epoll.close()
 
 
 def test_who_has_more_to_say_is_called_when_there_is_room(ends: Ends) -> None:

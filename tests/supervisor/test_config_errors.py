@@ -12,6 +12,7 @@ from otpd.supervisor.config import ConfigErrors, load
 from otpd.supervisor.problems import one_of
 from otpd.supervisor.sections import SERVICES
 from otpd.supervisor.services import OWN_NAMES
+from tests.helpers import open_below
 
 FEED = """\
 from otpd.agents import Agent, run
@@ -643,14 +644,7 @@ def test_a_file_that_is_none_is_refused_with_the_reason_and_not_kept_open(
     with pytest.raises(ConfigErrors) as caught:
         load("otpd.toml")
     assert str(caught.value) == f"otpd.toml: {expected}"
-    assert [fd for fd in os.listdir("/proc/self/fd") if leads_to(fd, fleet / "otpd.toml")] == []
-
-
-def leads_to(fd: str, path: Path) -> bool:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}") == str(path)
-    except FileNotFoundError:  # the one by which the list was read
-        return False
+    assert open_below(fleet) == []
 
 
 def test_a_file_that_may_not_be_read_is_refused_with_the_reason(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:

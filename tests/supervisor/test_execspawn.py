@@ -68,7 +68,7 @@ def test_an_agent_that_is_a_command_gets_channel_and_job(root: Root) -> None:
     made = execspawn.spawn(job, writer, os.environ, theirs.fileno())
     os.close(writer)
     theirs.close()
-    ours.settimeout(10)
+    ours.settimeout(60)
     assert receive_packet(ours) == (["ready"], [])
     signal.pidfd_send_signal(made.pidfd, signal.SIGTERM)
     assert receive_packet(ours) == (["exit", "shutdown"], [])

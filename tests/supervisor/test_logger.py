@@ -245,7 +245,7 @@ def test_everything_that_was_printed_is_stored_when_root_is_gone(logs: Path) -> 
         for write in writes:
             os.write(write, b"x" * 50_000)
         root.channel.close()
-        assert root.process.wait(10) == 0
+        assert root.process.wait(60) == 0
         for write in writes:
             os.close(write)
     assert [len(stored(logs, f"c{number}")) for number in range(20)] == [50_000] * 20
@@ -565,13 +565,13 @@ def full_disk(state: Path, full: str) -> None:
             os.close(write)
             assert root.hear("full")[1].endswith("No space left on device")
             if full == "drop":
-                assert child.wait(10) == 0
+                assert child.wait(60) == 0
                 root.hear("eof")
                 (state / "ballast").unlink()
                 check_gap(state / "logs", data, root.hear("recovered")[1])
             else:
                 check_blocked(root, state, data)
-        assert child.wait(10) == 0
+        assert child.wait(60) == 0
     print("ok")
 
 

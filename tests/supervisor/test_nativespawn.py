@@ -114,7 +114,7 @@ def test_a_signal_to_the_caller_meanwhile_is_handled_by_the_caller_alone(root: R
             ["sh", "-c", f"for i in 1 2 3 4 5 6 7 8 9; do kill -USR1 {os.getpid()}; done"], start_new_session=True
         )
         outputs = [root.native("echo", str(n)).printed() for n in range(50)]
-        assert with_signals.wait(10) == 0
+        assert with_signals.wait(60) == 0
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert outputs == [f"{n}\n" for n in range(50)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -209,7 +208,7 @@ def test_requests_without_an_answer_are_bounded(desk: Desk) -> None:
 
 def test_the_next_request_rests_longer_than_the_last_one_took(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     now = itertools.count(50.0)
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(reaching, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
     boss = desk.lives["top/boss"]
     for ref in (1, 2):
         desk.reaching.heard(boss, ["reach", ref, "cpo"])

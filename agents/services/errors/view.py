@@ -19,6 +19,14 @@ _BATCH: Final = 1000
 def look(state_dir: str) -> Database:
     """All that is known now. database.Unusable or sqlite3.Error when the file can't be read."""
     database = Database.look(os.path.join(state_dir, FILE))
+    try:
+        return _up_to_now(database, state_dir)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _up_to_now(database: Database, state_dir: str) -> Database:
     cursor, alive = database.progress()
     reader, machine = Reader(cursor), Machine(alive)
     for number, batch in enumerate(in_batches(unread(state_dir, cursor), _BATCH)):

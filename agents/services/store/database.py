@@ -134,17 +134,17 @@ def open_database(path: Path, schema: Schema) -> Database:
     except OSError as error:
         raise Unusable(_denied(path, error.strerror or str(error))) from None
     try:
-        mark = HighWater(path.with_suffix(".hwm"))
-        return _Opening(path, schema, mark, lock).run()
+        with contextlib.ExitStack() as opened:
+            opened.callback(os.close, lock)
+            mark = HighWater(path.with_suffix(".hwm"))
+            opened.callback(mark.close)
+            found = _Opening(path, schema, mark, lock).run()
+            opened.pop_all()
+            return found
     except OSError as error:
-        os.close(lock)
         raise Unusable(_denied(path, error.strerror or str(error))) from None
     except sqlite3.Error as error:
-        os.close(lock)
         raise Unusable(_unusable(path, error)) from error
-    except BaseException:
-        os.close(lock)
-        raise
 
 
 class _Opening:
@@ -166,8 +166,14 @@ class _Opening:
             connection = self._open()
         except _Damaged as error:
             connection = self._save(str(error))
-        seq = self._compare(connection)
-        self._check_rows(connection)
+        try:
+            seq = self._compare(connection)
+            self._check_rows(connection)
+        except BaseException:
+            connection.close()
+            for fd in self._held:
+                os.close(fd)
+            raise
         report = replace(self._report, version=self._schema.version, seq=seq)
         return Database(connection, self._mark, report, seq, [*self._held, self._lock])
 
