@@ -72,7 +72,7 @@ def made() -> tuple[Conversation, Line]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.001)

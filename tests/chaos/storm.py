@@ -54,7 +54,7 @@ class Storm:
         while time.monotonic() < end:
             with contextlib.suppress(ControlError, OSError, KeyError, TypeError):  # the node is on its way back
                 self._strike()
-            time.sleep(self._random.uniform(*PAUSE))
+            time.sleep(self._random.uniform(*PAUSE))  # the rate of the storm, not a wait
 
     def _strike(self) -> None:
         kind = self._random.choices(list(VICTIMS), list(VICTIMS.values()))[0]
@@ -65,7 +65,7 @@ class Storm:
             return
         os.kill(pid, signal.SIGSTOP)
         self.done[f"{kind} stopped"] += 1
-        time.sleep(self._random.uniform(*STANDSTILL))
+        time.sleep(self._random.uniform(*STANDSTILL))  # how long it stands still, not a wait
         os.kill(pid, signal.SIGCONT)
 
     def _pid(self, kind: str) -> int:

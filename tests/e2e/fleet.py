@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from otpd.agents import Client, connect
@@ -19,8 +20,11 @@ class Actor(Agent):
 
     async def init(self, gate: str = "", trap: bool = False):
         self.heard, self.trap_exits = [], trap
-        while os.path.exists(os.path.join(os.path.dirname(__file__), gate)) and gate:
+        while gate and self._is_there(gate):
             await asyncio.sleep(0.005)
+
+    def _is_there(self, gate):
+        return os.path.exists(os.path.join(os.path.dirname(__file__), gate))
 
     @call
     async def who(self) -> list:
@@ -37,9 +41,17 @@ class Actor(Agent):
         return seconds
 
     @call
-    def block(self, seconds: float) -> float:
-        time.sleep(seconds)
-        return seconds
+    async def hold(self, gate: str) -> str:
+        """Until that file is gone."""
+        while self._is_there(gate):
+            await asyncio.sleep(0.005)
+        return "held"
+
+    @call
+    def block(self, gate: str) -> str:
+        while self._is_there(gate):
+            time.sleep(0.005)
+        return "blocked"
 
     @call
     async def crash(self, text: str) -> None:
@@ -138,6 +150,16 @@ class Fleet:
 
     def kill(self, name: str, number: int = 9) -> None:
         self.node.kill(self.pid(name), number)
+
+    @contextmanager
+    def gate(self, name: str) -> Iterator[Path]:
+        """A file for which `hold` and `block` wait; it is gone afterwards, whatever has happened, and they go on."""
+        made = self.node.home / name
+        made.touch()
+        try:
+            yield made
+        finally:
+            made.unlink(missing_ok=True)
 
     @property
     def broker(self) -> dict[str, Any]:

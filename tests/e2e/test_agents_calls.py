@@ -80,22 +80,24 @@ def test_deadlines_travel(shared: Fleet) -> None:
 
 def test_a_request_that_expires_while_it_waits_is_never_handled(shared: Fleet) -> None:
     """D4: shed before the handler."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        first = pool.submit(shared.call, "c", "nap", seconds=0.5)
+    with concurrent.futures.ThreadPoolExecutor() as pool, shared.gate("held") as held:
+        first = pool.submit(shared.call, "c", "hold", gate=held.name)
         eventually(lambda: shared.call("c", "otpd.describe")["handling"])
         with pytest.raises(CallTimeout):
             shared.call("c", "nap", timeout=0.1, seconds=0.01)
-        assert first.result() == 0.5
+        held.unlink()
+        assert first.result() == "held"
     assert ["nap", 0.01] not in shared.heard("c")
 
 
 def test_a_plain_handler_that_blocks_does_not_keep_describe_from_being_answered(shared: Fleet) -> None:
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        blocked = pool.submit(shared.call, "b", "block", seconds=1.0)
-        told = shared.call("b", "otpd.describe")
+    with concurrent.futures.ThreadPoolExecutor() as pool, shared.gate("blocked") as held:
+        blocked = pool.submit(shared.call, "b", "block", gate=held.name)
+        told = eventually(lambda: (found := shared.call("b", "otpd.describe"))["handling"] and found)
         assert not blocked.done()
         assert (told["name"], told["class"], told["doc"]) == ("b", "Actor", "Does what it is told.")
-        assert blocked.result() == 1.0
+        held.unlink()
+        assert blocked.result() == "blocked"
 
 
 def test_casts_of_one_sender_arrive_once_and_in_order(shared: Fleet) -> None:

@@ -77,13 +77,14 @@ def test_topics_reach_who_subscribed_and_a_slow_subscriber_loses_only_its_own() 
         news = it.client.events("news.**", timeout=60)
         it.client.cast("slow", "note", what="before")
         client = it.client
-        blocked = threading.Thread(target=lambda: client.call("slow", "block", seconds=1.5))
-        blocked.start()
-        eventually(lambda: client.call("slow", "otpd.describe")["handling"])
-        for n in range(3000):
-            client.publish("news.today", n=n)
-            if n % 250 == 0:
-                client.call("quick", "who")  # it keeps up, on any machine
+        with it.gate("blocked") as held:
+            blocked = threading.Thread(target=lambda: client.call("slow", "block", timeout=60, gate=held.name))
+            blocked.start()
+            eventually(lambda: client.call("slow", "otpd.describe")["handling"])
+            for n in range(3000):
+                client.publish("news.today", n=n)
+                if n % 250 == 0:
+                    client.call("quick", "who")  # it keeps up, on any machine
         blocked.join()
         mine = [next(news)]
         while mine[-1].n < 2999:

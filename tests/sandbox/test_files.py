@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from otpd.agents.sandbox import GrantRefused
 from otpd.agents.sandbox.clearing import remove_tree
 from otpd.agents.sandbox.disk import DiskWatch
 from otpd.agents.sandbox.grants import check_grant, fill_first_missing
+from tests.helpers import eventually
 
 
 def refusal(path: Path | str, *, writable: bool = True) -> str:
@@ -74,9 +74,7 @@ def test_what_exists_needs_no_filling_and_a_link_is_refused(tmp_path: Path) -> N
 
 def test_disk_counts_what_has_changed_since_the_start(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(b"x" * 2**20)
-    time.sleep(0.03)
-    watch = DiskWatch((str(tmp_path),))
-    assert watch.look() < 2**16
+    watch = eventually(lambda: (begun := DiskWatch((str(tmp_path),))).look() < 2**16 and begun)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "new").write_bytes(b"x" * 2**20)
     assert 2**20 <= watch.look() < 2**20 + 2**16
