@@ -243,6 +243,8 @@ class Root:
             self._forget(path)
         self.link.noticed(kind, path)
         name = path.rpartition("/")[2] if "/" in path else self.node.name
+        if kind == "child_started" and (live := self.workers.live(path)) is not None:
+            data = {**data, "seconds": round(self.loop.now - live.began, 6)}
         self.journal.event(_EVENTS[kind], name, self.shown(path), generation, **data)
 
     def _timer_fired(self, token: int) -> None:

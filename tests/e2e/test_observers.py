@@ -34,6 +34,9 @@ if __name__ == "__main__":
     run(Bad)
 """
 LOOP = '[programs.%s]\ncommand = ["false"]\nbackoff = { initial = "30ms", factor = 1, max = "30ms" }\n'
+TICKING = BAD.replace("call, run", "call, every, run").replace(
+    "class Bad(Agent):\n", 'class Bad(Agent):\n    @every("100ms")\n    async def tick(self) -> None:\n        pass\n\n'
+)
 ERRORS_OF_BAD = ("bad", "agent", "error")
 CRASHERS = ("x", "y", "z")
 WATCHER = """
@@ -188,11 +191,13 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
             thread.join()
 
 
-def test_a_collector_gets_the_lives_of_children_and_one_that_stands_still_holds_up_nobody() -> None:
+def test_a_collector_gets_the_lives_of_children_and_runs_of_schedules_and_one_that_stands_still_holds_up_nobody() -> None:
     with collector() as (url, posted):
         config = f'[agents.bad]\nscript = "bad.py"\n[services.telemetry]\notlp = "{url}"\n'
-        with node(config, {"bad.py": BAD}, services=("telemetry",)) as n:
+        with node(config, {"bad.py": TICKING}, services=("scheduler", "telemetry")) as n:
             eventually(lambda: ("otel",) in metrics(n).get("otpd_subscriber_attached", {}))
+            eventually(lambda: ("bad/tick", "done") in metrics(n).get("otpd_schedule_runs_total", {}))
+            eventually(lambda: any(b"otpd.schedule.run" in body for _, body in posted))
             telemetry = n.worker("telemetry")
             n.kill(telemetry["pid"], signal.SIGSTOP)
             assert "# without what is counted from events" in n.otpd("metrics").stdout

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from otpd.agents.services.telemetry import picture
-from otpd.agents.services.telemetry.catalogue import EVENTS, divided, told
+from otpd.agents.services.telemetry.catalogue import EVENTS, PUBLISHED, divided, told
 from otpd.agents.services.telemetry.counting import Counting
 from otpd.agents.services.telemetry.http import Exporter
 from otpd.agents.services.telemetry.metrics import BUCKETS, LEFT_OUT, METRICS, Family, Table, as_data, from_data, render
@@ -55,7 +55,7 @@ _ELSEWHERE = (
     ("supervisor/healthlink.py", 'f"health.{state}"', {"health.healthy", "health.unhealthy"}),
     ("supervisor/healthlink.py", "f\"alert.{'raised' if raised else 'cleared'}\"", {"alert.raised", "alert.cleared"}),
     ("agents/services/store/couriers.py", '"letter.dead"', {"store.letter.dead", "store.letter.dropped"}),
-    ("agents/services/scheduler/service.py", "_NOTED: Final = (", SCHEDULER),
+    ("agents/services/scheduler/telling.py", "_NOTED: Final = (", SCHEDULER),
     ("agents/tasks/dispatch.py", "self._note(", {"tasks.failed", "tasks.timeout", "tasks.killed"}),
 )
 
@@ -237,6 +237,66 @@ def test_a_life_is_a_span_and_so_is_the_way_back_after_a_crash() -> None:
         ("child.recover", 12.0, 13.0, True, None),
         ("child.run", 13.0, 20.0, True, "shutdown"),
     ]
+
+
+def test_a_start_is_a_span_from_its_process_on_also_one_that_fails() -> None:
+    spans = Spans()
+    told = [
+        event("child.death", 10.0, reason="error(1)", uptime_s=2.0), event("child.started", 13.5, seconds=0.5),
+        event("child.death", 15.0, reason="shutdown", asked_by="operator", uptime_s=2.0),
+    ]  # fmt: skip
+    ended = [(span.name, span.start, span.end, span.ok) for each in told for span in spans.take(each)]
+    assert ended == [
+        ("child.start", 8.0, 10.0, False), ("child.recover", 10.0, 13.5, True), ("child.start", 13.0, 13.5, True),
+        ("child.run", 13.5, 15.0, True),
+    ]  # fmt: skip
+
+
+def test_a_supervisor_has_a_start_and_a_life_and_one_that_gives_up_has_not_ended_well() -> None:
+    def lived(*told: tuple[str, float, str]) -> list[tuple[str, float, float, bool]]:
+        spans = Spans()
+        events = [event(f"supervisor.{what}", at, "s", reason=reason) for what, at, reason in told]
+        return [(span.name, span.start, span.end, span.ok) for each in events for span in spans.take(each)]
+
+    begun = ("init", 1.0, ""), ("started", 2.0, "")
+    start = ("supervisor.start", 1.0, 2.0, True)
+    assert lived(*begun, ("stopped", 9.0, "shutdown")) == [start, ("supervisor.run", 2.0, 9.0, True)]
+    assert lived(*begun, ("killed", 9.0, ""), ("stopped", 9.0, "killed")) == [start, ("supervisor.run", 2.0, 9.0, False)]
+    gave_up = ("gave_up", 8.0, ""), ("stopped", 9.0, "shutdown")
+    assert lived(*begun, *gave_up) == [start, ("supervisor.run", 2.0, 8.0, False)]
+    assert lived(begun[0], ("stopped", 3.0, "shutdown"), ("init", 5.0, ""), ("started", 6.0, "")) == [
+        ("supervisor.start", 1.0, 3.0, False), ("supervisor.start", 5.0, 6.0, True),
+    ]  # fmt: skip
+
+
+def test_a_run_of_a_schedule_is_a_span_and_counts_with_those_that_are_not_told_one_by_one() -> None:
+    counting = Counting(Table())
+    run = {"id": "shop/remind/7", "schedule": "shop/remind", "generation": 3, "start": 10.0, "seconds": 0.5, "late_s": 0.25}
+    counts = [
+        {"schedule": "shop/remind", "outcome": "done", "count": 4, "seconds": 2.0},
+        {"schedule": "shop/report", "outcome": "skipped", "count": 2, "seconds": 0.0},
+    ]
+    runs = [{**run, "outcome": "done"}, {**run, "outcome": "raised"}]
+    for _ in range(2):
+        spans = counting.ran({"counts": counts, "runs": runs, "left_out": 2})
+    assert [(span.name, span.start, span.end, span.ok) for span in spans] == [
+        ("schedule.run", 10.0, 10.5, True), ("schedule.run", 10.0, 10.5, False),
+    ]  # fmt: skip
+    assert spans[0].attributes == {
+        "name": "shop", "path": "", "generation": 3, "schedule": "shop/remind", "outcome": "done", "late_s": 0.25,
+    }  # fmt: skip
+    assert value(counting.table, "otpd_schedule_runs_total", "shop/remind", "done") == 8
+    assert value(counting.table, "otpd_schedule_runs_total", "shop/report", "skipped") == 4
+    assert value(counting.table, "otpd_schedule_seconds_total", "shop/remind", "done") == 4.0
+    assert value(counting.table, "otpd_schedule_late_seconds", "shop/remind") == 0.25
+    assert value(counting.table, "otpd_span_seconds", "schedule.run").sum == 2.0
+
+
+def test_what_is_only_published_is_published_by_its_service_and_heard_by_telemetry() -> None:
+    for topic in PUBLISHED:
+        service = ROOMS / "agents/services" / topic.partition(".")[0] / "service.py"
+        assert f'emit("otpd.{topic}"' in service.read_text()
+        assert f'@on("otpd.{topic}")' in (ROOMS / "agents/services/telemetry/service.py").read_text()
 
 
 def test_what_was_open_when_root_ended_ends_with_nothing_and_a_clock_that_was_set_back_gives_no_negative_time() -> None:

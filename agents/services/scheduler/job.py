@@ -58,11 +58,12 @@ class Owner:
 
 @dataclass(slots=True)
 class Run:
-    """One that was given to the agent: `generation` is whom it may have reached first."""
+    """One that was given to the agent: `generation` is whom it may have reached first; `late`: ns after its time."""
 
     generation: int
     since: int
     limit: Timer | None = None
+    late: int = 0
 
 
 @dataclass(slots=True, eq=False)

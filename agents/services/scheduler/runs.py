@@ -77,7 +77,7 @@ class Runs:
             case "allow" if job.waiting and len(job.waiting) < MOST:
                 self._wait(job, run)
             case "kill_previous":
-                self._kill(job)
+                self._kill(job, now)
                 self._give(job, run, None, now)
             case _:
                 self.skip(job, "overlap", 1)
@@ -93,13 +93,14 @@ class Runs:
         generation = job.owner.generation if only is None else only
         limit = job.plan.rules.max_runtime
         timer = None if limit is None else self._mono.arm(now.mono + limit, ("limit", job, run))
-        job.runs[run] = Run(generation, now.mono, timer)
+        late = self._late(job, run, now) if only is None else 0
+        job.runs[run] = Run(generation, now.mono, timer, late)
         job.fired += only is None
         if isinstance(job.plan, Cron | Once):
             self.keep(job, now)
         self._effects.append(Fire(job.id, run, job.owner.name, job.method, job.args, only))
         if only is None:
-            self._effects.append(Note("fired", job.id, {"run": run, "late": self._late(job, run, now)}))
+            self._effects.append(Note("fired", job.id, {"run": run, "late": late}))
 
     @staticmethod
     def _late(job: Job, run: int, now: Instant) -> int:
@@ -130,8 +131,7 @@ class Runs:
                 self._try_again(job, run, now)
             case _:
                 job.ended = (outcome, now.wall)
-                data = {"run": run, "outcome": outcome, "took": now.mono - live.since}
-                self._effects.append(Note("ended", job.id, data))
+                self._effects.append(over(job, run, live, outcome, now))
         self._go_on(job, now)
 
     def _ask_again(self, job: Job, run: int, generation: int, now: Instant) -> None:
@@ -168,17 +168,17 @@ class Runs:
         if kind == "retry":
             job.retry = None
             self.pump(job, now)
-        elif self._take(job, run) is not None:
+        elif (live := self._take(job, run)) is not None:
             self._effects.append(Cancel(job.id, run))
             job.ended = ("overrun", now.wall)
-            self._effects.append(Note("overrun", job.id, {"run": run}))
+            self._effects.append(over(job, run, live, "overrun", now))
             self._go_on(job, now)
 
-    def _kill(self, job: Job) -> None:
-        for run in list(job.runs or ()):
+    def _kill(self, job: Job, now: Instant) -> None:
+        for run, live in list((job.runs or {}).items()):
             self._take(job, run)
             self._effects.append(Cancel(job.id, run))
-            self._effects.append(Note("ended", job.id, {"run": run, "outcome": "killed"}))
+            self._effects.append(over(job, run, live, "killed", now))
         if job.waiting:
             self.skip(job, "overlap", len(job.waiting))
             job.waiting = None
@@ -216,6 +216,13 @@ class Runs:
     def keep_or_forget(self, job: Job, now: Instant) -> None:
         record = _record(job, now)
         self._effects.append(Forget(job.id) if record is None else Keep(record))
+
+
+def over(job: Job, run: int, live: Run, outcome: str, now: Instant) -> Note:
+    """The end of a run, with all that its span needs: when it ended, how long it took, and how late it had begun."""
+    times = {"at": now.wall, "took": now.mono - live.since, "late": live.late}
+    data = {"run": run, "generation": live.generation, **times}
+    return Note("overrun", job.id, data) if outcome == "overrun" else Note("ended", job.id, {**data, "outcome": outcome})
 
 
 def _given(job: Job) -> tuple[int | None, int]:

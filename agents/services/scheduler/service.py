@@ -9,7 +9,6 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from otpd.agents.services.scheduler.effects import Instant, Note
 from otpd.agents.services.scheduler.job import Job
 from otpd.agents.services.scheduler.machine import Full
 from otpd.agents.services.scheduler.rows import rows
+from otpd.agents.services.scheduler.telling import Telling
 from otpd.agents.services.scheduler.timetable import Keeper, Memory, Timetable
 from otpd.ipc.control import Control, ControlError
 from otpd.ipc.happenings import Lost, Welcomed
@@ -33,8 +33,6 @@ from otpd.ipc.happenings import Lost, Welcomed
 _TELL: Final = 1.0
 #: Seconds until it is asked again what has become of a name, if nobody could say.
 _AGAIN: Final = 5.0
-#: What goes into root's event log, beside the counts that are published.
-_NOTED: Final = ("skipped", "overrun", "lost", "gone", "unkept")
 _PAGE: Final = 1000
 #: Questions to cancel a timer whose answers are remembered: who puts one again, because the broker died, does so within
 #: seconds.
@@ -47,8 +45,7 @@ class Scheduler(Agent):
     async def init(self, state_dir: str = "") -> None:
         keeper = self._keeper(state_dir)
         self._table = Timetable(self._otpd, keeper, self._now, self._alarm, self._heard)
-        self._told: Counter[tuple[str, str, str]] = Counter()
-        self._late: dict[str, int] = {}
+        self._happened = Telling()
         self._telling: asyncio.TimerHandle | None = None
         self._stopping: asyncio.Future[bool] | None = None
         self._looking: set[asyncio.Task[None]] = set()
@@ -299,25 +296,20 @@ class Scheduler(Agent):
     # --- what it tells ---
 
     def _heard(self, happened: Note) -> None:
-        data = happened.data
-        why = str(data.get("why") or data.get("outcome") or "")
-        self._told[happened.kind, happened.id, why] += int(data.get("count", 1))
-        if "late" in data:
-            self._late[happened.id] = max(self._late.get(happened.id, 0), data["late"])
+        self._happened.heard(happened)
         if self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(_TELL, self._tell)
 
     def _tell(self) -> None:
         """Each second once what has happened to each schedule."""
         self._telling = None
-        told, self._told = self._told, Counter()
-        late, self._late = self._late, {}
-        for (kind, id_, why), count in told.items():
-            more = {"late_s": late.get(id_, 0) / 1e9} if kind == "fired" else {"why": why} if why else {}
-            self.emit(f"schedule.{kind}", schedule=id_, count=count, **more)
-            if kind in _NOTED or why in ("lost", "raised"):
-                what = "lost" if why == "lost" else kind
-                note(self, what, id_.partition("/")[0], schedule=id_, why=why, count=count)
+        told = self._happened.take()
+        for kind, data in told.emits:
+            self.emit(kind, **data)
+        for what, name, data in told.notes:
+            note(self, what, name, **data)
+        if told.ran is not None:
+            self._otpd.emit("otpd.scheduler.ran", {"at": time.time(), **told.ran})
 
 
 def _node_stops() -> bool:

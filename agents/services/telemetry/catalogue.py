@@ -49,7 +49,7 @@ EVENTS: Final[Mapping[str, Told]] = {
     "log.recovered": Told("logger", "output is stored again", ("bytes_dropped",)),
     "log.events_lost": Told("logger", "so many events could not be stored", ("count",)),
     # --- children ---
-    "child.started": Told(_CHILD, "it is ready", (), ("restart",)),
+    "child.started": Told(_CHILD, "it is ready, so long after its process was made", ("seconds",), ("restart",)),
     "child.start_failed": Told(_CHILD, "an attempt to start it has failed", (), ("reason", "asked")),
     "child.ignored": Told(_CHILD, "it says that there is nothing to run"),
     "child.exited": Told(_CHILD, "an incarnation that was ready has ended", ("uptime",), ("reason", "asked")),
@@ -128,6 +128,16 @@ EVENTS: Final[Mapping[str, Told]] = {
     "telemetry.listen_failed": Told("telemetry", "its address can't be had; tried again", (), ("why", "address")),
     "telemetry.subscriber.attached": Told("telemetry", "it is attached again, and has missed so many events", ("missed",)),
 }  # fmt: skip
+#: What services publish by themselves and root's journal does not have: there may be thousands a second.
+PUBLISHED: Final[Mapping[str, Told]] = {
+    "scheduler.ran": Told(
+        "schedules",
+        "once a second: how often each has run or was skipped (`counts`: `schedule`, `outcome`, `count`, `seconds`), and "
+        "up to 500 of the runs (`runs`: `id`, `schedule`, `outcome`, `generation`, `start`, `seconds`, `late_s`)",
+        ("left_out",),
+        ("counts", "runs"),
+    ),
+}
 #: Of any service, below its own name.
 SUPPRESSED: Final = Told("service", "so many of its events were left out of a storm", ("count",))
 _OWN: Final = frozenset({"at", "event", "name", "path", "generation", "group", "life", "seq"})

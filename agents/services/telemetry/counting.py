@@ -10,7 +10,7 @@ from typing import Any, Final
 from otpd.agents.services.journal import Event
 from otpd.agents.services.telemetry.catalogue import CODES, told
 from otpd.agents.services.telemetry.metrics import Table
-from otpd.agents.services.telemetry.spans import Span, Spans
+from otpd.agents.services.telemetry.spans import Span, Spans, of_run
 
 #: The classes of exit reasons that a label may say.
 _REASONS: Final = frozenset({"normal", "shutdown", "killed", "signal", "error", "linked"})
@@ -37,10 +37,21 @@ class Counting:
                 self._letters(event)
             case ["store", "letter", "dead"]:
                 self.table.add("otpd_dead_letters_total", ("store", str(event.get("reason") or "unknown")[:40]))
-        ended = self._spans.take(event)
-        for span in ended:
-            self.table.observe("otpd_span_seconds", (span.name,), span.seconds)
-        return ended
+        return [self._observed(span) for span in self._spans.take(event)]
+
+    def ran(self, told: Mapping[str, Any]) -> list[Span]:
+        """What the scheduler tells of runs each second; gives their spans."""
+        for row in told["counts"]:
+            labels = (str(row["schedule"]), str(row["outcome"]))
+            self.table.add("otpd_schedule_runs_total", labels, row["count"])
+            self.table.add("otpd_schedule_seconds_total", labels, row["seconds"])
+        for run in told["runs"]:
+            self.table.set("otpd_schedule_late_seconds", (str(run["schedule"]),), run["late_s"])
+        return [self._observed(of_run(run)) for run in told["runs"]]
+
+    def _observed(self, span: Span) -> Span:
+        self.table.observe("otpd_span_seconds", (span.name,), span.seconds)
+        return span
 
     def emitted(self, name: str, event: str, measurements: Mapping[str, Any], missed: int = 0) -> None:
         """What an agent told with `emit`; measurements that are no finite numbers are passed over. `missed`: events that

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from otpd.agents.services.telemetry.catalogue import EVENTS, SUPPRESSED, Told
+from otpd.agents.services.telemetry.catalogue import EVENTS, PUBLISHED, SUPPRESSED, Told
 from otpd.agents.services.telemetry.metrics import BUCKETS, METRICS
 
 BEGIN: Final = "<!-- reference: made by otpd.agents.services.telemetry.reference -->"
@@ -26,8 +26,18 @@ def _events() -> Iterator[str]:
     yield ""
     yield "| event | about | what | measurements | metadata |"
     yield "|---|---|---|---|---|"
-    for name, told in {**EVENTS, "SERVICE.suppressed": SUPPRESSED}.items():
-        yield f"| `otpd.{name}` | {told.about} | {told.what} | {_words(told.measurements)} | {_metadata(told)} |"
+    yield from _rows({**EVENTS, "SERVICE.suppressed": SUPPRESSED})
+    yield ""
+    yield "Only published, and not in root's journal:"
+    yield ""
+    yield "| topic | about | what | measurements | metadata |"
+    yield "|---|---|---|---|---|"
+    yield from _rows(PUBLISHED)
+
+
+def _rows(told: Mapping[str, Told]) -> Iterator[str]:
+    for name, each in told.items():
+        yield f"| `otpd.{name}` | {each.about} | {each.what} | {_words(each.measurements)} | {_words(each.metadata)} |"
 
 
 def _metrics() -> Iterator[str]:
@@ -43,10 +53,6 @@ def _metrics() -> Iterator[str]:
 
 def _words(words: tuple[str, ...]) -> str:
     return " ".join(f"`{word}`" for word in words)
-
-
-def _metadata(told: Told) -> str:
-    return _words(told.metadata)
 
 
 def replaced(page: str) -> str:

@@ -72,6 +72,12 @@ class Telemetry(Agent):
         known = measurements if isinstance(measurements, dict) else {}
         self._counting.emitted(event.source, event.topic.removeprefix(_PREFIX), known, event.missed)
 
+    @on("otpd.scheduler.ran")
+    async def ran(self, event: Event) -> None:
+        spans = self._counting.ran(event.data)
+        for name in self._subscribers.offer(0, time.monotonic()):
+            self._offer(name, (), spans)
+
     # --- events ---
 
     async def _follow(self, state_dir: str) -> None:
