@@ -29,9 +29,10 @@ def status(context: Context, name: str | None, wanted: str | None, timeout: floa
     if json_:
         say_json(rows)
     elif rows:
-        from otpd.cli.status_view import table
+        from otpd.cli.status_view import alerts, table
 
-        say_lines(table(rows, time.time()))
+        now = time.time()
+        say_lines(table(rows, now) + alerts(rows, now))
     elif wanted == "down":
         click.echo("the node is down")
     else:

@@ -7,8 +7,8 @@ from typing import Any
 
 from otpd.cli.health_view import state_span as state_of_health
 from otpd.cli.output import Line, Span, Style, columns, harmless
-from otpd.cli.tree_view import Usage, state_span, tasks_words, usage_spans
-from otpd.cli.words import duration, last_exit
+from otpd.cli.tree_view import Usage, alert_words, state_span, tasks_words, usage_spans
+from otpd.cli.words import ago, duration, last_exit
 
 _HEAD = ("NAME", "KIND", "STATE", "PID", "GEN", "RESTARTS", "UPTIME")
 _BREAKERS = {"closed": Style.DIM, "half_open": Style.BUSY}
@@ -28,6 +28,13 @@ def table(
     head += [*(("BREAKER",) if told else ()), *(("CPU", "MEMORY") if usage is not None else ()), "LAST EXIT"]
     cells = [[Span(word, Style.DIM) for word in head]]
     return columns(cells + [_row(row, now, usage, rates, told, asked) for row in rows])
+
+
+def alerts(rows: Sequence[Mapping[str, Any]], now: float) -> list[Line]:
+    """What is wrong with the machine, one line each below the table."""
+    raised = [alert for row in rows for alert in row.get("alerts") or ()]
+    lines = [[Span(f"alert: {harmless(alert_words(each))}, {ago(each['at'], now)}", Style.BAD)] for each in raised]
+    return [[], *lines] if lines else []
 
 
 def _row(

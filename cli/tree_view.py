@@ -105,7 +105,16 @@ def _header(node: Mapping[str, Any], top: Mapping[str, Any], unicode: bool) -> L
 
 def _alerts(alerts: Sequence[Mapping[str, Any]]) -> Line:
     """What is wrong with the host."""
-    return [Span(f"  {each['condition']} {each['value']:g} (alert at {each['limit']:g})", Style.BAD) for each in alerts]
+    return [Span(f"  {harmless(alert_words(each))}", Style.BAD) for each in alerts]
+
+
+def alert_words(alert: Mapping[str, Any]) -> str:
+    """
+    >>> alert_words({"condition": "disk", "value": 93.2, "limit": 90})
+    'disk 93.2% (alert at 90%)'
+    """
+    of, at = (" per core", "") if alert["condition"] == "load" else ("%", "%")
+    return f"{alert['condition']} {alert['value']:g}{of} (alert at {alert['limit']:g}{at})"
 
 
 def _label_width(row: _Row) -> int:

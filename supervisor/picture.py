@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from otpd.supervisor.control import OperationError
 from otpd.supervisor.pools import TASKS
-from otpd.supervisor.services import is_own
+from otpd.supervisor.services import HEALTH, is_own
 from otpd.supervisor.spec import SPEAKING, Backoff, Launch
 from otpd.supervisor.tree import SupervisorView, WorkerView
 
@@ -243,9 +243,15 @@ def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
         "what": str(view.reason) if view.reason and view.state != "running" else None,
         "group": launch.group,
         **({"tasks": live.counts} if live is not None and live.counts is not None else {}),
+        **({"alerts": [*root.health.alerts.values()]} if _tells_alerts(root, view, launch) else {}),
         "runtime": view.path in root.runtime or root.tree.is_own(view.path),
         **({"spawn": root.spawns.counts(view.name, launch)} if launch.kind in SPEAKING else {}),
     }
+
+
+def _tells_alerts(root: Root, view: View, launch: Launch) -> bool:
+    """What is wrong with the machine stands in the row of the service that has found it."""
+    return launch.kind == "service" and view.name == HEALTH and bool(root.health.alerts)
 
 
 def _spawn(root: Root, view: View) -> dict[str, Any] | None:

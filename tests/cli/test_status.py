@@ -40,6 +40,14 @@ def test_the_table_shows_inbox_and_breaker_where_the_broker_said_something() -> 
     ]
 
 
+def test_alerts_of_the_machine_stand_below_the_table(node: FakeNode) -> None:
+    raised = [{"condition": "disk", "value": 93.2, "limit": 90, "at": AT - 60}]
+    node.answers["status"] = [worker("a"), {**worker("health"), "kind": "service", "alerts": raised}]
+    lines = node.otpd("status").stdout.splitlines()
+    assert (lines[3], lines[4].partition(", ")[0]) == ("", "alert: disk 93.2% (alert at 90%)")
+    assert node.json("status")[1]["alerts"] == raised
+
+
 def test_what_the_broker_knows_joins_the_rows_of_root(node: FakeNode) -> None:
     node.answers["stats"] = [{"name": "feed", "state": "not root's", "inbox": 3, "breaker": "closed"}, {"name": "@1.1"}]
     assert node.json("status") == [ROWS[0] | {"inbox": 3, "breaker": "closed"}, *ROWS[1:]]

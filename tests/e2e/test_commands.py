@@ -57,7 +57,7 @@ WORKER_KEYS = {
 STATES = {"starting", "running", "backoff", "restarting", "stopping", "stopped", "failed"}
 #: What a node may say beyond the contract.
 MORE_SUPERVISOR_KEYS = {"restarts", "generation", "restart", "next_attempt_s", "what", "runtime"}
-MORE_WORKER_KEYS = {"next_attempt_s", "what", "group", "runtime", "spawn", "health"}
+MORE_WORKER_KEYS = {"next_attempt_s", "what", "group", "runtime", "spawn", "health", "alerts"}
 
 
 @pytest.fixture(scope="module")

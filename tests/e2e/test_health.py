@@ -354,10 +354,13 @@ def test_what_is_wrong_with_the_host_is_one_alert_that_is_raised_once_and_cleare
         (shown,) = n.json("tree")["node"]["alerts"]
         assert (shown["condition"], shown["limit"]) == ("memory", 0.05)
         assert "memory" in n.otpd("tree").stdout.splitlines()[0]
+        assert n.worker("health")["alerts"] == [shown]
+        assert n.otpd("status").stdout.splitlines()[-1].startswith(f"alert: memory {shown['value']:g}% (alert at 0.05%), ")
         text = (n.home / "otpd.toml").read_text()
         n.write("otpd.toml", text.replace('raise = "0.05%", clear = "0.01%"', 'raise = "100%", clear = "99.9%"'))
         n.otpd("reload")
         eventually(lambda: [kind for kind, _, _ in alerts(n)] == ["otpd.alert.raised", "otpd.alert.cleared"], LONG)
+        assert "alerts" not in n.worker("health")
 
 
 def alerts(n: Node) -> list[tuple[str, str, float]]:
