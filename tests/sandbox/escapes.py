@@ -116,6 +116,7 @@ class Player:
         if isinstance(during, dict):
             with contextlib.suppress(TimeoutError):
                 run.result(during["kill_adapter_at"])
+            _await_heartbeats(filled, run)
             for pid in self._pool.workers():
                 os.kill(pid, signal.SIGKILL)
         elif during is not None:
@@ -139,6 +140,16 @@ class Player:
             yield f"the pool does not answer: {answer.summary()}"
         if left := gone(seen.stage.token):
             yield f"processes are left: {left}"
+
+
+def _await_heartbeats(filled: Filled, run: Run) -> None:
+    """On a machine that is busy the attack may not have begun when its time has come: what is killed then proves nothing."""
+    wanted = [Path(check["file"]) for check in _checks(filled) if check["kind"] == "heartbeat_stopped"]
+    end = time.monotonic() + _CASE_TIMEOUT
+    while not all(path.exists() for path in wanted) and time.monotonic() < end:
+        with contextlib.suppress(TimeoutError):
+            run.result(0.05)
+            return
 
 
 def _checks(filled: Filled) -> list[dict[str, Any]]:
