@@ -53,10 +53,11 @@ class World:
 
     def __init__(self, bounds: Bounds = BOUNDS, names: tuple[str, ...] = ("a", "b")) -> None:
         self.bounds, self.now, self.wall = bounds, 0, 0.0
+        self.jumped = 0.0  # seconds by which somebody has set the wall clock
         # Closed by whichever thread collects this world.
         self.disk = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self.disk.close)
-        self.disk.executescript(journal.MIGRATION)
+        self.disk.executescript("".join(journal.MIGRATIONS))
         self.receivers = {name: Receiver(name) for name in names}
         self.incs = 0
         self.store_deaths = 0
@@ -140,11 +141,11 @@ class World:
         end = self.now + int(seconds * SECOND)
         while (due := self.queue.tick(self.now, self.wall)) <= end:
             self.now = max(self.now, due)
-            self.wall = self.now / SECOND
+            self.wall = self.now / SECOND + self.jumped
             self.queue.tick(self.now, self.wall)
             self.work()
             self.commit_all()
-        self.now, self.wall = end, end / SECOND
+        self.now, self.wall = end, end / SECOND + self.jumped
         self.work()
 
     # --- senders ---

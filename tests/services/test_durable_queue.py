@@ -233,14 +233,50 @@ def world_letter(world: World, seq: int) -> Any:
     return journal.letter(world.disk, seq)
 
 
-def test_what_nobody_came_for_within_a_week_is_a_dead_letter() -> None:
-    world = World()
+def minutes(world: World, count: int) -> None:
+    for _ in range(count):
+        world.pass_time(60.0)
+        world.commit_all()
+
+
+def reasons(world: World) -> list[str]:
+    return [each["reason"] for each in world.letters().values()]
+
+
+def test_what_nobody_came_for_within_its_age_is_a_dead_letter_also_over_restarts_of_the_store() -> None:
+    world = World(Bounds(age=300.0))
+    minutes(world, 3)
     sent(world, cast("nobody"))
-    world.wall = 8 * 86_400.0
-    world.queue.tick(world.now + 60_000_000_000, world.wall)
-    world.work()
-    world.commit_all()
-    assert [each["reason"] for each in world.letters().values()] == ["expired"]
+    minutes(world, 3)
+    world.kill_store()
+    minutes(world, 2)
+    assert reasons(world) == []
+    minutes(world, 1)
+    assert reasons(world) == ["expired"]
+
+
+def test_no_jump_of_the_wall_clock_makes_a_waiting_message_or_a_subscription_older_or_younger() -> None:
+    for jump in (8 * 86_400.0, -8 * 86_400.0):
+        world = World(Bounds(age=300.0))
+        world.queue.subscribe(99, "away", ["news"])
+        sent(world, cast("nobody"))
+        world.jumped = jump
+        minutes(world, 5)
+        assert (reasons(world), list(world.queue._patterns)) == ([], ["away"])
+        minutes(world, 1)
+        assert (reasons(world), list(world.queue._patterns)) == (["expired"], [])
+
+
+def test_a_message_waits_its_age_anew_when_the_count_of_minutes_was_lost() -> None:
+    world = World(Bounds(age=300.0))
+    minutes(world, 10)
+    sent(world, cast("nobody"))
+    world.disk.execute("UPDATE minutes SET minute = 0")
+    world.kill_store()
+    minutes(world, 5)
+    assert reasons(world) == []
+    minutes(world, 1)
+    assert reasons(world) == ["expired"]
 
 
 def test_dead_letters_have_a_bound_in_bytes_also_after_a_new_begin_and_the_oldest_goes() -> None:

@@ -6,14 +6,16 @@ import os
 import random
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from otpd.agents.services.sqlite import checksum
 from otpd.agents.services.store import database as module
-from otpd.agents.services.store import state
+from otpd.agents.services.store import journal, service, state
 from otpd.agents.services.store.database import Database, Unusable, connect, open_database
 from otpd.agents.services.store.refusals import DamagedState
 from otpd.agents.services.store.schema import Schema
@@ -130,6 +132,20 @@ def test_an_older_schema_is_led_to_this_one_with_its_rows(tmp_path: Path) -> Non
     with pytest.raises(Unusable, match="is of a newer otpd: its schema has version 3, this otpd knows 2; start the newer"):
         opened(tmp_path)
     opened(tmp_path, newer).close()
+
+
+def test_messages_that_an_older_otpd_has_kept_begin_to_wait_anew(tmp_path: Path) -> None:
+    old = Schema((state.MIGRATION, journal.MIGRATIONS[0]), (state.TABLE, *journal.TABLES))
+    database = opened(tmp_path, old)
+    database.connection.execute("UPDATE minutes SET minute = 7")
+    fixed = (1, "a", "k", "s", "", 0, "do", 1.0, 5, 0)
+    row = (*fixed, 0, 0, 0, b"body", zlib.crc32(b"body", checksum(*fixed[:7])))
+    database.connection.execute(f"INSERT INTO messages VALUES ({', '.join('?' * len(row))})", row)
+    database.close()
+    found = opened(tmp_path, service.SCHEMA)
+    (message,) = journal.recover(found.connection).messages
+    assert (found.report.problems, message.name, message.since) == ([], "do", 7)
+    found.close()
 
 
 def test_a_migration_that_fails_has_changed_nothing(tmp_path: Path) -> None:

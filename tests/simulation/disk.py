@@ -75,7 +75,7 @@ def label_of(body: bytes) -> int:
 
 def _new() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.executescript(journal.MIGRATION + _BOOKS)
+    connection.executescript("".join((*journal.MIGRATIONS, _BOOKS)))
     return connection
 
 

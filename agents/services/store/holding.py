@@ -41,7 +41,7 @@ class Holding:
         self._targets: dict[str, Target] = {}
         self._ids: dict[tuple[str, str, str], Message] = {}
         self._patterns: dict[str, tuple[str, ...]] = {}
-        self._seen: dict[str, float] = {}  # when a durable subscriber was up last
+        self._seen: dict[str, int] = {}  # the minute in which a durable subscriber was up last
         self._topics: Trie[str] = Trie()
         self._seq = recovered.next_seq - 1
         self._units: list[Unit] = []
@@ -65,7 +65,7 @@ class Holding:
         return Message(
             seq=self._seq, target=target, key=request.key or sender, sender=sender, id=request.id, kind=request.kind,
             name=request.name if request.kind is Kind.CAST else request.target, size=len(request.body), at=self._wall,
-            max_attempts=request.max_attempts or self.bounds.max_attempts,
+            max_attempts=request.max_attempts or self.bounds.max_attempts, since=self.minute,
         )  # fmt: skip
 
     def _admit(self, message: Message) -> None:
@@ -108,7 +108,7 @@ class Holding:
         self._seen.pop(name, None)
         if patterns:
             self._target(name)
-            self._patterns[name], self._seen[name] = patterns, self._wall
+            self._patterns[name], self._seen[name] = patterns, self.minute
             for pattern in patterns:
                 self._topics.add(pattern, name)
 

@@ -26,8 +26,7 @@ from otpd.agents.services.store import salvage
 from otpd.agents.services.store.messages import Finished, Kind, Message, Receipt, Recovered, Unit
 from otpd.agents.services.store.schema import Table
 
-#: For the engine: what makes these tables. Never changed; what comes later is a script of its own.
-MIGRATION: Final = """
+_FIRST: Final = """
 CREATE TABLE messages (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, key TEXT NOT NULL, sender TEXT NOT NULL, id TEXT NOT NULL,
     kind INTEGER NOT NULL, name TEXT NOT NULL, at REAL NOT NULL, max_attempts INTEGER NOT NULL, origin INTEGER NOT NULL,
@@ -53,8 +52,15 @@ CREATE TABLE receipts (
 CREATE TABLE minutes (one INTEGER PRIMARY KEY CHECK (one = 1), minute INTEGER NOT NULL);
 INSERT INTO minutes VALUES (1, 0);
 """
+#: Those that wait already begin to wait anew: in which minute of the store they came nobody has written down.
+_AGES: Final = """
+ALTER TABLE messages ADD COLUMN since INTEGER NOT NULL DEFAULT 0;
+UPDATE messages SET since = (SELECT minute FROM minutes);
+"""
+#: For the engine: what makes these tables. Never changed; what comes later is a script of its own.
+MIGRATIONS: Final = (_FIRST, _AGES)
 _FIXED: Final = "seq, target, key, sender, id, kind, name, at, max_attempts, origin"
-_INSERT: Final = f"INSERT INTO messages ({_FIXED}, attempts, lease, turn, body, crc) VALUES ({', '.join('?' * 15)})"
+_INSERT: Final = f"INSERT INTO messages ({_FIXED}, attempts, lease, turn, since, body, crc) VALUES ({', '.join('?' * 16)})"
 _BURY: Final = f"""
 INSERT INTO letters ({_FIXED}, attempts, body, crc, died, reason, error, traceback)
 SELECT {_FIXED}, attempts, body, crc, ?, ?, ?, ? FROM messages WHERE seq = ?"""
@@ -64,7 +70,7 @@ _SIZES: Final = "SELECT seq, length(body) + length(error) + length(traceback) FR
 _LETTER: Final = f"{_FIXED}, attempts, died, reason, error, traceback"
 
 
-_NUMBERS: Final = ("attempts", "lease", "turn", "max_attempts", "origin")
+_NUMBERS: Final = ("attempts", "lease", "turn", "since", "max_attempts", "origin")
 
 
 def _intact(row: sqlite3.Row) -> bool:
@@ -113,7 +119,7 @@ def rows(unit: Unit, wall: float, minute: int) -> Rows:
     ended = [*unit.settled, *(each.message for each in unit.burials if each.body is None)]
     leases = [(m.attempts, m.lease, m.turn, m.seq) for m in (*unit.releases, *unit.charges)]
     return Rows(
-        inserts=[(*_fixed(m), m.attempts, m.lease, m.turn, body, checksum(m, body)) for m, body in unit.inserts],
+        inserts=[(*_fixed(m), m.attempts, m.lease, m.turn, m.since, body, checksum(m, body)) for m, body in unit.inserts],
         leases=leases,
         letters=[
             (*_fixed(b.message), b.message.attempts, b.body, checksum(b.message, b.body), wall, *_why(b.failure))
@@ -216,10 +222,10 @@ def _sorted_out(connection: sqlite3.Connection) -> tuple[list[Message], list[sql
     messages, corrupt = [], []
     cursor = connection.cursor()
     cursor.row_factory = sqlite3.Row
-    query = f"SELECT {_FIXED}, length(body) AS size, attempts, lease, turn, body, crc FROM messages ORDER BY seq"
+    query = f"SELECT {_FIXED}, length(body) AS size, attempts, lease, turn, since, body, crc FROM messages ORDER BY seq"
     for row in cursor.execute(query):
         if _intact(row):
-            messages.append(_message(tuple(row)[:14]))
+            messages.append(_message(tuple(row)[:15]))
         else:
             corrupt.append(row)
     return messages, corrupt
@@ -235,7 +241,7 @@ def _bury_damaged(connection: sqlite3.Connection, row: sqlite3.Row, wall: float)
 
 def _readable(row: sqlite3.Row) -> tuple[Any, ...]:
     """The fields of a message, each of the kind that it must be."""
-    seq, target, key, sender, id, kind, name, at, *numbers = tuple(row)[:14]
+    seq, target, key, sender, id, kind, name, at, *numbers = tuple(row)[:15]
     texts = (str(each) for each in (target, key, sender, id))
     known = kind if kind in tuple(Kind) else Kind.CAST
     return (seq, *texts, known, str(name), at if isinstance(at, float) else 0.0, *(_whole(each) for each in numbers))
@@ -269,10 +275,10 @@ def _number(connection: sqlite3.Connection, query: str) -> int:
 
 
 def _message(row: Sequence[Any]) -> Message:
-    seq, target, key, sender, id, kind, name, at, max_attempts, origin, size, attempts, lease, turn = row
+    seq, target, key, sender, id, kind, name, at, max_attempts, origin, size, attempts, lease, turn, since = row
     return Message(
         seq=seq, target=target, key=key, sender=sender, id=id, kind=Kind(kind), name=name, at=at, size=size,
-        max_attempts=max_attempts, origin=origin, attempts=attempts, lease=lease, turn=turn,
+        max_attempts=max_attempts, origin=origin, attempts=attempts, lease=lease, turn=turn, since=since,
     )  # fmt: skip
 
 
@@ -310,7 +316,7 @@ def letter(connection: sqlite3.Connection, seq: int) -> tuple[dict[str, Any], Me
     if row is None:
         return None
     content = _bytes(row["body"])
-    message = _message((*tuple(row)[:10], len(content), 0, 0, 0)) if _intact(row) else None
+    message = _message((*tuple(row)[:10], len(content), 0, 0, 0, 0)) if _intact(row) else None
     return _letter(tuple(row)[:15]) | {"bytes": len(content)}, message, content
 
 

@@ -1,6 +1,7 @@
 """What the queue of durable messages is made of: messages and their states, what is asked of it, what it wants done.
 
-Values only; `queue` moves them. Times are ns of CLOCK_MONOTONIC, but `at`, which is wall clock, for people.
+Values only; `queue` moves them. Times are ns of CLOCK_MONOTONIC, but `at`, which is wall clock, for people, and minutes of
+the store's own running time, which go on over its restarts.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Message:
     """One durable message on its way to one agent; its body is the journal's.
 
     `lease` is the incarnation that it is with, 0: none; `turn` counts dispatches, so that those that are with one
-    incarnation have an order; `origin` is the dead letter that it repeats, 0: none.
+    incarnation have an order; `origin` is the dead letter that it repeats, 0: none; `since` is the minute of the store in
+    which it came.
     """
 
     seq: int
@@ -54,6 +56,7 @@ class Message:
     lease: int = 0
     turn: int = 0
     origin: int = 0
+    since: int = 0
     state: State = State.JOURNALING
 
 
@@ -174,7 +177,7 @@ Effect: TypeAlias = Deliver | Answer | Watch | Tell
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What the queue holds at most, how often it tries, how long it waits. Seconds; bytes are of bodies,
-    those of letters with their errors and tracebacks."""
+    those of letters with their errors and tracebacks. `age` is of the store's running time."""
 
     messages: int = 100_000
     bytes: int = 256 * 2**20

@@ -71,6 +71,7 @@ class Queue(Intake):
     def _recover(self, messages: Sequence[Message]) -> None:
         """What was with an incarnation counts as being with it until its name is heard of."""
         for message in messages:
+            message.since = min(message.since, self.minute)  # the count of minutes may be what was lost
             self._admit(message)
         for message in sorted((each for each in messages if each.lease), key=lambda each: each.turn):
             target = self._target(message.target)
@@ -330,15 +331,18 @@ class Queue(Intake):
         for sender, receipt in list(self._receipts.items()):
             if receipt.minute < self.minute - MEMORY and receipt.answer is not None:
                 del self._receipts[sender]
-        oldest = self._wall - self.bounds.age
-        for message in [each for each in self.messages.values() if each.at < oldest and each.state is State.WAITING]:
+        for message in [each for each in self.messages.values() if self._old(each.since) and each.state is State.WAITING]:
             self._targets[message.target].drop(message, now)
             self._bury(message, Failure("expired"))
         for name, seen in self._seen.items():
             if self._targets[name].inc:
-                self._seen[name] = self._wall
-            elif seen < oldest:
+                self._seen[name] = self.minute
+            elif self._old(seen):
                 self._units.append(Unit(subscriptions={name: ()}))
+
+    def _old(self, since: int) -> bool:
+        """Of a minute of the store's own time: no jump of a clock, and no time while it did not run, makes it older."""
+        return (self.minute - since) * 60 > self.bounds.age
 
 
 def _outcome(outcome: Message | int | str) -> int | str:

@@ -28,7 +28,7 @@ from otpd.agents.services.store.messages import Bounds
 from otpd.agents.services.store.salvage import damaged
 from otpd.agents.services.store.schema import Schema, get_meta
 
-SCHEMA: Final = Schema(migrations=(state.MIGRATION, journal.MIGRATION), tables=(state.TABLE, *journal.TABLES))
+SCHEMA: Final = Schema(migrations=(state.MIGRATION, *journal.MIGRATIONS), tables=(state.TABLE, *journal.TABLES))
 
 
 class Store(Keeper, Couriers):
