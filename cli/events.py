@@ -20,7 +20,7 @@ _EVERYTHING = 1000
 #: What an event line does not show: what it has shown already, its number, and what is too long for a line.
 _KNOWN = (
     "at", "event", "name", "path", "generation", "group", "life", "seq", "lines", "traceback", "resources", "kind",
-    "detached",
+    "detached", "offender", "next_attempt",
 )  # fmt: skip
 _BAD = ("gave_up", "failed", "killed", "report.", "lost", "not_ended")
 

@@ -48,7 +48,8 @@ def _last(row: Mapping[str, Any]) -> Span:
         return Span("-", Style.DIM)
     if last["passed"]:
         return Span("passed", Style.DIM)
-    return Span(harmless(str(last["why"])), Style.BUSY if last["passed"] is None else Style.BAD)
+    again = f", {row['failed']} in a row" if row.get("failed") and row["state"] != "unhealthy" else ""
+    return Span(harmless(f"{last['why']}{again}"), Style.BUSY if last["passed"] is None else Style.BAD)
 
 
 def _uses(used: Mapping[str, Any], allowed: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from otpd.agents.services.journal import crashed
 from otpd.cli.output import Line, Span, Style, harmless
 from otpd.cli.tree_view import state_span
 from otpd.cli.words import ago, count, duration, ending, signal_name, when
@@ -29,7 +30,19 @@ def _head(found: Mapping[str, Any]) -> Iterator[Line]:
         yield [Span("back-off      ", Style.DIM), Span(_backoff(found["backoff"]))]
     if found.get("next_attempt_s") is not None:
         yield [Span("next attempt  ", Style.DIM), Span(f"in {duration(found['next_attempt_s'])}", Style.BUSY)]
+    if found.get("waits_for"):
+        yield [Span("waits for     ", Style.DIM), Span(_above(found["waits_for"]), Style.BUSY)]
     yield from _spawned(found.get("spawn"))
+
+
+def _above(supervisor: Mapping[str, Any]) -> str:
+    """
+    >>> _above({"name": "pricing", "state": "backoff", "next_attempt_s": 8.0})
+    'pricing, which is backoff and is started again in 8s'
+    """
+    again = supervisor["next_attempt_s"]
+    then = "" if again is None else f" and is started again in {duration(again)}"
+    return f"{harmless(supervisor['name'])}, which is {supervisor['state']}{then}"
 
 
 def _spawned(spawn: Mapping[str, Any] | None) -> Iterator[Line]:
@@ -96,7 +109,10 @@ def _backoff(backoff: Mapping[str, Any]) -> str:
 
 
 def _deaths(found: Mapping[str, Any], now: float) -> Iterator[Line]:
-    if not found["deaths"]:
+    if found.get("type") == "supervisor":
+        text = f"how a supervisor ends: otpd errors {found['name']}; why its children do: otpd why CHILD"
+        yield [Span(harmless(text), Style.DIM)]
+    elif not found["deaths"]:
         yield [Span("it has not ended since the node was started", Style.DIM)]
     for death in found["deaths"]:
         yield []
@@ -112,7 +128,7 @@ def _death(death: Mapping[str, Any], found: Mapping[str, Any], now: float) -> It
         Span(f" {ago(death['at'], now)}, at {when(death['at'])}, after {duration(death['uptime_s'])}{_how(death)}"),
     ]
     yield [Span(f"  {_who(death)}")]
-    if not death.get("asked_by"):
+    if not death.get("asked_by") or crashed(dict(death)):
         yield [Span(f"  {_arithmetic(death, clean, found)}")]
     if death.get("stacks"):
         yield [Span("  it was silent for too long: the stacks of its threads are among its last lines")]

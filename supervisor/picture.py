@@ -108,9 +108,17 @@ def why(root: Root, path: str) -> dict[str, Any]:
         "restarts_in_window": parent.restarts_in_window,
         "backoff": _backoff(backoff),
         "next_attempt_s": _seconds_to(root, view),
+        "waits_for": _waits_for(root, above),
         "spawn": _spawn(root, view),
         "deaths": [death.to_dict() for death in root.journal.deaths(view.name)],
     }
+
+
+def _waits_for(root: Root, above: View) -> dict[str, Any] | None:
+    """A supervisor that is down, or on its way: nothing below it is started meanwhile."""
+    if above.state == "running":
+        return None
+    return {"name": above.name, "state": above.state, "next_attempt_s": _seconds_to(root, above)}
 
 
 def not_yet(root: Root, path: str | None, wanted: str) -> str | None:

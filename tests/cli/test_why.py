@@ -68,6 +68,26 @@ def test_errors_of_earlier_lives_are_told_before_the_deaths_of_this_one() -> Non
     ]
 
 
+def test_what_waits_for_its_supervisor_says_so() -> None:
+    above = {"name": "pricing", "state": "backoff", "next_attempt_s": 8.0}
+    shown = words(answer(state="starting", what=None, next_attempt_s=None, waits_for=above)).splitlines()
+    assert shown[3] == "waits for     pricing, which is backoff and is started again in 8s"
+
+
+def test_an_end_by_a_probe_or_a_limit_counts_in_the_budget_and_one_that_was_wished_does_not() -> None:
+    def lines(**more: Any) -> list[str]:
+        return words(answer(deaths=[death(reason="error(health: refused)", **more)])).splitlines()[6:8]
+
+    by_health = lines(asked_by="health", cause="health: refused")
+    assert by_health == ["  asked by health: health: refused", "  restart 1 of 3 within 5s"]
+    assert lines(asked_by="operator") == ["  asked by operator", "  it printed nothing"]
+
+
+def test_a_supervisor_is_not_said_to_have_never_ended() -> None:
+    (*_, last) = words(answer(type="supervisor", name="pricing", path="pricing", deaths=[])).splitlines()
+    assert last == "how a supervisor ends: otpd errors pricing; why its children do: otpd why CHILD"
+
+
 @pytest.fixture(autouse=True)
 def utc(monkeypatch: pytest.MonkeyPatch) -> None:
     import time

@@ -245,6 +245,8 @@ def test_a_group_and_a_supervisor_are_meant_by_their_names(shop: Node) -> None:
     assert {name for name in before if before[name]["pid"] != after[name]["pid"]} == {"feed", "quote"}
     shop.otpd("child", "stop", "pricing")
     assert {shop.states()[name] for name in ("feed", "quote")} == {"stopped"}
+    above = {"name": "pricing", "state": "stopped", "next_attempt_s": None}
+    assert (shop.json("why", "feed")["waits_for"], shop.json("why", "pricing")["waits_for"]) == (above, None)
     assert "supervisor that is not running" in failure(shop, 3, "child", "start", "feed")["what"]
     shop.otpd("child", "start", "pricing")
     assert set(shop.states().values()) == {"running"}

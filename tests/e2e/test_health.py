@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
@@ -98,71 +99,91 @@ def below(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-QUICK = 'interval = "500ms", timeout = "500ms", grace = "0s", failures = 3, successes = 2'
+QUICK = 'interval = "1s", timeout = "1s", grace = "0s", failures = 2, successes = 2'
 
 
-def test_each_kind_of_check_finds_its_child_and_none_that_hangs_delays_another() -> None:
+KINDS = f"""
+[agents.own]
+script = "patient.py"
+[agents.asked]
+script = "idle.py"
+health = {{ call = true, {QUICK} }}
+[programs.web]
+command = ["sleep", "1000"]
+health = {{ http = "http://127.0.0.1:PORT/", {QUICK} }}
+[programs.port]
+command = ["sleep", "1000"]
+health = {{ tcp = PORT, {QUICK} }}
+[programs.closed]
+command = ["sleep", "1000"]
+health = {{ tcp = 1, {QUICK} }}
+[programs.file]
+command = ["sleep", "1000"]
+cwd = "data"
+env = {{ WHICH = "well" }}
+health = {{ exec = ["sh", "-c", "test -e $WHICH || {{ echo no file >&2; exit 3; }}"], {QUICK} }}
+[programs.hangs]
+command = ["sleep", "1000"]
+health = {{ exec = ["sh", "-c", "trap '' TERM; sleep 1000 & sleep 1000"], interval = "10m", timeout = "10m" }}
+[programs.slow]
+command = ["sleep", "1000"]
+health = {{ http = "http://127.0.0.1:PORT/slow", interval = "10m", timeout = "10m" }}
+[programs.nobody]
+command = ["sleep", "1000"]
+"""
+
+
+@pytest.fixture(scope="module")
+def kinds() -> Iterator[tuple[Node, Answers]]:
+    """A child for each kind of check; two of them hang."""
     with answers() as server:
-        config = f"""
-            [agents.own]
-            script = "patient.py"
-            [agents.asked]
-            script = "idle.py"
-            health = {{ call = true, {QUICK} }}
-            [programs.web]
-            command = ["sleep", "1000"]
-            health = {{ http = "http://127.0.0.1:{server.port}/", {QUICK} }}
-            [programs.port]
-            command = ["sleep", "1000"]
-            health = {{ tcp = {server.port}, {QUICK} }}
-            [programs.closed]
-            command = ["sleep", "1000"]
-            health = {{ tcp = 1, {QUICK} }}
-            [programs.file]
-            command = ["sleep", "1000"]
-            cwd = "data"
-            env = {{ WHICH = "well" }}
-            health = {{ exec = ["sh", "-c", "test -e $WHICH || {{ echo no file >&2; exit 3; }}"], {QUICK} }}
-            [programs.hangs]
-            command = ["sleep", "1000"]
-            health = {{ exec = ["sh", "-c", "trap '' TERM; sleep 1000 & sleep 1000"], interval = "30s", timeout = "30s" }}
-            [programs.slow]
-            command = ["sleep", "1000"]
-            health = {{ http = "http://127.0.0.1:{server.port}/slow", interval = "30s", timeout = "30s" }}
-            [programs.nobody]
-            command = ["sleep", "1000"]
-        """
+        config = KINDS.replace("PORT", str(server.port))
         with node(config, {"patient.py": PATIENT, "data/here": ""}, services=["health"]) as n:
-            until(n, own="healthy", asked="healthy", web="healthy", port="healthy", closed="unhealthy", file="unhealthy")
-            assert (state(n, "hangs"), state(n, "slow"), state(n, "nobody")) == ("unknown", "unknown", None)
-            why = {name: n.worker(name)["health"]["why"] for name in ("closed", "file")}
-            assert why["closed"] == "3 checks in a row failed: 127.0.0.1:1: Connection refused"
-            assert why["file"] == "3 checks in a row failed: sh: status 3: no file"
+            yield n, server
 
-            server.status = 503
-            n.write("data/well", "")
-            until(n, web="unhealthy", file="healthy")
-            server.status = 302
-            until(n, web="healthy")
-            assert changes(n, "web") == [("healthy", 1), ("unhealthy", 1), ("healthy", 1)]
-            assert changes(n, "file") == [("unhealthy", 1), ("healthy", 1)]
-            assert all(row["generation"] == 1 for row in n.workers().values()), "report restarts nobody"
 
-            n.otpd("cast", "own", "fall_ill", "what=tired")
-            assert n.otpd("health", "own").returncode == 0, "it has not been asked since"
-            asked = n.otpd("health", "own", "--now", check=None)
-            assert "tired" in asked.stdout
-            found = n.json("health")
-            assert [row["name"] for row in found["children"]] == [name for name in n.workers() if name != "nobody"]
-            assert {"cpu", "memory", "disk", "load"} == found["host"].keys()
-            assert "nobody asks nobody" in n.otpd("health", "nobody", check=3).stderr
-            n.otpd("health", "no-such-child", check=4)
-            n.otpd("health", "closed", check=3)
-            assert "HEALTH" in n.otpd("status").stdout and "unhealthy: 3 checks" in n.otpd("tree").stdout
+def test_each_kind_of_check_finds_its_child_and_none_that_hangs_delays_another(kinds: tuple[Node, Answers]) -> None:
+    n, _ = kinds
+    until(n, own="healthy", asked="healthy", port="healthy", closed="unhealthy")
+    assert (state(n, "hangs"), state(n, "slow"), state(n, "nobody")) == ("unknown", "unknown", None)
+    assert n.worker("closed")["health"]["why"] == "2 checks in a row failed: 127.0.0.1:1: Connection refused"
+    assert all(row["generation"] == 1 for row in n.workers().values()), "report restarts nobody"
 
-            probes = eventually(lambda: [p for p in below(n.pid("health")) if p.name() == "sleep"], LONG)
-            n.otpd("child", "stop", "hangs")
-            eventually(lambda: not any(p.is_running() and p.status() != "zombie" for p in probes), LONG, "no probe is left")
+
+def test_a_child_is_healthy_or_not_as_its_answers_change_and_each_change_is_told_once(kinds: tuple[Node, Answers]) -> None:
+    n, server = kinds
+    until(n, web="healthy", file="unhealthy")
+    assert n.worker("file")["health"]["why"] == "2 checks in a row failed: sh: status 3: no file"
+    server.status = 503
+    n.write("data/well", "")
+    until(n, web="unhealthy", file="healthy")
+    server.status = 302
+    until(n, web="healthy")
+    for name, first in (("web", "healthy"), ("file", "unhealthy")):
+        told = [state for state, _ in changes(n, name)]
+        assert (told[0], "unhealthy" in told, told[-1]) == (first, True, "healthy")
+        assert all(one != other for one, other in itertools.pairwise(told)), "a change is told once"
+
+
+def test_health_is_shown_and_asked_for_at_once(kinds: tuple[Node, Answers]) -> None:
+    n, _ = kinds
+    until(n, own="healthy", closed="unhealthy")
+    n.otpd("cast", "own", "fall_ill", "what=tired")
+    assert "tired" in n.otpd("health", "own", "--now", check=None).stdout
+    found = n.json("health")
+    assert [row["name"] for row in found["children"]] == [name for name in n.workers() if name != "nobody"]
+    assert {"cpu", "memory", "disk", "load"} == found["host"].keys()
+    assert "nobody asks nobody" in n.otpd("health", "nobody", check=3).stderr
+    n.otpd("health", "no-such-child", check=4)
+    n.otpd("health", "closed", check=3)
+    assert "HEALTH" in n.otpd("status").stdout and "unhealthy: 2 checks" in n.otpd("tree").stdout
+
+
+def test_a_check_that_hangs_ends_with_its_child(kinds: tuple[Node, Answers]) -> None:
+    n, _ = kinds
+    probes = eventually(lambda: [p for p in below(n.pid("health")) if p.name() == "sleep"], LONG)
+    n.otpd("child", "stop", "hangs")
+    eventually(lambda: not any(p.is_running() and p.status() != "zombie" for p in probes), LONG, "no probe is left")
 
 
 def test_the_health_service_may_be_killed_or_stopped_and_nobody_else_notices() -> None:

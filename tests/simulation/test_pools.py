@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,19 +13,14 @@ from otpd.agents.tasks import desk, dispatch, machine
 from otpd.agents.tasks.machine import End, Send, Settled, State
 from tests.simulation.observe import Violation
 from tests.simulation.pools.world import FAULTS, World
+from tests.simulation.smallworlds import lived
 
 SEEDS = 40
 
 
 def test_invariant_44_holds_whoever_dies_or_stands_still() -> None:
     sometimes: Counter[str] = Counter()
-    first = int(os.environ.get("OTPD_SEED", "0"))
-    for seed in range(first, first + SEEDS):
-        world = World(seed)
-        try:
-            world.run()
-        except Violation as broken:
-            raise AssertionError(f"seed {seed}: {broken}; again with: World({seed}).run()") from broken
+    for world in lived(World, SEEDS):
         sometimes.update(world.sometimes)
     outcomes = {f"told {how}" for how in ("ok", "error", "timeout", "killed", "cancelled", "overloaded")}
     assert outcomes | {*FAULTS} <= sometimes.keys(), "what never happens proves nothing"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from otpd.agents import firings
 from otpd.agents.services.scheduler import job, machine, runs
 from otpd.agents.services.scheduler.effects import Fire, Instant
+from tests.simulation.smallworlds import lived
 from tests.simulation.timers.world import Broken, World
 
 SEEDS = 60
@@ -20,13 +20,7 @@ REGRESSIONS = (4, 20, 23, 50, 59, 262, 274, 366, 473, 576, 763, 904, 1022, 1920,
 
 def test_invariant_43_holds_whoever_dies_and_however_clocks_jump() -> None:
     sometimes: Counter[str] = Counter()
-    first = int(os.environ.get("OTPD_SEED", "0"))
-    for seed in (*REGRESSIONS, *range(first, first + SEEDS)):
-        world = World(seed)
-        try:
-            world.run()
-        except Broken as broken:
-            raise AssertionError(f"seed {seed}: {broken}; again with: World({seed}).run()") from broken
+    for world in lived(World, SEEDS, REGRESSIONS):
         sometimes.update(world.lived)
     wanted = {"ended done", "ended died", "ended lost", "ended killed", "ended gone", "overrun ", "gone "}
     wanted |= {f"skipped {why}" for why in ("misfire", "overlap", "paused")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from otpd.agents.services.health.limits import Limits
 from otpd.agents.services.health.probes import Probes, Replace, Row, State, Verdict
 from otpd.agents.services.health.ward import Ward
 from otpd.supervisor.healthlink import HealthLink
-from tests.simulation.wellness.watch import Broken
+from tests.simulation.smallworlds import lived
 from tests.simulation.wellness.world import FAULTS, World
 
 SEEDS = 25
@@ -24,13 +23,7 @@ HUNT = 150
 
 def test_nobody_is_ended_for_another_s_sake_and_everybody_s_health_is_known_in_the_end() -> None:
     sometimes: Counter[str] = Counter()
-    first = int(os.environ.get("OTPD_SEED", "0"))
-    for seed in range(first, first + SEEDS):
-        world = World(seed)
-        try:
-            world.run()
-        except Broken as broken:
-            raise AssertionError(f"seed {seed}: {broken}; again with: World({seed}).run()") from broken
+    for world in lived(World, SEEDS):
         sometimes.update(world.sometimes)
     wanted = {f"fault: {kind}" for kind in FAULTS} | {f"ended: {why}" for why in ("health", "files", "age")}
     wanted |= {f"told: {kind}" for kind in ("health.healthy", "health.unhealthy", "alert.raised", "alert.cleared")}

@@ -1,0 +1,28 @@
+"""Worlds of one part, each drawn from its seed: how their seeds are lived through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+
+class Small(Protocol):
+    """`run` raises an AssertionError when an invariant is broken."""
+
+    def run(self) -> object: ...
+
+
+W = TypeVar("W", bound=Small)
+
+
+def lived(world: Callable[[int], W], seeds: int, also: Iterable[int] = ()) -> Iterator[W]:
+    """Each world after its life: those of `also`, then `seeds` many from OTPD_SEED (0) on. What is broken says its seed."""
+    first = int(os.environ.get("OTPD_SEED", "0"))
+    for seed in (*also, *range(first, first + seeds)):
+        made = world(seed)
+        try:
+            made.run()
+        except AssertionError as broken:
+            raise AssertionError(f"seed {seed}: {broken}; again with: World({seed}).run()") from broken
+        yield made
