@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -426,7 +427,7 @@ class Mailbox:
 
     async def _callback(self, method: Callable[..., Any], *args: Any) -> None:
         job = functools.partial(method, *args)
-        await self._shielded(job() if asyncio.iscoroutinefunction(method) else self._in_thread(job), method.__name__)
+        await self._shielded(job() if inspect.iscoroutinefunction(method) else self._in_thread(job), method.__name__)
 
     async def _shielded(self, running: Awaitable[Any], name: str) -> None:
         """Reject is an answer; here nobody has asked."""

@@ -17,7 +17,6 @@ made, not an error of the first message.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import functools
 import inspect
@@ -41,7 +40,7 @@ class Method:
 
     def __init__(self, name: str, function: Callable[..., Any], pattern: str = "") -> None:
         self.name, self.function, self.pattern = name, function, pattern
-        self.is_async = asyncio.iscoroutinefunction(function)
+        self.is_async = inspect.iscoroutinefunction(function)
 
     @functools.cached_property
     def parameters(self) -> Parameters:
