@@ -125,11 +125,16 @@ def set_child_subreaper(on: bool = True) -> None:
 
 
 def set_title(title: str) -> None:
-    """What `ps` shows. The environment that /proc shows, which holds the cookie, is left as it is."""
+    """What `ps` shows. The environment that /proc shows, which holds the cookie, is left as it is.
+
+    The short name that the kernel keeps has no space: os.fork() of Python 3.12+ counts threads in /proc/self/stat by
+    spaces, and with one in the name would take the process's niceness for their number, and warn.
+    """
     os.environ.setdefault("SPT_NOENV", "1")
     import setproctitle
 
     setproctitle.setproctitle(title)
+    setproctitle.setthreadtitle(title.replace(" ", ""))
 
 
 @functools.cache

@@ -81,6 +81,12 @@ def test_the_title_leaves_the_environment_alone() -> None:
     assert run.stdout.splitlines() == ["otpd: test", "True"]
 
 
+def test_a_title_does_not_shift_what_python_reads_of_the_kernel_when_it_forks() -> None:
+    code = "from otpd.supervisor import linux; linux.set_title('otpd: a test'); print(open('/proc/self/stat').read())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert (found[1], found[19]) == ("(otpd:atest)", "1")  # the twentieth field: one thread
+
+
 def test_a_complaint_that_nobody_reads_holds_nobody_up() -> None:
     """A terminal under ^S, or a pipe whose reader sleeps: what is behind stderr is full."""
     reader, writer = os.pipe()
