@@ -29,6 +29,14 @@ def test_one_line_per_event(node: FakeNode) -> None:
     assert node.asked("events") == [{"follow": False, "n": 3}]
 
 
+def test_a_line_leaves_out_what_says_nothing_to_people_and_json_has_it(node: FakeNode) -> None:
+    more = {"group": "feed", "offender": {"id": "feed-1"}, "next_attempt": 31186.5}
+    event = {**NODE, "event": "otpd.restart.scheduled", "delay": 2.0, **more}
+    node.answers["events"] = sends({"event": event}, {"ok": True, "done": True})
+    assert node.otpd("events").stdout == "2027-01-15 08:00:02.000  restart.scheduled       shop  delay=2.000\n"
+    assert node.json("events") == [event]
+
+
 def test_json_is_a_list(node: FakeNode) -> None:
     node.answers["events"] = sends({"event": STARTED}, {"event": EXITED}, {"ok": True, "done": True})
     assert node.json("events") == [STARTED, EXITED]
