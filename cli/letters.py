@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 STORE: Final = "store"
 _TIMEOUT: Final = 10.0
-_MOST: Final = 10_000
+#: Numbers of letters in one request.
+_PAGE: Final = 1000
 _target = click.option(
     "--target", metavar="NAME", default="", shell_complete=complete_names, help="Only those that were for this agent."
 )
@@ -76,13 +77,11 @@ def replay(context: Context, letters: tuple[int, ...], all_: bool, target: str, 
     _expect_some(letters, all_)
     with client_of(context, _TIMEOUT) as node:
         chosen = _chosen(node, letters, target)
-        done = _replay(node, chosen, json_)
-    if not (done or json_):
-        say("there is none")
+        _replay(node, chosen, json_)
 
 
-def _replay(node: Client, letters: list[int], json_: bool) -> int:
-    """How many. One that is refused ends it; those before it are told nevertheless."""
+def _replay(node: Client, letters: list[int], json_: bool) -> None:
+    """One that is refused ends it; those before it are told nevertheless."""
     done: list[dict[str, int]] = []
     try:
         for letter in letters:
@@ -93,7 +92,8 @@ def _replay(node: Client, letters: list[int], json_: bool) -> int:
     finally:
         if json_:
             say_json(done)
-    return len(done)
+        else:
+            say(f"replayed {len(done)} of {count(len(letters), 'letter')}" if letters else "there is none")
 
 
 @letters.command("purge")
@@ -109,12 +109,17 @@ def purge(
     """Delete dead letters for good."""
     _expect_some(letters, all_ or older is not None)
     with client_of(context, _TIMEOUT) as node:
-        chosen = _chosen(node, letters, target, older or 0.0)
-        (purged,) = node.call(STORE, "purge", timeout=_TIMEOUT, seqs=chosen)
+        chosen = _chosen(node, letters, target, older)
+        purged = sum(_purge(node, chosen[at : at + _PAGE]) for at in range(0, len(chosen), _PAGE))
     if json_:
         say_json({"purged": purged})
     else:
         say(f"purged {count(purged, 'letter')}")
+
+
+def _purge(node: Client, letters: list[int]) -> int:
+    (purged,) = node.call(STORE, "purge", timeout=_TIMEOUT, seqs=letters)
+    return int(purged)
 
 
 @letters.command("waiting")
@@ -132,12 +137,22 @@ def _expect_some(letters: tuple[int, ...], all_: bool) -> None:
         raise Failure(Exit.USAGE, "expected numbers of letters, or --all", "see the numbers with: otpd letters")
 
 
-def _chosen(node: Client, letters: tuple[int, ...], target: str, older: float = 0.0) -> list[int]:
-    """Those that are named, or all of them."""
+def _chosen(node: Client, letters: tuple[int, ...], target: str, older: float | None = None) -> list[int]:
+    """Those that are named, or all that there are now: one that dies again when it is replayed is a new one."""
     if letters:
         return list(letters)
-    found: list[dict[str, Any]] = node.call(STORE, "letters", timeout=_TIMEOUT, target=target, limit=_MOST)
-    return [each["seq"] for each in found if each["died_at"] <= time.time() - older]
+    until = None if older is None else time.time() - older
+    chosen: list[int] = []
+    while page := _page(node, target, until, chosen[-1] if chosen else 0):
+        chosen += page
+    return chosen
+
+
+def _page(node: Client, target: str, until: float | None, after: int) -> list[int]:
+    found: list[int] = node.call(
+        STORE, "letter_numbers", timeout=_TIMEOUT, target=target, until=until, after=after, limit=_PAGE
+    )
+    return found
 
 
 def _show(found: Any, json_: bool, view: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from otpd.agents.services.store import commits, engine
 from otpd.agents.services.store.ballast import Ballast
 from otpd.agents.services.store.commits import Room
 from otpd.agents.services.store.database import open_database
-from otpd.agents.services.store.engine import Engine, StoreBusy, StoreFull
+from otpd.agents.services.store.engine import Ending, Engine, StoreBusy, StoreFull
 from otpd.agents.services.store.refusals import Refusal
 from tests.agents.scenes import scene
 from tests.services.test_store_database import SCHEMA
@@ -203,18 +203,51 @@ def test_more_than_the_disk_takes_is_refused(tmp_path: Path) -> None:
 
 
 @scene
-async def copied(directory: Path) -> None:
+async def between(directory: Path) -> None:
     async with running(directory) as (it, _):
-        await it.commit(note("a"))
-        await it.alone(functools.partial(_vacuum_into, directory / "copy"))
-    copy = sqlite3.connect(directory / "copy")
-    assert notes(copy) == ["a"]
-    copy.close()
+        loop, seen = asyncio.get_running_loop(), []
+
+        def work(connection: sqlite3.Connection, meanwhile: Callable[[], None]) -> str:
+            for text in ("a", "b", "c"):
+                asyncio.run_coroutine_threadsafe(_submitted(it, text), loop).result(60)
+                meanwhile()
+                seen.append(notes(connection))
+            return "done"
+
+        assert await it.alongside(work) == "done"
+        assert seen == [["a"], ["a", "b"], ["a", "b", "c"]]
+        assert it.counts.commits == 3
 
 
-def _vacuum_into(path: Path, connection: sqlite3.Connection) -> None:
-    connection.execute("VACUUM INTO ?", (str(path),))
+async def _submitted(it: Engine, text: str) -> None:
+    it.submit(note(text), lambda *_: None)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it begins at the end of a turn of the loop
 
 
-def test_what_must_be_alone_runs_between_two_commits(tmp_path: Path) -> None:
-    copied(tmp_path)
+def test_what_is_submitted_is_committed_in_the_middle_of_a_long_work(tmp_path: Path) -> None:
+    between(tmp_path)
+
+
+@scene
+async def given_up(directory: Path) -> None:
+    async with running(directory) as (it, _):
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def endless(_: sqlite3.Connection, meanwhile: Callable[[], None]) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            while True:
+                meanwhile()
+                time.sleep(0.001)
+
+        work = it.alongside(endless)
+        await begun.wait()
+        last = it.commit(note("last"))
+    assert await last == 1
+    with pytest.raises(Ending, match="the store ends"):
+        await work
+
+
+def test_a_long_work_is_given_up_when_the_engine_is_closed_and_what_was_submitted_is_not(tmp_path: Path) -> None:
+    given_up(tmp_path)

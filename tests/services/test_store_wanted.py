@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +9,6 @@ import pytest
 from otpd.agents.errors import Reject
 from otpd.agents.services.store import wanted
 from otpd.agents.services.store.messages import Kind, Request
-from otpd.agents.services.store.service import back_up
 from otpd.agents.services.store.state import Fence
 
 GOOD = [0, "books", "paid", b"x", "k", "id"]
@@ -38,15 +34,3 @@ def test_clients_leave_nothing_behind_in_the_fence() -> None:
     fence = Fence()
     assert [fence.admits(f"@{i}", 1) for i in range(3)] == [True] * 3
     assert fence._incs == {}
-
-
-def test_a_backup_is_its_owner_s_alone_and_one_that_fails_is_not_left_there(tmp_path: Path) -> None:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.execute("CREATE TABLE notes (text)")
-    back_up(str(tmp_path / "good"), connection)
-    assert (tmp_path / "good").stat().st_mode & 0o777 == 0o600
-    connection.execute("BEGIN")
-    with pytest.raises(sqlite3.OperationalError):
-        back_up(str(tmp_path / "bad"), connection)
-    assert os.listdir(tmp_path) == ["good"]
-    connection.close()

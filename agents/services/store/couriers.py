@@ -219,6 +219,13 @@ class Couriers(Asked):
         return await self._ask(lambda connection: journal.letters(connection, target, limit))
 
     @call
+    async def letter_numbers(
+        self, target: str = "", until: float | None = None, after: int = 0, limit: int = 1000
+    ) -> list[int]:
+        """The numbers of dead letters, a page of them: those beyond `after`. `until`: that died no later (wall clock)."""
+        return await self._ask(lambda connection: journal.letter_numbers(connection, target, until, after, limit))
+
+    @call
     async def letter(self, seq: int) -> dict[str, Any]:
         """One whole, with its body (msgpack)."""
         self._only_operators()

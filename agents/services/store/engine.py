@@ -43,6 +43,10 @@ _FULL: Final = "the disk is full, nothing new is stored until there is room; fre
 _BUSY: Final = "more is stored than the disk takes; try again, or store less often"
 
 
+class Ending(Exception):
+    """The engine is closed; what was done alongside it was given up."""
+
+
 @dataclass(slots=True)
 class Counts:
     """Since the start. `largest`: requests that shared one commit."""
@@ -123,8 +127,13 @@ class Engine:
         """What the database says after everything that was submitted before."""
         return self.commit(question, reads=True)
 
+    def alongside(self, work: Callable[[sqlite3.Connection, Callable[[], None]], Any]) -> asyncio.Future[Any]:
+        """As `alone`, what takes long: it calls its second argument now and then, outside of a transaction, and what was
+        submitted meanwhile is committed. That raises Ending when the engine is closed."""
+        return self.alone(lambda connection: work(connection, self._meanwhile))
+
     def alone(self, work: Write) -> asyncio.Future[Any]:
-        """Run between two commits, outside of a transaction: VACUUM, checkpoints."""
+        """Run between two commits, outside of a transaction: checkpoints."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def run() -> None:
@@ -215,6 +224,15 @@ class Engine:
                 return self._database.close()
             order()
 
+    def _meanwhile(self) -> None:
+        """What has come, once: who goes on asking must not keep the work from its end."""
+        for _ in range(self._orders.qsize()):
+            order = self._orders.get()
+            if order is None:
+                self._orders.put(None)
+                raise Ending("the store ends")
+            order()
+
     def _tell(self, do: Callable[..., None], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
             self._loop.call_soon_threadsafe(do, *arguments)
@@ -284,4 +302,4 @@ def _code(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
-__all__ = ["Counts", "Engine", "Refusal", "StoreBusy", "StoreFull"]
+__all__ = ["Counts", "Ending", "Engine", "Refusal", "StoreBusy", "StoreFull"]

@@ -307,6 +307,12 @@ def letters(connection: sqlite3.Connection, target: str = "", limit: int = 10_00
         return [_letter(row[:-1]) | {"bytes": row[-1]} for row in connection.execute(query, (target, limit))][::-1]
 
 
+def letter_numbers(connection: sqlite3.Connection, target: str, until: float | None, after: int, limit: int) -> list[int]:
+    """Of one target, or all; of those that died no later than `until`; from the first beyond `after` on."""
+    query = "SELECT seq FROM letters WHERE ? IN ('', target) AND (? IS NULL OR died <= ?) AND seq > ? ORDER BY seq LIMIT ?"
+    return [seq for (seq,) in connection.execute(query, (target, until, until, after, limit))]
+
+
 def letter(connection: sqlite3.Connection, seq: int) -> tuple[dict[str, Any], Message | None, bytes] | None:
     """One whole: for people, for the queue (None: it is damaged), and its body."""
     cursor = connection.cursor()

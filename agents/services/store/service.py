@@ -5,9 +5,9 @@ What agents ask is in `keeper` (states) and `couriers` (durable messages): each 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import sqlite3
@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from otpd.agents import Reject, call, health, run
+from otpd.agents.replies import Reply
 from otpd.agents.services.notes import note
 from otpd.agents.services.store import journal, state
+from otpd.agents.services.store.backup import back_up
 from otpd.agents.services.store.ballast import Ballast
 from otpd.agents.services.store.commits import Room
 from otpd.agents.services.store.couriers import Couriers
 from otpd.agents.services.store.database import Database, Unusable, open_database
-from otpd.agents.services.store.engine import Engine
+from otpd.agents.services.store.engine import Ending, Engine
 from otpd.agents.services.store.keeper import Keeper
 from otpd.agents.services.store.messages import Bounds
 from otpd.agents.services.store.salvage import damaged
@@ -72,6 +74,7 @@ class Store(Keeper, Couriers):
         """With what is on the disk of this engine."""
         self.max_state = max_state
         self.broken: BaseException | None = None
+        self.copying: asyncio.Task[None] | None = None  # a backup
         self.engine = engine
         self.fence = state.Fence()
         await self.begin_couriers(bounds)
@@ -143,31 +146,23 @@ class Store(Keeper, Couriers):
 
     @call
     async def backup(self, path: str) -> Any:
-        """A copy of the whole database at the absolute `path`, which must not exist."""
+        """A copy of the whole database at the absolute `path`, which must not exist; all else goes on meanwhile."""
         self._only_operators()
         if not os.path.isabs(path) or os.path.exists(path):
             raise Reject(f"backup: expected an absolute path where nothing is yet, got {path!r}")
-        reply = self.defer()
+        if self.copying is not None:
+            raise Reject("a backup is being written already; try again when it has ended")
+        self.copying = asyncio.ensure_future(self._back_up(path, self.defer()))
 
-        def done(future: Any) -> None:
-            error = future.exception()
-            if error is None:
-                reply.answer(None)
-            else:
-                reply.fail(Reject(f"{path}: {error}"))
-
-        self.engine.alone(functools.partial(back_up, path)).add_done_callback(done)
-
-
-def back_up(path: str, connection: sqlite3.Connection) -> None:
-    """Its owner's alone, as the database itself; what is not whole is not left there."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        connection.execute("VACUUM INTO ?", (path,))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-        raise
+    async def _back_up(self, path: str, reply: Reply) -> None:
+        try:
+            await back_up(self.engine, path)
+        except (OSError, sqlite3.Error, Ending) as error:
+            reply.fail(Reject(f"{path}: {error}"))
+        else:
+            reply.answer(None)
+        finally:
+            self.copying = None
 
 
 def _accept_loss(connection: sqlite3.Connection) -> int:
