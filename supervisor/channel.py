@@ -19,6 +19,8 @@ from otpd.ipc.frames import FrameError, close_all, receive_packet, send_packet
 from otpd.supervisor.loop import READ, WRITE, Loop
 
 _PACKETS_PER_TURN = 64
+#: Turns of a drain: four times what the kernel holds of one sender. Who goes on sending meanwhile is not waited for.
+_TURNS_OF_DRAIN = 16
 
 
 class Channel:
@@ -69,8 +71,9 @@ class Channel:
 
     def drain(self) -> None:
         """Handle all that has arrived by now (before a decision that must know it)."""
-        while self.open and self._read():
-            pass
+        for _ in range(_TURNS_OF_DRAIN):
+            if not self.open or not self._read():
+                return
 
     def close(self) -> None:
         if not self.open:

@@ -2,7 +2,9 @@
 
 It can't be made to block, to grow without bound or to take root down (T45-T48): uid checked by SO_PEERCRED, requests of
 at most 1 MiB that must be complete 10 s after the connection was made, at most 512 connections (the oldest one that asks
-nothing makes room), answers of a slow reader bounded, EMFILE pauses accepting for a second.
+nothing makes room), one request of a connection at a time and none before its last answer was read, answers of a slow
+reader bounded, EMFILE pauses accepting for a second. Requests together have a share of each turn; the rest of the loop
+goes on between them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +32,8 @@ FOLLOWER_LIMIT = 4 * 1024 * 1024
 _CREDENTIALS = struct.Struct("3i")
 _CHUNK = 1 << 16
 _LINGER = 1.0
+#: Seconds of a turn of the loop after which no other request is begun in it.
+SHARE = 0.02
 
 #: Gets the connection and a request with a str under "op"; answers now or later through the connection.
 Dispatch = Callable[["Connection", dict[str, Any]], None]
@@ -138,20 +143,25 @@ class Connection:
             chunk, values = b"", []
         if not chunk:
             self.close()
-        for value in values:
-            self._request(value)
+        if values:
+            self._request(values[0])
+        if len(values) > 1 and self.open and not self._closing:
+            self._refuse_second()
 
     def _request(self, value: Any) -> None:
         if not self.open or self._closing:
             return
         if not isinstance(value, dict) or not isinstance(value.get("op"), str):
             self.refuse(OperationError(2, f"expected a map with the text 'op', got {type(value).__name__}"))
-        elif self.busy:
-            self.refuse(OperationError(2, "expected one request at a time, got a second before the first was answered"))
+        elif self.busy or self._out:
+            self._refuse_second()
         else:
             self.busy = True
             self._cancel_deadline()
             self._server.serve(self, value)
+
+    def _refuse_second(self) -> None:
+        self.refuse(OperationError(2, "expected one request at a time, got a second before the first was answered"))
 
     def _finish(self, value: dict[str, Any]) -> None:
         self.busy = False
@@ -193,6 +203,8 @@ class ControlServer:
         self.loop, self._path, self._dispatch = loop, path, dispatch
         self._connections: dict[Connection, None] = {}
         self._listener: socket.socket | None = None
+        self._waiting: deque[tuple[Connection, dict[str, Any]]] = deque()  # requests, for the next turn
+        self._turn, self._spent = 0.0, 0.0  # in that turn of the loop: seconds for requests
 
     def listen(self) -> None:
         """Replaces a stale socket file; the caller holds the node's lock, so nobody listens there."""
@@ -233,7 +245,28 @@ class ControlServer:
         self._connections.pop(connection, None)
 
     def serve(self, connection: Connection, request: dict[str, Any]) -> None:
+        """Now, or in its turn after those that wait."""
+        if self._turn != self.loop.now:
+            self._turn, self._spent = self.loop.now, 0.0
+        if not self._waiting and self._spent < SHARE:
+            self._serve(connection, request)
+            return
+        self._waiting.append((connection, request))
+        if len(self._waiting) == 1:
+            self.loop.after(0.0, self._work_off)
+
+    def _work_off(self) -> None:
+        self._turn, self._spent = self.loop.now, 0.0
+        while self._waiting and self._spent < SHARE:
+            connection, request = self._waiting.popleft()
+            if connection.open:
+                self._serve(connection, request)
+        if self._waiting:
+            self.loop.after(0.0, self._work_off)
+
+    def _serve(self, connection: Connection, request: dict[str, Any]) -> None:
         """A request's mistake is the request's, never root's."""
+        began = time.monotonic()
         try:
             self._dispatch(connection, request)
         except OperationError as error:
@@ -241,6 +274,8 @@ class ControlServer:
         except Exception as error:
             linux.complain(traceback.format_exc())
             connection.fail(OperationError(70, f"'{request['op']}' failed: {type(error).__name__}: {error}"))
+        finally:
+            self._spent += time.monotonic() - began
 
     def _accept(self) -> None:
         assert self._listener is not None

@@ -32,6 +32,8 @@ LOOK = 0.02
 #: Seconds between looks when nothing changes.
 LOOK_AGAIN = 0.1
 _YEAR = 366 * 86_400.0
+#: Names in one request, and characters of a name that may be guessed at: more of them take time.
+MAX_NAMES, _GUESSED = 10_000, 200
 _ACTIONS = ("start", "stop", "restart", "delete")
 #: Refused while the node stops.
 _CHANGING = ("child", "scale", "reload", "request", "signal")
@@ -42,7 +44,8 @@ class Waiter:
     """Somebody who waits for a state. `by_time`: time alone may bring it (see `picture.SETTLED`), not only a change."""
 
     connection: Connection
-    condition: Callable[[], str | None]
+    paths: tuple[str | None, ...]  # None: the whole tree
+    wanted: str
     by_time: bool
     late: Timer | None = None
 
@@ -79,8 +82,9 @@ class Operations:
     def dispatch(self, connection: Connection, request: dict[str, Any]) -> None:
         operation = self._table.get(request["op"])
         if operation is None:
-            near = difflib.get_close_matches(request["op"], self._table, 1)
-            raise OperationError(2, f"unknown operation '{request['op']}'", f"did you mean '{near[0]}'?" if near else "")
+            unknown = request["op"][:_GUESSED]
+            near = difflib.get_close_matches(unknown, self._table, 1)
+            raise OperationError(2, f"unknown operation '{unknown}'", f"did you mean '{near[0]}'?" if near else "")
         if self._root.phase in ("stopping", "ending") and request["op"] in _CHANGING:
             raise OperationError(3, "the node is stopping", "wait for it, then: otpd start")
         operation(connection, request)
@@ -95,17 +99,32 @@ class Operations:
             self._root.loop.after(delay, self._look)
 
     def _look(self) -> None:
+        """Once for all who wait for the same."""
         self._looking = False
+        found: dict[tuple[Any, ...], str | OperationError | None] = {}
         for waiter in self._waiters[:]:
-            try:
-                if waiter.condition() is None:
-                    self._forget(waiter)
-                    waiter.connection.answer(True)
-            except OperationError as error:
+            what = (waiter.paths, waiter.wanted)
+            if what not in found:
+                found[what] = self._outcome(waiter)
+            late = found[what]
+            if isinstance(late, OperationError):
                 self._forget(waiter)
-                waiter.connection.fail(error)
+                waiter.connection.fail(late)
+            elif late is None:
+                self._forget(waiter)
+                waiter.connection.answer(True)
         if any(waiter.by_time for waiter in self._waiters):
             self._look_again(LOOK_AGAIN)
+
+    def _late(self, paths: tuple[str | None, ...], wanted: str) -> str | None:
+        late = (picture.not_yet(self._root, path, wanted) for path in paths)
+        return ", ".join(filter(None, late)) or None
+
+    def _outcome(self, waiter: Waiter) -> str | OperationError | None:
+        try:
+            return self._late(waiter.paths, waiter.wanted)
+        except OperationError as error:
+            return error
 
     def stopped(self, left: list[str]) -> None:
         """The last word to everybody who asked for the stop."""
@@ -148,18 +167,13 @@ class Operations:
     def _wait(self, connection: Connection, request: dict[str, Any]) -> None:
         name, wanted = request.get("name"), request.get("for", "ready")
         timeout = _number(request, "timeout", 60.0, _YEAR)
-        paths: list[str | None] = [*self.paths_of(name)] if name is not None else [None]
+        paths: tuple[str | None, ...] = (*self.paths_of(name),) if name is not None else (None,)
         if wanted not in ("ready", "down"):
             raise OperationError(2, f"expected to wait for 'ready' or 'down', got {wanted!r}")
-
-        def condition() -> str | None:
-            late = (picture.not_yet(self._root, path, wanted) for path in paths)
-            return ", ".join(filter(None, late)) or None
-
-        if condition() is None:
+        if self._late(paths, wanted) is None:
             connection.answer(True)
             return
-        waiter = Waiter(connection, condition, by_time=wanted == "ready")
+        waiter = Waiter(connection, paths, wanted, by_time=wanted == "ready")
         self._waiters.append(waiter)
         self._look_again(LOOK)
         connection.on_close = lambda: self._forget(waiter)
@@ -176,7 +190,7 @@ class Operations:
             self._look()
         if waiter in self._waiters:
             self._forget(waiter)
-            text = f"timed out: {waiter.condition()}: {picture.busy(self._root)}"
+            text = f"timed out: {self._late(waiter.paths, waiter.wanted)}: {picture.busy(self._root)}"
             waiter.connection.fail(OperationError(8, text, "look with: otpd why NAME"))
 
     # --- changing ---
@@ -185,7 +199,10 @@ class Operations:
         action, names = request.get("action"), request.get("names")
         if action not in _ACTIONS or not isinstance(names, list) or not names:
             raise OperationError(2, f"expected one of {', '.join(_ACTIONS)} and a list of names, got {action!r} {names!r}")
-        paths = list(dict.fromkeys(path for name in names for path in self.paths_of(name)))
+        if len(names) > MAX_NAMES:
+            raise OperationError(2, f"expected at most {MAX_NAMES} names, got {len(names)}")
+        meant = picture.meant(self._root)
+        paths = list(dict.fromkeys(path for name in names for path in self.paths_of(name, meant)))
         for path in paths if action == "delete" else ():
             self._changes.refuse_own(path, "deleted")
         rows: dict[str, dict[str, Any]] = {}
@@ -255,17 +272,16 @@ class Operations:
             raise OperationError(2, f"'{name}' is a group of {len(found)}: {names}", "name one of them")
         return found[0]
 
-    def paths_of(self, name: Any) -> list[str]:
+    def paths_of(self, name: Any, meant: dict[str, list[str]] | None = None) -> list[str]:
         """The children that are meant: a name, a path, or a group of instances."""
         if not isinstance(name, str):
-            raise OperationError(2, f"expected a name, got {name!r}")
-        if found := picture.named(self._root, name):
-            return [found]
-        if group := picture.group(self._root, name):
-            return group
-        near = difflib.get_close_matches(name, picture.names(self._root), 3)
+            raise OperationError(2, f"expected a name, got {name!r}"[:_GUESSED])
+        found = (picture.meant(self._root) if meant is None else meant).get(name)
+        if found is not None:
+            return found
+        near = difflib.get_close_matches(name[:_GUESSED], picture.names(self._root), 3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see them all with: otpd tree"
-        raise OperationError(4, f"no child is called '{name}'", hint)
+        raise OperationError(4, f"no child is called '{name[:_GUESSED]}'", hint)
 
 
 def _number(request: dict[str, Any], key: str, default: float, most: float) -> float:

@@ -73,10 +73,17 @@ def names(root: Root) -> list[str]:
     return [view.name for view in _all(root.tree.snapshot(root.loop.now)) if "/" in view.path]
 
 
-def named(root: Root, name: str) -> str | None:
-    """The tree's path of the child with this name, or with this path as people see it."""
-    views = (view for view in _all(root.tree.snapshot(root.loop.now)) if "/" in view.path)
-    return next((view.path for view in views if name in (view.name, root.shown(view.path))), None)
+def meant(root: Root) -> dict[str, list[str]]:
+    """What each name, path as people see it, and group stands for: the tree's paths, in its order."""
+    groups: dict[str, list[str]] = {}
+    children: dict[str, list[str]] = {}
+    for view in _all(root.tree.snapshot(root.loop.now)):
+        if "/" in view.path:
+            for name in (view.name, root.shown(view.path)):
+                children.setdefault(name, [view.path])
+            if isinstance(view.spec.start, Launch) and view.spec.start.group is not None:
+                groups.setdefault(view.spec.start.group, []).append(view.path)
+    return groups | children
 
 
 def group(root: Root, name: str) -> list[str]:

@@ -152,7 +152,7 @@ class Reaching:
     def _ask(self, name: str, asker: Asker) -> None:
         found = self._reachable().get(name)
         if found is None:
-            near = difflib.get_close_matches(name, self._reachable(), 1)
+            near = difflib.get_close_matches(name[:64], self._reachable(), 1)
             guess = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(self._reachable())}"
             asker.answer(False, f"the node has no pool or service {quote(name)} that could be reached{guess}", None)
             return

@@ -122,6 +122,20 @@ def test_too_many_descriptors_on_their_way_are_told_and_end_nobody(ends: Ends, m
     close_all((reader, writer))
 
 
+def test_who_goes_on_sending_while_it_is_drained_is_not_waited_for(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a dead worker has forked has its channel, too, and may flood it."""
+
+    def on_packet(number: Any, _fds: list[int]) -> None:
+        assert number < 10_000, "root would never come back from this"
+        send_packet(ends.peer, number + 1)
+
+    monkeypatch.setattr(ends.channel, "_on_packet", on_packet)
+    for _ in range(2):
+        send_packet(ends.peer, 0)
+    ends.channel.drain()
+    assert ends.channel.open
+
+
 def test_over_the_bound_packets_are_dropped_and_that_is_told_once_when_there_is_room() -> None:
     ends = Ends(bound=10)
     told: list[int] = []

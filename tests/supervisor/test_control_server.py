@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -192,6 +193,56 @@ def test_two_requests_at_once_on_one_connection_are_refused(served: Served) -> N
         client.settimeout(60)
         (answer,) = FrameReader(1 << 20).feed(client.recv(65536))
         assert "one request at a time" in answer["error"]
+
+
+def test_of_a_thousand_requests_in_one_go_one_is_served(served: Served) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(served.path))
+        client.sendall(pack_frame({"op": "echo", "value": 1}) * 1000)
+        assert [each["ok"] for each in everything(client)] == [True, False]
+
+
+def test_who_has_not_read_an_answer_gets_no_other(served: Served) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(served.path))
+        client.sendall(pack_frame({"op": "echo", "value": "x" * 1_000_000}))
+        eventually(lambda: any(each._out for each in served.server._connections))
+        client.sendall(pack_frame({"op": "echo", "value": 1}))
+        eventually(lambda: all(each._closing for each in served.server._connections))
+        assert [each["ok"] for each in everything(client)] == [True, False]
+
+
+def everything(client: socket.socket) -> list[Any]:
+    """All answers until the server has no more to say."""
+    client.settimeout(60)
+    reader, answers = FrameReader(1 << 24), []
+    while chunk := client.recv(1 << 16):
+        answers += reader.feed(chunk)
+    return answers
+
+
+def test_between_requests_that_take_long_the_loop_does_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three clients ask at once; what falls due meanwhile does not wait for the last of them."""
+    monkeypatch.setattr(control, "SHARE", 1e-9)
+    loop, served = Loop(), list[str]()
+
+    def dispatch(_connection: Connection, _request: dict[str, Any]) -> None:
+        if not served:
+            loop.after(0.0, lambda: served.append("timer"))
+        served.append("request")
+
+    server = ControlServer(loop, tmp_path / "c.sock", dispatch)
+    server.listen()
+    with contextlib.ExitStack() as stack:
+        stack.callback(loop._epoll.close)
+        stack.callback(server.close)
+        for _ in range(3):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(tmp_path / "c.sock"))
+            client.sendall(pack_frame({"op": "x"}))
+        while len(served) < 4:
+            loop.step()
+    assert served == ["request", "timer", "request", "request"]
 
 
 def test_nobody_listening_is_exit_code_seven(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from otpd.supervisor.control import OperationError
 from otpd.supervisor.journal import Journal
 from otpd.supervisor.loop import Loop
-from otpd.supervisor.operations import Operations
+from otpd.supervisor.operations import MAX_NAMES, Operations
 
 
 class Client:
@@ -57,7 +57,7 @@ class Root:
     def _view(self, path: str, _now: float = 0.0) -> Any:
         state = self.rows.get(path)
         return None if state is None else SimpleNamespace(
-            name=path.rpartition("/")[2], path=path, state=state, reason=None, children=()
+            name=path.rpartition("/")[2], path=path, state=state, reason=None, children=(), spec=SimpleNamespace(start=None)
         )  # fmt: skip
 
     def shown(self, path: str) -> str:
@@ -140,3 +140,37 @@ def test_only_what_time_alone_may_bring_is_looked_at_again_and_again(root: Any, 
     before = len(root.loop._timers)
     made._look()
     assert len(root.loop._timers) - before == looks
+
+
+def counting(root: Any, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """One entry for each walk over the tree."""
+    walks: list[object] = []
+    snapshot = root.tree.snapshot
+    monkeypatch.setattr(root.tree, "snapshot", lambda now: walks.append(now) or snapshot(now))
+    return walks
+
+
+def test_five_hundred_who_wait_for_the_same_cost_one_look(root: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = operations(root)
+    for _ in range(500):
+        made.dispatch(Client(), {"op": "wait", "for": "down"})
+    walks = counting(root, monkeypatch)
+    made._look()
+    assert len(walks) == 1
+
+
+def test_however_many_names_a_request_has_the_tree_is_walked_once(root: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, walks = operations(root), counting(root, monkeypatch)
+    monkeypatch.setattr(made, "_act", lambda action, path, done: done(None))
+    client = Client()
+    made.dispatch(client, {"op": "child", "action": "stop", "names": ["a"] * MAX_NAMES})
+    assert (client.said, len(walks)) == ([[{"name": "a", "ok": True}]], 1)
+    with pytest.raises(OperationError, match="expected at most 10000 names, got 10001"):
+        made.dispatch(client, {"op": "child", "action": "stop", "names": ["a"] * (MAX_NAMES + 1)})
+
+
+@pytest.mark.parametrize("request_", [{"op": "x" * 1_000_000}, {"op": "why", "name": "x" * 1_000_000}], ids=["op", "name"])
+def test_what_a_name_of_a_megabyte_may_mean_is_not_guessed_from_all_of_it(root: Any, request_: dict[str, Any]) -> None:
+    with pytest.raises(OperationError) as caught:
+        operations(root).dispatch(Client(), request_)
+    assert (caught.value.code in (2, 4), len(caught.value.error) < 300) == (True, True)
