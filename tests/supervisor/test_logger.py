@@ -600,6 +600,7 @@ def check_blocked(root: LogRoot, state: Path, data: bytes) -> None:
 
 
 def test_a_line_of_64_MiB_costs_no_memory(root: LogRoot, logs: Path) -> None:
+    """T14, test 58."""
     write = root.open("web")
     os.write(write, b"a\n")
     root.flush()
