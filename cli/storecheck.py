@@ -13,6 +13,9 @@ from otpd.cli.checkup import Finding, Level
 _FIXED: Final = (3, 51, 3)
 _ACCEPT: Final = "what was lost and which files hold it is said above; go on without it: otpd state accept-loss"
 
+_UNCHECKED: Final = "its file is so large that the start has not checked all of it; each row is checked when it is used"
+_CHECK: Final = "for a check of all: otpd state backup FILE, then: sqlite3 FILE 'PRAGMA integrity_check'"
+
 
 def examine(state_dir: Path) -> Finding:
     """What its last start has found, and whether something waits for a decision."""
@@ -31,6 +34,8 @@ def examine(state_dir: Path) -> Finding:
         kept = f"; in quarantine: {', '.join(quarantine)}" if quarantine else ""
         advice = f"look at them, then remove them: {state_dir / 'quarantine'}" if quarantine else "otpd restart store"
         return Finding("store", Level.WARN, f"{problems or 'well'}{kept}; {_sqlite()}", advice)
+    if told.get("checked") is False:
+        return Finding("store", Level.WARN, f"{_UNCHECKED}; {_sqlite()}", _CHECK)
     return Finding("store", Level.OK, f"{told.get('commits', 0)} commits; {_sqlite()}")
 
 

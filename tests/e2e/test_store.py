@@ -128,6 +128,7 @@ def test_kill_9_of_the_store_under_load_loses_nothing_that_was_saved_and_restart
 def test_people_look_at_state_take_it_out_put_it_in_and_drop_it() -> None:
     with ledger_node() as n:
         assert n.otpd("state", "show").stdout == "nobody has saved anything\n"
+        assert json.loads((n.home / ".otpd" / "store.report").read_text())["checked"] is True
         call(n, "add", n=5)
         (row,) = n.json("state", "show")
         assert {key: row[key] for key in ("name", "version", "intact")} == {"name": "ledger", "version": 1, "intact": True}

@@ -60,6 +60,8 @@ class Store(Keeper, Couriers):
         for problem in self.database.report.problems:
             self.log.error("%s", problem)
             note(self, "problem", self.name, detail=problem)
+        if not self.database.report.checked:
+            self.log.warning("the database is so large that not all of it was checked; see: otpd doctor")
         self._report()
 
     def _open(self, directory: Path) -> None:
@@ -90,7 +92,8 @@ class Store(Keeper, Couriers):
         """For `otpd doctor`, which may be asked when nothing runs."""
         found = self.database.report
         problems = found.problems if self.loss else list(found.notes)
-        self._tell(room=self.engine.room.value, loss=self.loss, problems=problems, commits=self.engine.seq)
+        told = {"room": self.engine.room.value, "loss": self.loss, "commits": self.engine.seq, "checked": found.checked}
+        self._tell(problems=problems, **told)
 
     def _tell(self, **told: Any) -> None:
         new = self.told.with_suffix(".new")
