@@ -327,6 +327,23 @@ def test_one_flipped_byte_anywhere_is_never_a_silent_loss(wal: Path, tmp_path: P
         database.close()
 
 
+@pytest.mark.parametrize("pages", [0.0, 0.01, 0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("log", ["whole", "gone"])
+def test_a_database_that_was_cut_is_never_a_silent_loss(wal: Path, log: str, pages: float) -> None:
+    """A whole log has what is missing, unless there is no file to which it belongs."""
+    os.truncate(wal / "store.db", int(pages * 4096))
+    if log == "gone":
+        (wal / "store.db-wal").unlink()
+    database = opened(wal)
+    problems, seq = database.report.problems, database.seq
+    found = {letter: given(database, letter) for letter in "abcdefghij"}
+    database.close()
+    whole = {letter: letter.encode() + BODY for letter in found}
+    assert seq == 10, "no number of a commit is used again"
+    assert bool(problems) == (log == "gone" or pages == 0.0)
+    assert found == (dict.fromkeys(found, DamagedState) if problems else whole)
+
+
 def given(database: Database, name: str) -> Any:
     try:
         return get_state(database.connection, name).body
