@@ -12,7 +12,10 @@ import enum
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+#: How often a run is given to another worker when one dies before it has begun.
+ATTEMPTS: Final = 3
 
 
 class State(enum.Enum):
@@ -57,6 +60,11 @@ Effect: TypeAlias = Start | Send | Stop | Expire
 
 class Full(Exception):
     """The run is not accepted. Args: how many wait, and whose queue is full ("pool" or the caller)."""
+
+
+def may_go_again(*, begun: bool, unwanted: bool, attempts: int) -> bool:
+    """Whether a run whose worker has died goes to another one: never what may have been carried out, or is to end anyway."""
+    return not begun and not unwanted and attempts < ATTEMPTS
 
 
 @dataclass(slots=True)

@@ -46,8 +46,6 @@ from otpd.ipc.frames import close_all, pack, receive_packet
 
 #: Seconds that a worker gets beyond a run's own time before it is killed as a whole: it is stopped, or worse.
 _TRUST: Final = 3.0
-#: How often a run is given to another worker when one dies before it has begun.
-_ATTEMPTS: Final = 3
 #: Seconds that a run may be given.
 _LONGEST: Final = 366 * 86400.0
 #: Seconds in which a worker must have ended when it is told to.
@@ -352,9 +350,9 @@ class Pool:
     def _failed_start(self, handle: Handle) -> None:
         """It ended without a word while it was starting. Somebody may have killed it; again and again is no accident."""
         self._failures += 1
-        if self._failures >= _ATTEMPTS:
+        if self._failures >= dispatch.ATTEMPTS:
             self._failures = 0
-            text = f"a worker ended while it was starting ({handle.process.fate()}), {_ATTEMPTS} times in a row."
+            text = f"a worker ended while it was starting ({handle.process.fate()}), {dispatch.ATTEMPTS} times in a row."
             self._refuse(
                 self._dispatch.refuse(handle.key), SetupFailed(text, fix="look at what it printed to stderr").to_dict()
             )
@@ -370,7 +368,9 @@ class Pool:
             self._failed_start(handle)
         run = self._runs.get(handle.run) if handle.run is not None else None
         late = time.monotonic() >= handle.deadline
-        again = run is not None and not (run.started or run.cancelled or late) and run.attempts < _ATTEMPTS
+        again = run is not None and dispatch.may_go_again(
+            begun=run.started, unwanted=late or bool(run.cancelled), attempts=run.attempts
+        )
         if run is not None and not again:
             self._lost(run, late=late)
         self._apply(self._dispatch.gone(handle.number, again=again))
