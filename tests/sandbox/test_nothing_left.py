@@ -182,7 +182,7 @@ def traces(pool: Pool) -> dict[str, object]:
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "mounts of the worker": len(Path(f"/proc/{worker}/mountinfo").read_text().splitlines()),
         "groups": groups,
-        "private directories": [name for name in os.listdir("/tmp") if name.startswith("otpd-sandbox-")],
+        "private directories": [name for name in os.listdir("/tmp") if name.startswith(f"otpd-sandbox-{worker}-")],
     }
 
 
