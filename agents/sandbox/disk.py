@@ -1,7 +1,8 @@
 """Measures what a run has written into granted directories: the blocks of every file that has changed since it began.
 
 A file that was there before counts with its whole size once it has changed, which is bounded by `file_size`. Files that
-were deleted while open are not seen. The walk goes by descriptors, follows nothing, and does a part at a time.
+were deleted while open are not seen, nor those whose path is longer than the kernel takes (4096 bytes). The walk does a
+part at a time.
 """
 
 from __future__ import annotations
@@ -50,17 +51,21 @@ class DiskWatch:
         for path in self._paths:
             yield from self._beneath(path)
 
-    def _beneath(self, path: str) -> Iterator[int]:
-        try:
-            entries = os.scandir(path)
-        except OSError:
-            return
-        with entries:
-            for entry in entries:
-                try:
-                    about = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue
-                if stat.S_ISDIR(about.st_mode):
-                    yield from self._beneath(entry.path)
-                yield about.st_blocks * _BLOCK // max(1, about.st_nlink) if about.st_ctime >= self._since else 0
+    def _beneath(self, top: str) -> Iterator[int]:
+        """One directory is open at a time, however deep they lie: a command may make thousands in each other."""
+        pending = [("", top)]
+        while pending:
+            here = os.path.join(*pending.pop())
+            try:
+                entries = os.scandir(here)
+            except OSError:
+                continue
+            with entries:
+                for entry in entries:
+                    try:
+                        about = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    if stat.S_ISDIR(about.st_mode):
+                        pending.append((here, entry.name))
+                    yield about.st_blocks * _BLOCK // max(1, about.st_nlink) if about.st_ctime >= self._since else 0

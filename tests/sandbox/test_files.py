@@ -72,6 +72,17 @@ def test_what_exists_needs_no_filling_and_a_link_is_refused(tmp_path: Path) -> N
         fill_first_missing(str(tmp_path), "link/x")
 
 
+def test_directories_in_each_other_are_measured_however_deep_they_lie(tmp_path: Path) -> None:
+    watch = DiskWatch((str(tmp_path),))
+    top = deep = str(tmp_path / "d")
+    for _ in range(1500):
+        os.mkdir(deep)
+        deep += "/d"
+    watch.look()
+    remove_tree(top)
+    assert watch.files == 1500
+
+
 def test_disk_counts_what_has_changed_since_the_start(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(b"x" * 2**20)
     watch = eventually(lambda: (begun := DiskWatch((str(tmp_path),))).look() < 2**16 and begun)
