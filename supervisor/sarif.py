@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -31,7 +31,7 @@ def log(findings: Sequence[Finding], base: str, version: str) -> dict[str, Any]:
             {
                 "tool": {"driver": driver},
                 "columnKind": "unicodeCodePoints",
-                "originalUriBaseIds": {"SRCROOT": {"uri": f"{PurePath(base).as_uri()}/"}},
+                "originalUriBaseIds": {"SRCROOT": {"uri": f"{Path(base).as_uri()}/"}},
                 "results": list(_results(findings, base)),
             }
         ],
@@ -81,5 +81,5 @@ def _suppression(reason: str) -> dict[str, str]:
 def _location(file: str, base: str) -> dict[str, str]:
     relative = os.path.relpath(file, base)
     if relative.startswith(os.pardir + os.sep):
-        return {"uri": PurePath(os.path.abspath(file)).as_uri()}
+        return {"uri": Path(os.path.abspath(file)).as_uri()}
     return {"uri": quote(relative), "uriBaseId": "SRCROOT"}
