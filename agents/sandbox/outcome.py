@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ _FIXES: Final = {
     Step.MOUNT: "a granted path must be a place where the view has room for it",
     Step.PROTECT: "a protected path must lead through directories only",
 }
+
+#: How much of its limit a run has used that the kernel ends for it, by the signal. RLIMIT_CPU goes by ticks: on a busy machine
+#: they may count more than what was used. SIGKILL has other senders, too.
+_CPU_SHARES: Final = {int(signal.SIGXCPU): 0.5, int(signal.SIGKILL): 0.9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def _killer(report: Report | None, number: int | None, seen: Seen) -> str | None
     used = (report.user_us + report.system_us) / 1e6
     if number == signal.SIGXFSZ:
         return "files"
-    if number in (signal.SIGXCPU, signal.SIGKILL) and used >= seen.cpu_limit * 0.9:
+    if number is not None and used >= seen.cpu_limit * _CPU_SHARES.get(number, math.inf):
         return "cpu"
     return "memory" if number == signal.SIGKILL and seen.oom_killed else None
 

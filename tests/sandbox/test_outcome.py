@@ -54,6 +54,7 @@ def test_what_the_course_has_ended_is_killed_whatever_the_status() -> None:
     [
         (ended(25), CALM, "files"),  # SIGXFSZ
         (ended(24, cpu=5.0), CALM, "cpu"),  # SIGXCPU
+        (ended(24, cpu=3.0), CALM, "cpu"),  # the kernel's ticks counted more than was used
         (ended(9, cpu=6.0), CALM, "cpu"),
         (ended(9), FULL, "memory"),
         (None, FULL, "memory"),
@@ -63,6 +64,12 @@ def test_what_the_course_has_ended_is_killed_whatever_the_status() -> None:
 def test_limits_of_the_kernel_are_told_by_the_signal(report: Report | None, seen: Seen, reason: str) -> None:
     found = told(report, seen)
     assert (found["status"], found["killed_by"]) == ("killed", reason)
+
+
+@pytest.mark.parametrize(("number", "used"), [(24, 1.0), (9, 3.0)])
+def test_a_signal_of_a_limit_that_is_far_away_is_somebody_s_signal(number: int, used: float) -> None:
+    found = told(ended(number, cpu=used), CALM)
+    assert (found["status"], found["killed_by"], found["signal"]) == ("signaled", None, number)
 
 
 def test_memory_that_was_short_is_told_also_when_the_command_survived() -> None:
