@@ -11,9 +11,10 @@ import json
 import os
 import random
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from otpd.agents import Agent, OtpdError, call, cast, on, run
+from otpd.agents import Agent, OtpdError, call, cast, cron, every, on, run
 
 TIMEOUT = 1.0
 
@@ -28,7 +29,8 @@ class Actor(Agent):
         self.note("born", generation=self.generation)
         for peer in self.random.sample(self.peers, 3):
             self.note("monitor", ref=await self.monitor(peer), peer=peer)
-        self.chatter = [asyncio.create_task(talk()) for talk in (self.calling, self.casting, self.publishing, self.keeping)]
+        chatter = (self.calling, self.casting, self.publishing, self.keeping, self.setting)
+        self.chatter = [asyncio.create_task(talk()) for talk in chatter]
 
     def note(self, what: str, **facts: Any) -> None:
         line = json.dumps({"what": what, "at": time.monotonic(), **facts}) + "\n"
@@ -79,6 +81,53 @@ class Actor(Agent):
             await self.publish(f"chaos.{self.name}", number=self.number())
             await asyncio.sleep(self.random.expovariate(20))
 
+    async def setting(self) -> None:
+        """Timers of both clocks; some are taken back, in time or when they are about to come."""
+        while not self.hushed:
+            number, after = self.number(), self.random.uniform(0.05, 2.0)
+            wall = self.random.random() < 0.3
+            due, moment = time.monotonic_ns() + int(after * 1e9), datetime.now(UTC) + timedelta(seconds=after)
+            when: dict[str, Any] = {"at": moment} if wall else {"after": after}
+            self.note("set", id=number, due=due, wall=int(moment.timestamp() * 1e6) * 1000 if wall else None)
+            try:
+                timer = await self.schedule(method="ring", number=number, **when)
+            except OtpdError as error:
+                self.note("was set", id=number, outcome=type(error).__name__)
+            else:
+                self.note("was set", id=number, outcome="accepted")
+                if self.random.random() < 0.3:
+                    await self.taking_back(timer, number, after * self.random.choice((0.2, 1.0)))
+            await asyncio.sleep(self.random.expovariate(1.5))
+
+    async def taking_back(self, timer: str, number: str, pause: float) -> None:
+        await asyncio.sleep(pause)
+        self.note("cancel", id=number)
+        try:
+            self.note("cancelled", id=number, outcome=await self.cancel(timer))
+        except OtpdError as error:
+            self.note("cancelled", id=number, outcome=type(error).__name__)
+
+    async def ring(self, number: str) -> None:
+        self.note("rang", id=number, mono=time.monotonic_ns(), wall=time.time_ns())
+
+    @every("300ms")
+    async def tick(self) -> None:
+        self.ran("tick", time.monotonic_ns())
+
+    @every("300ms", fixed="delay")
+    async def poll(self) -> None:
+        self.ran("poll", time.monotonic_ns())
+        await asyncio.sleep(0.01)
+
+    @cron("* * * * * *", misfire="run_once")
+    def second(self) -> None:
+        self.ran("second", time.time_ns())
+
+    def ran(self, which: str, now: int) -> None:
+        """`slot`: which of its times this run is for; none of them overlaps the one before."""
+        declared = self._host.timed.firings.declared[f"{self.name}/{which}"]
+        self.note("ran", schedule=declared.id, slot=min(declared.running), now=now)
+
     @call
     async def echo(self, text: str) -> str:
         return text
@@ -98,7 +147,7 @@ class Actor(Agent):
 
     @call
     async def hush(self) -> None:
-        """Nothing durable is begun any more; what was begun comes to its end."""
+        """Nothing durable is begun any more, and no timer is set; what was begun comes to its end."""
         self.hushed = True
 
     @call

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import psutil
 
 from otpd.agents import OtpdError, connect
-from tests.chaos.storm import AGENTS, Storm, stage
-from tests.chaos.verdict import Verdict, judge
+from tests.chaos.storm import AGENTS, MAYFLIES, Storm, stage
+from tests.chaos.verdict import Left, Verdict, judge
 from tests.e2e.node import Node
 from tests.helpers import eventually
 
 #: Seconds after which a node must have found back from anything.
 RECOVERY = 120.0
+DECLARED = sorted(f"actor{number}/{schedule}" for number in range(AGENTS) for schedule in ("tick", "poll", "second"))
 #: Of the broker, over what it had before the storm.
 MORE_MEMORY, MORE_FILES = 40 * 2**20, 8
 
@@ -33,12 +35,14 @@ def chaos(seconds: float, seed: int) -> Outcome:
         before = _footprint(node)
         storm = Storm(node, seed)
         storm.rage(seconds)
+        _end_mayflies(node)
         _all_answer(node)
         _hush(node)
         kept = _kept(node)
+        left = Left(kept, _schedules(node), DECLARED)
         problems = [f"{what} grew from {before[what]} to {value}" for what, value in _calmed(node, before).items()]
         node.stop()
-        return Outcome(judge(facts, kept), storm.done, problems)
+        return Outcome(judge(facts, left), storm.done, problems)
 
 
 def _all_answer(node: Node) -> None:
@@ -56,9 +60,16 @@ def _all_answer(node: Node) -> None:
 
 
 def _hush(node: Node) -> None:
-    with connect(node.control) as client:
-        for number in range(AGENTS):
-            client.call(f"actor{number}", "hush", timeout=RECOVERY)
+    """Also one whose breaker the impatience of its peers has opened."""
+
+    def hushed(name: str) -> bool:
+        with suppress(OtpdError, OSError), connect(node.control) as client:
+            client.call(name, "hush", timeout=10)
+            return True
+        return False
+
+    for number in range(AGENTS):
+        eventually(partial(hushed, f"actor{number}"), RECOVERY, f"actor{number} is silent")
 
 
 def _kept(node: Node) -> dict[str, list[str]]:
@@ -78,11 +89,37 @@ def _kept(node: Node) -> dict[str, list[str]]:
     return found
 
 
+def _end_mayflies(node: Node) -> None:
+    """Their names end while there is nobody who could hear of it."""
+    _all_answer(node)
+    node.kill(node.pid("scheduler"))
+    for action in ("stop", "delete"):
+        node.ask("child", timeout=RECOVERY, action=action, names=list(MAYFLIES))
+
+
+def _schedules(node: Node) -> list[str]:
+    """Ids that the scheduler has: as soon as it has those that are declared and no others, or at last."""
+
+    def found() -> list[str]:
+        with connect(node.control) as client:
+            return sorted(row["id"] for row in client.call("scheduler", "schedules", timeout=10)["rows"])
+
+    def calm() -> bool:
+        with suppress(OtpdError, OSError):
+            return found() == DECLARED
+        return False
+
+    with suppress(AssertionError):  # what is left over is judged
+        eventually(calm, RECOVERY)
+    return found()
+
+
 def _footprint(node: Node) -> dict[str, int]:
     broker = psutil.Process(node.pid("broker"))
     return {
         "descriptors of root": node.facts()["descriptors"],
         "descriptors of the broker": broker.num_fds(),
+        "descriptors of the scheduler": psutil.Process(node.pid("scheduler")).num_fds(),
         "memory of the broker": broker.memory_info().rss,
     }
 

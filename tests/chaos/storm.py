@@ -16,10 +16,28 @@ from otpd.ipc.control import ControlError
 from tests.e2e.node import Node, node
 
 AGENTS = 20
+#: They do nothing but have schedules, and lose their names when the storm is over.
+MAYFLIES = ("mayfly0", "mayfly1", "mayfly2")
+MAYFLY = """
+from otpd.agents import Agent, every, run
+
+class Mayfly(Agent):
+    async def init(self):
+        await self.schedule(after="1h", method="never", key="the only one")
+
+    @every("500ms")
+    async def tick(self): ...
+
+    async def never(self): ...
+
+if __name__ == "__main__":
+    run(Mayfly)
+"""
 #: How often each is chosen, and how long one may stand still (seconds). root's death takes everybody with it: rarely.
-VICTIMS = {"agent": 12, "broker": 5, "store": 4, "zygote": 3, "root": 1}
+VICTIMS = {"agent": 12, "broker": 5, "store": 4, "scheduler": 4, "zygote": 3, "root": 1}
 STANDSTILL = (0.05, 1.5)
 PAUSE = (0.05, 0.4)
+SERVICES = ("broker", "store", "scheduler")
 #: Kills are no faults of the messages that they hit: none must be given up for them.
 STORE = "[services.store]\nmax_attempts = 100\n"
 
@@ -29,14 +47,16 @@ def stage(seed: int) -> Iterator[tuple[Node, Path]]:
     """A node of actors that talk, and the directory of their facts."""
     names = [f"actor{number}" for number in range(AGENTS)]
     script = (Path(__file__).parent / "actor.py").read_text()
-    with node("", start=False, services=("store",)) as made:
+    with node("", start=False, services=SERVICES) as made:
         facts = made.home / "facts"
         facts.mkdir()
         args = f'args = {{ peers = {names}, facts = "{facts}", seed = {seed} }}'.replace("'", '"')
         backoff = 'backoff = { initial = "10ms", max = "100ms" }'
         tables = [f'[agents.{name}]\nscript = "actor.py"\n{args}\n{backoff}\n' for name in names]
+        tables += [f'[agents.{name}]\nscript = "mayfly.py"\n{backoff}\n' for name in MAYFLIES]
         made.write("otpd.toml", "\n".join([*tables, STORE]))
         made.write("actor.py", script)
+        made.write("mayfly.py", MAYFLY)
         made.start()
         yield made, facts
 
@@ -73,5 +93,5 @@ class Storm:
             return int(self._node.facts()["pid"])
         if kind == "zygote":
             return int(self._node.facts()["zygote_pid"])
-        name = kind if kind in ("broker", "store") else f"actor{self._random.randrange(AGENTS)}"
+        name = kind if kind in SERVICES else f"actor{self._random.randrange(AGENTS)}"
         return self._node.pid(name)

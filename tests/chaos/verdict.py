@@ -1,4 +1,7 @@
-"""Judges what the actors of a chaos run wrote down: what must hold whatever was killed (messaging.md C2, D1, H1). Pure."""
+"""Judges what the actors of a chaos run wrote down: what must hold whatever was killed (messaging.md C2, D1, H1). Pure.
+
+`timers` judges what they wrote of their timers.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.chaos import timers
 from tests.chaos.actor import TIMEOUT
 
 #: Seconds by which an outcome may be late, besides the time for which the actor itself stood still.
@@ -30,16 +34,28 @@ class Verdict:
     facts: Counter[str]  # of each kind
 
 
-def judge(directory: Path, kept: Kept | None = None) -> Verdict:
-    """All files of one run; `kept`: of each actor, the durable messages that are in its state, under "" the dead letters."""
+@dataclass(frozen=True)
+class Left:
+    """What is there when all is calm. `kept`: of each actor, the durable messages that are in its state, under "" the dead
+    letters. `schedules`: ids that the scheduler has, of which `declared` have to be there."""
+
+    kept: Kept = field(default_factory=dict)
+    schedules: list[str] = field(default_factory=list)
+    declared: list[str] = field(default_factory=list)
+
+
+def judge(directory: Path, left: Left | None = None) -> Verdict:
+    """All files of one run. Without `left` nothing is said of what is durable, and of timers."""
     lives = {path.name: list(_facts(path)) for path in sorted(directory.glob("*.jsonl"))}
     problems = [problem for name, life in lives.items() for problem in (*_calls(name, life), *_downs(name, life))]
     problems += _casts([fact for life in lives.values() for fact in life])
     everything = [fact for life in lives.values() for fact in life]
-    if kept is not None:
-        problems += _durable(everything, kept)
+    facts = Counter(fact["what"] for fact in everything)
+    if left is not None:
+        problems += [*_durable(everything, left.kept), *timers.judge(lives, left.schedules, left.declared)]
+        facts["timer died with its agent"] = timers.excused(lives)
     outcomes = Counter(fact["outcome"] for fact in everything if fact["what"] == "called")
-    return Verdict(problems, outcomes, Counter(fact["what"] for fact in everything))
+    return Verdict(problems, outcomes, facts)
 
 
 def _facts(path: Path) -> Iterator[Fact]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.simulation.timers.world import Broken, World
 
 SEEDS = 60
 #: Seeds in which earlier mistakes of the machine have shown themselves.
-REGRESSIONS = (4, 20, 23, 50, 59, 262, 274, 366, 473, 576, 763, 904, 1022, 1920, 2048, 2400, 2406)
+REGRESSIONS = (4, 20, 23, 50, 59, 262, 274, 366, 473, 565, 576, 763, 904, 1022, 1920, 2048, 2400, 2406)
 
 
 def test_invariant_43_holds_whoever_dies_and_however_clocks_jump() -> None:
@@ -89,6 +90,10 @@ def _phase_from_now(self: machine.Scheduler, j: job.Job, slot: int, arm: Any = m
     arm(self, j, slot - slot % 7_000_000_000 if j.plan.__class__.__name__ == "Every" else slot)
 
 
+def _strangers(self: machine.Scheduler, records: Any, restore: Any = machine.Scheduler.restore) -> None:
+    restore(self, [each if each.run is not None else replace(each, generation=0) for each in records])
+
+
 PLANTED: dict[str, tuple[Any, str, Any]] = {
     "an agent handles whatever it is given": (firings.Firings, "take", _always_run),
     "a run is given to a later generation, too": (firings.Firings, "take", _whoever),
@@ -101,6 +106,7 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "nothing is kept": (runs.Runs, "keep", _never),
     "the timers of a gone name stay": (machine.Scheduler, "gone", _gone_from_the_table_only),
     "the next slot is somewhere": (machine.Scheduler, "_arm_next", _phase_from_now),
+    "who was deleted while the scheduler was away may come yet": (machine.Scheduler, "restore", _strangers),
     "stopped names are kept for ever": (machine.Scheduler, "_unready", _never),
 }
 

@@ -66,7 +66,7 @@ class Record:
     `declared`: its agent will hand it over again, only what that can't know is kept. `last`: the newest slot that was
     decided, of a cron line. `due`: of a one-shot timer; of an interval, what its next slot counts from. `due_wall`: the
     same on the wall clock, for another boot of the machine. `run`, `generation`: a run that was given to this generation
-    and whose end is not known.
+    and whose end is not known. Without a run, `generation` says that the name was heard of in this life of root; 0: not.
     """
 
     id: str

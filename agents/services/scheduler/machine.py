@@ -319,9 +319,11 @@ class Scheduler:
     # --- from disk ---
 
     def restore(self, records: Iterable[Record]) -> None:
-        """What an earlier life of the scheduler has kept."""
+        """What an earlier life of the scheduler has kept. A name that was heard of in this life of root, and that nobody
+        has any more, is gone; others may have been meant to come."""
         for record in records:
             owner = self._owner(record.name)
+            owner.generation = max(owner.generation, min(record.generation, 1))
             if record.kind == "declared":
                 owner.memory[record.id] = record
                 continue

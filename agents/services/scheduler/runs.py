@@ -226,13 +226,14 @@ def over(job: Job, run: int, live: Run, outcome: str, now: Instant) -> Note:
 
 
 def _given(job: Job) -> tuple[int | None, int]:
-    """A run that a generation may have, and which: until its end is known, no other must have it."""
+    """A run that a generation may have, and which: until its end is known, no other must have it. Without one, who was
+    heard of last."""
     for run, live in (job.runs or {}).items():
         return run, live.generation
     for run, only in job.waiting or ():
         if only is not None:
             return run, only
-    return None, 0
+    return None, job.owner.generation
 
 
 def _record(job: Job, now: Instant) -> Record | None:
@@ -245,14 +246,15 @@ def _record(job: Job, now: Instant) -> Record | None:
                 due, wall, due if wall else now.wall + due - now.mono, rules.grace, job.args,
             )  # fmt: skip
         case Cron():
-            last = min(run for run, _ in job.waiting) - 1 if job.waiting else job.last
+            last = min((run - 1 for run, only in job.waiting or () if only is None), default=job.last)
         case Every(interval=interval, delay=delay) if job.paused or interval >= KEPT_INTERVAL:
             waits = job.timer is not None or job.parked
             last = now.mono if delay and not waits else job.slot - interval
             due_wall = now.wall + last - now.mono
             return Record(
-                job.id, job.owner.name, job.method, "declared", paused=job.paused, due=last, due_wall=due_wall
-            )
+                job.id, job.owner.name, job.method, "declared", generation=generation, paused=job.paused, due=last,
+                due_wall=due_wall,
+            )  # fmt: skip
         case _:
             return None
     return Record(job.id, job.owner.name, job.method, "declared", last, run, generation, job.paused, wall=True)

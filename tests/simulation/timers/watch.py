@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otpd.agents.schedules import Every, Once
 from otpd.agents.services.scheduler.effects import Fire, Note
+from otpd.agents.services.scheduler.job import Presence
 from tests.simulation.clock import MS, SECOND
 
 if TYPE_CHECKING:
@@ -101,8 +102,18 @@ class Watch:
         self._stopped.add(name)
         self.pending = {id_: owner for id_, owner in self.pending.items() if owner != name}
         service = self.world.service
-        if service is not None and name in service.machine.owners and not service.machine.owners[name].patience:
-            raise Broken(f"{name}: it is gone, and its timers are not")
+        if service is None:
+            self.stopped(name)
+            return
+        owner = service.machine.owners.get(name)
+        if owner is None or (owner.patience and not (owner.presence is Presence.ABSENT and self._heard_of(name))):
+            return
+        raise Broken(f"{name}: it is gone, and its timers are not")
+
+    def _heard_of(self, name: str) -> bool:
+        """The disk knows that the name was there in this life of root: it is not one that is yet to come."""
+        records = (record for record, life in self.world.disk.values() if life == self.world.life)
+        return any(record.name == name and record.generation for record in records)
 
     def begins_anew(self, name: str) -> None:
         self._stopped.discard(name)

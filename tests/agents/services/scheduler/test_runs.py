@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from otpd.agents.schedules import Once, Rules, cron_plan, every_plan
@@ -231,7 +233,7 @@ def test_a_name_that_is_stopped_for_a_moment_keeps_all_and_one_that_stays_stoppe
 def test_what_is_on_disk_waits_for_names_that_the_new_node_does_not_have_yet() -> None:
     rig = Rig()
     rig.once("a/1", rig.now.mono + 5 * SECOND)
-    again = Rig(disk=rig.disk)
+    again = Rig(disk={id_: replace(record, generation=0) for id_, record in rig.disk.items()})  # of another life of root
     again.state(None, 0)
     again.run(60)
     again.state("starting", 0)
@@ -242,6 +244,38 @@ def test_what_is_on_disk_waits_for_names_that_the_new_node_does_not_have_yet() -
     third.state(None, 0)
     third.run(ABSENT / SECOND + 1)
     assert (third.machine.jobs, third.disk) == ({}, {})
+
+
+def test_a_name_that_was_deleted_while_the_scheduler_was_away_has_no_timers_when_it_is_back() -> None:
+    rig = Rig()
+    rig.once("a/1", rig.now.mono + HOUR)
+    rig.declare(every_plan("10m"))
+    again = Rig(disk=dict(rig.disk))
+    again.state(None, 0)
+    assert (again.machine.jobs, again.machine.owners, again.disk) == ({}, {}, {})
+
+
+def test_a_name_that_was_deleted_and_made_anew_while_the_scheduler_was_away_begins_with_generation_1_again() -> None:
+    rig = Rig()
+    rig.state("ready", 7)
+    rig.once("a/1", rig.now.mono + 5 * SECOND, generation=7)
+    again = Rig(disk=dict(rig.disk))
+    again.state("ready", 1)
+    assert len(again.run(5)) == 1
+
+
+def test_a_cron_run_that_an_incarnation_may_have_had_is_not_decided_again_in_another_life_of_root() -> None:
+    """The broker died while it went on, and everybody before there was another one."""
+    rig = Rig()
+    rig.declare(cron_plan("0 13 * * *"))
+    (fire,) = rig.run(HOUR / SECOND, answer=None)
+    rig.machine.connected(False, rig.now)
+    rig.end(fire, "unknown")
+    again = Rig(at="2026-03-01T13:00Z", disk={id_: replace(record, generation=0) for id_, record in rig.disk.items()})
+    again.declare(cron_plan("0 13 * * *"))
+    again.end(again.fires[0], "lost")
+    again.run(60)
+    assert [(each.run, each.only) for each in again.fires] == [(fire.run, 0)], "asked for, of an incarnation that is no more"
 
 
 def test_what_a_later_incarnation_does_not_declare_any_more_is_gone() -> None:
