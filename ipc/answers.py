@@ -68,7 +68,8 @@ class Answers:
         entry = self._table.get(name)
         if entry is None:
             return None
-        return {"name": name, "generation": entry.inc & GENERATION, "state": _state(entry)}
+        found = {"name": name, "generation": entry.inc & GENERATION, "state": _state(entry)}
+        return {**found, "owners": list(entry.row.owners)}
 
     def _members(self, peer: Peer, ref: int, group: str) -> list[Any]:
         revision, members = self._groups.members(group)

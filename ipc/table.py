@@ -67,6 +67,7 @@ class Row:
     token: bytes = b""
     group: str | None = None
     bounds: Bounds = Bounds()
+    owners: tuple[str, ...] = ()  # agents that it is an own child of, the nearest first
     reason: str = ""
 
     @classmethod
@@ -81,6 +82,7 @@ class Row:
             token=given.get("token") or b"",
             group=given.get("group") or None,
             bounds=Bounds.of(given.get("inbox") or {}),
+            owners=tuple(given.get("owners") or ()),
             reason=given.get("reason") or "",
         )
 

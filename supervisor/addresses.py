@@ -55,6 +55,7 @@ class Row:
     state: Presence = Presence.STARTING
     group: str | None = None
     inbox: Inbox | None = None
+    owners: tuple[str, ...] = ()  # agents that it is an own child of, the nearest first
     reason: str | None = None  # of its last death
 
     @property
@@ -64,7 +65,7 @@ class Row:
     def packet(self) -> list[Any]:
         inbox = self.inbox and {name: getattr(self.inbox, name) for name in ("messages", "bytes", "policy")}
         row = {name: getattr(self, name) for name in _TOLD}
-        return ["row", row | {"state": self.state.value, "inbox": inbox}]
+        return ["row", row | {"state": self.state.value, "inbox": inbox, "owners": list(self.owners)}]
 
 
 _TOLD: Final = ("name", "kind", "inc", "pid", "identity", "token", "group", "reason")

@@ -126,6 +126,7 @@ class BrokerLink:
             token=own.token,
             group=live.launch.group,
             inbox=live.launch.inbox,
+            owners=self._root.tree.owners(live.path),
         )
 
     def ready(self, live: Live) -> None:

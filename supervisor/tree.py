@@ -253,6 +253,14 @@ class Tree:
         """Whether a worker has started it."""
         return path.rpartition("/")[0] in self._ledger.own
 
+    def owners(self, path: str) -> tuple[str, ...]:
+        """Names of the workers that it is an own child of, the nearest first."""
+        found = []
+        while self.is_own(path):
+            path = path.rpartition("/")[0]
+            found.append(path.rpartition("/")[2])
+        return tuple(found)
+
     def own_paths(self) -> Iterator[str]:
         """Of all own children of workers."""
         return (child.path for sup in self._ledger.own.values() for child in sup.children.values())

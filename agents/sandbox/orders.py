@@ -30,16 +30,17 @@ def order(
     cwd: Text | None = None,
     files: Mapping[str, bytes | str] | None = None,
     code: str | None = None,
-    allowed: Sequence[str] | None = None,
+    allowed: Mapping[str, Sequence[str]] | None = None,
 ) -> Order:
-    """CommandRefused says what is wrong. `allowed`: patterns of the caller, besides those of the profile."""
+    """CommandRefused says what is wrong. `allowed`: lists of patterns by whose they are; each of them binds."""
     words = _argv(argv)
     named = words if code is None else (SNIPPET,)
     _check_allowed(named, profile.commands, f'the profile "{profile.name}"')
-    _check_allowed(named, allowed, "the caller")
+    for name, patterns in (allowed or {}).items():
+        _check_allowed(named, patterns, f'the list of "{name}"')
     if code is not None:
         _check_interpreter(profile)
-    elif profile.commands is not None or allowed is not None:
+    elif profile.commands is not None or allowed:
         _check_names(env or {}, profile)
     _check_profile(profile)
     return Order(words, _env(env), _encode("cwd", cwd) if cwd is not None else b"", _files(files), _code(code))

@@ -121,7 +121,7 @@ class Pool:
         code: str | None = None,
         caller: str = "",
         tenant: str = "",
-        allowed: Sequence[str] | None = None,
+        allowed: Mapping[str, Sequence[str]] | None = None,
     ) -> Run:
         """Begin a run. PoolClosed, ProfileError (no such profile); anything else that is wrong is in the run's result.
 

@@ -50,6 +50,10 @@ BUILDER = """
             return [result.status, result.text, result.hint]
 
         @call
+        async def child(self, name: str) -> None:
+            await self.start_child({"name": name, "script": "builder.py"})
+
+        @call
         def blocking(self, argv: list[str]) -> str:
             return self.sync.exec(argv).text
 
@@ -167,6 +171,14 @@ def test_an_agent_may_order_what_its_list_allows(client: Client) -> None:
     refused = client.call("builder", "run", argv=["ls"], timeout=30)
     assert refused[0] == "refused" and "add a pattern" in refused[2]
     assert client.call("builder", "blocking", argv=["python3", "-c", "print(1)"], timeout=30) == "1\n"
+
+
+def test_own_children_may_order_no_more_than_their_owner(client: Client) -> None:
+    client.call("builder", "child", name="hand", timeout=60)
+    client.call("hand", "child", name="finger", timeout=60)
+    for name in ("hand", "finger"):
+        assert client.call(name, "run", argv=["echo", name], timeout=30)[:2] == ["exited", f"{name}\n"]
+        assert client.call(name, "run", argv=["ls"], timeout=30)[0] == "refused"
 
 
 def test_a_command_ends_with_the_deadline_of_the_call_that_it_serves(client: Client) -> None:

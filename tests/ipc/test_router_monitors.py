@@ -245,7 +245,7 @@ def test_b4_names_groups_keys_and_locks_are_free_before_down(board: Switchboard)
     b.ask("lock", "lock")
     board.death(b)
     assert (a.ask("members", "g")[1], a.ask("lookup", "key"), a.ask("lock", "lock")) == ([], None, True)
-    assert a.ask("whereis", "b") == {"name": "b", "generation": 1, "state": "restarting"} and a.heard("down") == []
+    assert a.ask("whereis", "b")["state"] == "restarting" and a.heard("down") == []
 
 
 def test_a_dead_watchers_monitors_are_forgotten(board: Switchboard) -> None:

@@ -86,11 +86,17 @@ def test_a_peer_can_ask_for_them(board: Switchboard) -> None:
 
 def test_whereis_tells_generation_and_state(board: Switchboard) -> None:
     a, b = board.agents("a", "b")
-    assert a.ask("whereis", "b") == {"name": "b", "generation": 1, "state": "ready"}
+    assert a.ask("whereis", "b") == {"name": "b", "generation": 1, "state": "ready", "owners": []}
     board.death(b)
     assert a.ask("whereis", "b")["state"] == "restarting"
     board.name("b", "stopped", 1)
     assert (a.ask("whereis", "b")["state"], a.ask("whereis", "nobody")) == ("stopped", None)
+
+
+def test_whereis_tells_whose_own_child_it_is(board: Switchboard) -> None:
+    (a,) = board.agents("a")
+    board.name("x", "ready", 1, owners=["b", "a"])
+    assert a.ask("whereis", "x")["owners"] == ["b", "a"]
 
 
 def test_unknown_packets_are_ignored(board: Switchboard) -> None:

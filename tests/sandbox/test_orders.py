@@ -28,7 +28,7 @@ def test_an_order_holds_bytes() -> None:
         (lambda: order(Profile(), "a\\"), "pass ['sh', '-c', 'a"),
         (lambda: order(Profile(), 5), "expected a list of arguments, got 5"),  # type: ignore[arg-type]
         (lambda: order(Profile(), ["a"], files={"b": "\ud800"}), "files: expected whole characters for 'b'"),
-        (lambda: order(Profile(), ["-c"], code="1", allowed=["git"]), "the caller allows 'git', not 'exec_python'"),
+        (lambda: order(Profile(), ["-c"], code="1", allowed={"a": ["git"]}), "allows 'git', not 'exec_python'"),
         (lambda: order(Profile(commands=("git",)), ["-c"], code="1"), "allows 'git', not 'exec_python'"),
         (lambda: order(Profile(), []), "expected a command and its arguments"),
         (lambda: order(Profile(), [""]), "expected a command and its arguments"),
@@ -45,7 +45,9 @@ def test_an_order_holds_bytes() -> None:
         (lambda: order(Profile(), ["a"], files={"a": 5}), "expected bytes or text for 'a'"),  # type: ignore[dict-item]
         (lambda: order(Profile(), ["-c"], code=5), "expected Python source as text, got int"),  # type: ignore[arg-type]
         (lambda: order(Profile(name="p", commands=("git",)), ["sh"]), "the profile \"p\" allows 'git', not 'sh'"),
-        (lambda: order(Profile(), ["sh"], allowed=[]), "the caller allows no command, not 'sh'"),
+        (lambda: order(Profile(), ["sh"], allowed={"a": []}), "the list of \"a\" allows no command, not 'sh'"),
+        (lambda: order(Profile(), ["sh"], allowed={"a": ["sh"], "b": ["git"]}), "the list of \"b\" allows 'git', not 'sh'"),
+        (lambda: order(Profile(), ["sh"], allowed={"b": ["git"], "a": ["sh"]}), "the list of \"b\" allows 'git', not 'sh'"),
         (lambda: order(Profile(commands=("git",)), ["git"], env={"PATH": "/x"}), "PATH can't be set"),
     ],
 )
@@ -58,7 +60,7 @@ def test_what_is_wrong_is_said(ask: Callable[[], Any], said: str) -> None:
 @pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONPATH", "ENV", "GIT_SSH_COMMAND", "NODE_OPTIONS"])
 def test_no_variable_makes_an_allowed_command_another_one(name: str) -> None:
     asked = {name: "own/x"}
-    for profile, allowed in ((Profile(commands=("git",)), None), (Profile(), ["git"])):
+    for profile, allowed in ((Profile(commands=("git",)), None), (Profile(), {"feed": ["git"]})):
         with pytest.raises(CommandRefused, match=f"^{name} can't be set where only some commands are allowed"):
             order(profile, ["git"], env=asked, allowed=allowed)
     free = (Profile(), Profile(commands=("git",), env={name: "/x"}))
@@ -68,7 +70,7 @@ def test_no_variable_makes_an_allowed_command_another_one(name: str) -> None:
 
 def test_a_snippet_is_allowed_by_its_name_in_the_list() -> None:
     profile = Profile(commands=("exec_python",))
-    assert order(profile, ["-c"], code="1", allowed=["git", "exec_python"]).code == b"1"
+    assert order(profile, ["-c"], code="1", allowed={"feed": ["git", "exec_python"]}).code == b"1"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_row_says_all_that_the_broker_must_know() -> None:
             "row",
             {
                 "name": "feed-1", "kind": "agent", "inc": 7, "pid": 1007, "identity": b"i7", "token": b"t7",
-                "state": "starting", "group": "feed", "reason": None,
+                "state": "starting", "group": "feed", "reason": None, "owners": [],
                 "inbox": {"messages": 5, "bytes": 2048, "policy": "drop_oldest"},
             },
         ]

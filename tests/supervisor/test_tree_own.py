@@ -34,6 +34,13 @@ def owning(*names: str, **flags: object) -> Rig:
     return rig
 
 
+def test_whose_child_one_is_goes_up_to_who_is_nobodys() -> None:
+    rig = owning("x")
+    rig.start_own("a/x", worker("y"))
+    owners = {path: rig.tree.owners(path) for path in ("top/a", "top/a/x", "top/a/x/y", "top/no/x")}
+    assert owners == {"top/a": (), "top/a/x": ("a",), "top/a/x/y": ("x", "a"), "top/no/x": ()}
+
+
 # --- while the owner lives ---
 
 

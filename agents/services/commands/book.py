@@ -14,7 +14,7 @@ import itertools
 import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
 
 #: Commands that are remembered after their end.
@@ -31,10 +31,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """An incarnation that has ordered commands."""
+    """An incarnation that has ordered commands. `bounds`: the lists that bind it (see `bound`), by whose they are."""
 
     name: str
     generation: int
+    bounds: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +75,11 @@ class Book(Generic[R]):
         known = self._owners.get(entry.owner.name)
         self._owners[entry.owner.name] = entry.owner
         return known != entry.owner
+
+    def known(self, owner: Owner) -> Owner | None:
+        """As it was when it began the first of its commands, if it is watched."""
+        known = self._owners.get(owner.name)
+        return known if known == owner else None
 
     def find(self, id: str, owner: Owner) -> Entry[R] | None:
         """None when there is none of this id that belongs to `owner`."""
@@ -134,11 +140,26 @@ def described(entry: Entry[Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def allowed_to(name: str, lists: Mapping[str, list[str] | None]) -> list[str] | None:
-    """The patterns that an agent is bound to; None: none. An instance that is not listed itself has those of its group.
+def bound(caller: Owner, whereabouts: Mapping[str, Any] | None, lists: Mapping[str, list[str] | None]) -> Owner | None:
+    """With the lists that bind it; None when that can't be told, because the broker knows nothing of this incarnation.
+
+    An own child is bound by the list of its owner, and so on upwards. What its own name says can but narrow that.
+
+    >>> feed, lists = Owner("feed-7", 2), {"feed": ["git"], "boss": ["ls"]}
+    >>> bound(feed, {"generation": 2, "owners": ["boss", "other"]}, lists).bounds
+    {'feed-7': ['git'], 'boss': ['ls']}
+    """
+    if whereabouts is None or whereabouts["generation"] != caller.generation:
+        return None
+    found = {each: _list_of(each, lists) for each in (caller.name, *whereabouts["owners"])}
+    return replace(caller, bounds={each: patterns for each, patterns in found.items() if patterns is not None})
+
+
+def _list_of(name: str, lists: Mapping[str, list[str] | None]) -> list[str] | None:
+    """None: it has none. An instance that is not listed itself has that of its group.
 
     >>> lists = {"feed": ["git"], "feed-1": ["git"], "feed-x": ["ls"]}
-    >>> [allowed_to(name, lists) for name in ("feed-1", "feed-7", "feed-x-7", "other", "feed-x1")]
+    >>> [_list_of(name, lists) for name in ("feed-1", "feed-7", "feed-x-7", "other", "feed-x1")]
     [['git'], ['git'], ['ls'], None, None]
     """
     if name in lists:

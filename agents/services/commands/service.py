@@ -32,7 +32,7 @@ from otpd.agents.sandbox.pool import Pool
 from otpd.agents.sandbox.reading import read
 from otpd.agents.sandbox.result import Result
 from otpd.agents.sandbox.runs import PIPE, READ_SIZE, Run
-from otpd.agents.services.commands.book import Book, Entry, Owner, allowed_to, cut, described, shown
+from otpd.agents.services.commands.book import Book, Entry, Owner, bound, cut, described, shown
 from otpd.agents.services.commands.nursery import Nursery
 from otpd.agents.services.notes import note
 
@@ -103,13 +103,13 @@ class Commands(Agent):
         stream: bool = False,
     ) -> Any:
         """Run a command. Reject for what can't become a run at all; what is wrong with the command itself is its result."""
-        owner = self._caller()
+        owner = self._book.known(self._caller()) or await self._bounded(self._caller())
         if stdin is True and not stream:
             raise Reject("stdin = true: there is nobody who could write; order it with stream", data={"code": "stdin"})
         try:
             started = self._pool.start(
                 argv, profile=profile, timeout=wall, stdin=PIPE if stdin is True else stdin or None, env=env, cwd=cwd,
-                files=files, code=code, stream=stream, caller=owner.name, allowed=allowed_to(owner.name, self._allowed),
+                files=files, code=code, stream=stream, caller=owner.name, allowed=owner.bounds,
             )  # fmt: skip
         except ProfileError as error:
             raise Reject(str(error), data={"code": "profile"}) from None
@@ -135,6 +135,20 @@ class Commands(Agent):
         current = self.current
         assert current is not None
         return Owner(current.caller, current.generation)
+
+    async def _bounded(self, caller: Owner) -> Owner:
+        """With the lists that bind it. Reject when nobody can tell whose child it is: it must not run free by that."""
+        if not self._allowed:
+            return caller
+        try:
+            found = await self._otpd.ask("whereis", caller.name, again=True)
+        except OtpdError:
+            found = None
+        owner = bound(caller, found, self._allowed)
+        if owner is None:
+            text = f"nobody can tell now which lists of commands bind {caller.name} ({caller.generation}); order it again"
+            raise Reject(text, data={"code": "unknown_bounds"})
+        return owner
 
     # --- one that is read piece by piece ---
 

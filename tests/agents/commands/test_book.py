@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otpd.agents.sandbox import Result
-from otpd.agents.services.commands.book import KEPT, MOST_KEPT, REMEMBERED, Book, Entry, Owner, cut, shown
+from otpd.agents.services.commands.book import KEPT, MOST_KEPT, REMEMBERED, Book, Entry, Owner, bound, cut, shown
 
 A1, A2, B1 = Owner("a", 1), Owner("a", 2), Owner("b", 1)
 
@@ -21,6 +21,33 @@ def record(**more: Any) -> dict[str, Any]:
 def test_an_owner_is_to_be_watched_from_its_first_command_on_and_again_as_another_incarnation() -> None:
     book: Book[str] = Book(1)
     assert [book.begin(entry(book, owner)) for owner in (A1, A1, B1, A2, A2)] == [True, False, True, True, False]
+
+
+def test_an_own_child_is_bound_by_every_list_above_it_and_its_own() -> None:
+    lists: dict[str, list[str] | None] = {"boss": ["ls"], "a": ["git"], "b-1": None, "b": ["sh"]}
+
+    def bounds(name: str, *owners: str) -> object:
+        found = bound(Owner(name, 1), {"generation": 1, "owners": list(owners)}, lists)
+        return found and found.bounds
+
+    assert (bounds("boss"), bounds("x"), bounds("x", "y")) == ({"boss": ["ls"]}, {}, {})
+    assert (bounds("x", "boss"), bounds("x", "y", "boss")) == ({"boss": ["ls"]}, {"boss": ["ls"]})
+    assert bounds("a", "boss") == {"a": ["git"], "boss": ["ls"]}
+    assert (bounds("b-1", "boss"), bounds("x", "b-1")) == ({"boss": ["ls"]}, {})
+
+
+def test_of_an_incarnation_that_nobody_knows_it_can_not_be_told_what_binds_it() -> None:
+    known = {"generation": 1, "owners": []}
+    assert (bound(A2, None, {"b": ["ls"]}), bound(A2, known, {"b": ["ls"]})) == (None, None)
+
+
+def test_what_binds_an_owner_is_known_as_long_as_it_is_watched() -> None:
+    book: Book[str] = Book(1)
+    book.begin(entry(book, Owner("a", 1, {"a": ["ls"]})))
+    known = book.known(A1)
+    assert (known and known.bounds, book.known(A2), book.known(B1)) == ({"a": ["ls"]}, None, None)
+    book.end_of("a", 1)
+    assert book.known(A1) is None
 
 
 def test_a_command_is_found_by_its_owner_alone() -> None:
