@@ -20,8 +20,8 @@ _FIXES: Final = {
     Step.PROTECT: "a protected path must lead through directories only",
 }
 
-#: How much of its limit a run has used that the kernel ends for it, by the signal. RLIMIT_CPU goes by ticks: on a busy machine
-#: they may count more than what was used. SIGKILL has other senders, too.
+#: How much of its limit a run has used that the kernel ends for it, by the signal. RLIMIT_CPU goes by ticks: on a busy
+#: machine they may count more than what was used. SIGKILL has other senders, too.
 _CPU_SHARES: Final = {int(signal.SIGXCPU): 0.5, int(signal.SIGKILL): 0.9}
 
 
