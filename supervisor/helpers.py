@@ -304,6 +304,11 @@ class Logger(Helper):
         """Pipes whose last byte isn't stored yet."""
         return len(self._pipes)
 
+    @property
+    def behind(self) -> bool:
+        """What it was told waits for it to read, or to be there again: a channel that is closed takes that along."""
+        return self._wanted and (self.channel is None or self.channel.full or (bool(self._events) and not self.alive))
+
     def _up(self) -> None:
         for name, generation in self._pipes:
             self._hand_over(name, generation)

@@ -72,6 +72,9 @@ _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 _HOUSEKEEPING = 5.0
 #: Seconds for what is left after the tree has ended: blanks, helpers, strays; the first of them to go by themselves.
 _LAST_GRACE, _POLITE = 3.0, 0.3
+#: And for the logger, to store what it was told: one that was killed a moment ago starts anew first. One that hangs holds
+#: up the end of the node for so long.
+_LOGGER_GRACE = 15.0
 _REPORTS = ("child_terminated", "start_error", "shutdown_error", "shutdown")
 #: Notices of the tree -> events: reports, those named otherwise, and all the rest, where the first word gets a dot.
 _EVENTS = {
@@ -338,12 +341,13 @@ class Root:
             self.loop.after(0.005, lambda: self._finish(deadline))
             return
         self.left = _titles(strays)
-        self._finish_logger(self.loop.now + _LAST_GRACE)
+        self._finish_logger(self.loop.now + _LOGGER_GRACE)
 
     def _finish_logger(self, deadline: float) -> None:
         self.journal.settle()
-        self.logger.close()
-        if self.logger.alive and self.loop.now < deadline:
+        if not self.logger.behind or self.loop.now >= deadline:
+            self.logger.close()
+        if (self.logger.alive or self.logger.behind) and self.loop.now < deadline:
             self.loop.after(0.005, lambda: self._finish_logger(deadline))
             return
         self.logger.kill()

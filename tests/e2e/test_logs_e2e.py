@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from tests.e2e.node import OTPD, Node, node
@@ -36,6 +38,15 @@ for k in range(2000):
     print(f"word {k:04d} " + "y" * 60)
 sys.stdout.flush()
 os._exit(9)
+"""
+#: Ends and begins again all the time.
+BRIEF = """
+[supervisors.s]
+max_restarts = 1000000
+max_seconds = 1
+[programs.brief]
+command = ["sleep", "0.01"]
+supervisor = "s"
 """
 FILES = {"counter.py": COUNTER, "last_words.py": LAST_WORDS}
 SMALL = '[node.log]\nmax_size = "64KiB"\nkeep = 1000\n'
@@ -195,15 +206,7 @@ def test_logs_can_be_read_while_the_node_is_down() -> None:
 
 def test_no_event_is_missing_or_there_twice_though_the_logger_is_killed_again_and_again() -> None:
     """Root keeps what it does not know to be stored; the numbers say that nothing is missing."""
-    config = """
-        [supervisors.s]
-        max_restarts = 1000000
-        max_seconds = 1
-        [programs.brief]
-        command = ["sleep", "0.01"]
-        supervisor = "s"
-    """
-    with node(config, start=False) as n:
+    with node(BRIEF, start=False) as n:
         n.start(None, "--timeout", "100ms")
         eventually(n.answers)
         for _ in range(4):
@@ -215,4 +218,20 @@ def test_no_event_is_missing_or_there_twice_though_the_logger_is_killed_again_an
         stored = stored_events(n.home / ".otpd")
         assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
         assert {event["life"] for event in stored} == {1}
+        assert stored[-1]["event"] == "otpd.node.ended"
+
+
+def test_a_logger_that_is_behind_at_the_end_of_the_node_stores_all_before_root_goes() -> None:
+    with node(BRIEF, start=False) as n, ThreadPoolExecutor(1) as threads:
+        n.start(None, "--timeout", "100ms")
+        eventually(n.answers)
+        logger = n.facts()["logger_pid"]
+        n.kill(logger, signal.SIGSTOP)
+        eventually(lambda: n.worker("brief")["generation"] > 100)  # more events than its socket holds
+        stopping = threads.submit(n.stop)
+        eventually(lambda: {process.pid for process in n.processes()} <= {logger})
+        n.kill(logger, signal.SIGCONT)
+        stopping.result()
+        stored = stored_events(n.home / ".otpd")
+        assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
         assert stored[-1]["event"] == "otpd.node.ended"
