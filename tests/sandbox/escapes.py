@@ -10,7 +10,6 @@ import os
 import pty
 import resource
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from tests.sandbox import checks, corpus
 from tests.sandbox.checks import Evidence
 from tests.sandbox.corpus import Case, Corpus, Filled, Verdict
 from tests.sandbox.expose import expose
-from tests.sandbox.stage import Sampler, Stage, Victim, gone
+from tests.sandbox.stage import Sampler, Stage, Victim, gone, remove
 
 #: An ordinary user that no account is, for `--as user` by root.
 USER = 61_000
@@ -202,9 +201,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         verdicts, table = _play_all(options, loaded, cases, home, run, quiet=as_json)
     finally:
-        shutil.rmtree(home, ignore_errors=True)
-        if run != home:
-            shutil.rmtree(run, ignore_errors=True)
+        for directory in {home, run}:
+            remove(directory)
     _report(verdicts, table, as_json)
     missing = {case.id for case in cases} - {verdict.id for verdict in verdicts}
     if missing:

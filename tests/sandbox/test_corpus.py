@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otpd.agents.sandbox import Result
-from tests.sandbox import corpus, escapes
+from tests.sandbox import corpus, escapes, stage
 from tests.sandbox.playing import OWN, PUBLIC, REPO
 
 
@@ -35,6 +35,14 @@ def test_the_attack_comes_after_its_stages_with_its_own_profile() -> None:
     stage, attack = corpus.fill(loaded, case, {"WS": "/ws", "HOST": "/host"}).steps
     assert (stage.profile.rw, attack.profile.rw) == (("/ws",), ("/ws/sub",))
     assert stage.argv == ["sh", "-c", "rm -rf /ws/sub; ln -s /host /ws/sub"]
+
+
+def test_what_an_attack_has_left_is_removed_however_deep_and_closed_it_is(tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    subprocess.run(["mkdir", "-p", left / "/".join("d" * 1100), left / "closed" / "inner"], check=True)
+    (left / "closed").chmod(0)
+    stage.remove(left)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
