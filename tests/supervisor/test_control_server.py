@@ -9,7 +9,8 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -223,28 +224,40 @@ def everything(client: socket.socket) -> list[Any]:
     return answers
 
 
-def test_between_requests_that_take_long_the_loop_does_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three clients ask at once; what falls due meanwhile does not wait for the last of them."""
-    monkeypatch.setattr(control, "SHARE", 1e-9)
+def served_at_once(path: Path, work: Callable[[], None]) -> list[str]:
+    """In which order what three clients ask at once is done, and a timer that falls due with the first of it."""
     loop, served = Loop(), list[str]()
 
     def dispatch(_connection: Connection, _request: dict[str, Any]) -> None:
         if not served:
             loop.after(0.0, lambda: served.append("timer"))
         served.append("request")
+        work()
 
-    server = ControlServer(loop, tmp_path / "c.sock", dispatch)
+    server = ControlServer(loop, path, dispatch)
     server.listen()
     with contextlib.ExitStack() as stack:
         stack.callback(loop._epoll.close)
         stack.callback(server.close)
         for _ in range(3):
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
-            client.connect(str(tmp_path / "c.sock"))
+            client.connect(str(path))
             client.sendall(pack_frame({"op": "x"}))
         while len(served) < 4:
             loop.step()
-    assert served == ["request", "timer", "request", "request"]
+    return served
+
+
+def test_between_requests_that_take_long_the_loop_does_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "SHARE", 1e-9)
+    assert served_at_once(tmp_path / "c.sock", lambda: None) == ["request", "timer", "request", "request"]
+
+
+def test_a_root_that_had_to_wait_for_a_core_keeps_the_order_in_which_all_came(tmp_path: Path) -> None:
+    def wait() -> None:
+        time.sleep(2 * control.SHARE)
+
+    assert served_at_once(tmp_path / "c.sock", wait) == ["request", "request", "request", "timer"]
 
 
 def test_nobody_listening_is_exit_code_seven(tmp_path: Path) -> None:
