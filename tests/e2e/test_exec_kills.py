@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -115,12 +116,16 @@ def nothing_left(one: Node, command: Hidden, *workers: int) -> None:
 def leaves() -> list[str]:
     """Names of the cgroups of all sandboxes on this machine, where this process looks for them."""
     parents = {parent for each in cgroup._hierarchies() for parent in cgroup._parents(each)}
-    found = []
-    for parent in parents:
-        for entry in os.scandir(parent):
-            inner = [each.name for each in os.scandir(entry.path) if each.is_dir()] if entry.is_dir() else []
-            found += [name for name in (entry.name, *inner) if name.startswith("otpd-cmd-")]
-    return found
+    return [name for parent in parents for name in _two_deep(parent) if name.startswith("otpd-cmd-")]
+
+
+def _two_deep(parent: str) -> Iterator[str]:
+    """Names of the cgroups in one, and in those; others, whose they are, come and go meanwhile."""
+    for entry in os.scandir(parent):
+        with suppress(OSError):
+            if entry.is_dir():
+                yield entry.name
+                yield from (each.name for each in os.scandir(entry.path) if each.is_dir())
 
 
 def another_root(one: Node, *roots: int) -> bool:
