@@ -58,12 +58,14 @@ class Owner:
 
 @dataclass(slots=True)
 class Run:
-    """One that was given to the agent: `generation` is whom it may have reached first; `late`: ns after its time."""
+    """One that was given to the agent: `generation` is whom it may have reached first; `late`: ns after its time; `only`: it
+    was asked for again, of this generation alone."""
 
     generation: int
     since: int
     limit: Timer | None = None
     late: int = 0
+    only: int | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,7 @@ How a run ends, as `timetable` hears it:
 | outcome | means | then |
 |---|---|---|
 | done, rejected, raised, died | the handler has ended, or its agent has | it is over |
-| undelivered | it has reached nobody | an interval's is skipped; others are tried again |
+| undelivered | it has reached nobody | an interval's is skipped; others are tried again, for the same ones |
 | unknown | the broker died meanwhile | its agent is asked again, this generation only |
 | lost | its generation has ended, and may have handled it | it is over, and counted |
 | early | an earlier scheduler's run of this fixed delay came first | it is over |
@@ -94,7 +94,7 @@ class Runs:
         limit = job.plan.rules.max_runtime
         timer = None if limit is None else self._mono.arm(now.mono + limit, ("limit", job, run))
         late = self._late(job, run, now) if only is None else 0
-        job.runs[run] = Run(generation, now.mono, timer, late)
+        job.runs[run] = Run(generation, now.mono, timer, late, only)
         job.fired += only is None
         if isinstance(job.plan, Cron | Once):
             self.keep(job, now)
@@ -127,8 +127,8 @@ class Runs:
                 job.fired -= 1
                 self.skip(job, why, 1)
             case "undelivered":
-                job.fired -= 1
-                self._try_again(job, run, now)
+                job.fired -= live.only is None
+                self._try_again(job, run, live.only, now)
             case _:
                 job.ended = (outcome, now.wall)
                 self._effects.append(over(job, run, live, outcome, now))
@@ -155,10 +155,11 @@ class Runs:
             self._mono.cancel(live.limit)
         return live
 
-    def _try_again(self, job: Job, run: int, now: Instant) -> None:
+    def _try_again(self, job: Job, run: int, only: int | None, now: Instant) -> None:
+        """`only`: a question that has reached nobody does not undo that this generation may have had the run."""
         if job.waiting is None:
             job.waiting = deque()
-        job.waiting.appendleft((run, None))
+        job.waiting.appendleft((run, only))
         if job.retry is None:
             job.retry = self._mono.arm(now.mono + RETRY, ("retry", job, run))
         self.keep(job, now)

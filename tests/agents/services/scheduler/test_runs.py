@@ -196,6 +196,30 @@ def test_what_reaches_nobody_is_tried_again() -> None:
     assert rig.machine.jobs == {}
 
 
+def test_a_question_that_reaches_nobody_is_put_again_and_gives_the_run_to_no_other() -> None:
+    """The broker died behind the first word, the inbox was full at the second: generation 1 may have had it all the same."""
+    rig = Rig()
+    rig.once("a/1", rig.now.mono + 5 * SECOND)
+    (fire,) = rig.run(5, answer=None)
+    rig.end(fire, "unknown")
+    rig.end(rig.fires[-1], "undelivered", "overloaded")
+    assert (rig.disk["a/1"].run, rig.disk["a/1"].generation) == (fire.run, 1)
+    rig.state("restarting")
+    rig.state("ready", 2)
+    assert [(each.run, each.only) for each in rig.run(1.5, answer="lost")] == [(fire.run, 1)]
+    assert rig.machine.jobs == {}
+
+
+def test_a_cron_slot_whose_question_reaches_nobody_goes_to_no_other() -> None:
+    rig = Rig()
+    id_ = rig.declare(cron_plan("* * * * *"))
+    (fire,) = rig.run(60, answer=None)
+    rig.end(fire, "unknown")
+    rig.end(rig.fires[-1], "undelivered", "circuit_open")
+    assert [(each.run, each.only) for each in rig.run(1.5, answer="lost")] == [(fire.run, 1)]
+    assert rig.machine.jobs[id_].fired == 1
+
+
 def test_arguments_of_timers_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
     monkeypatch.setattr(machine, "MOST_BYTES", 10)
