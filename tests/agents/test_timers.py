@@ -62,6 +62,27 @@ async def test_a_timer_runs_once_with_its_arguments_and_not_when_it_was_cancelle
         assert not await ticker.instance.cancel(first), "it has run"
 
 
+class Meddler(Agent):
+    async def init(self) -> None:
+        self.timer = await self.schedule(after="1h", method="rest")
+
+    async def rest(self) -> None: ...
+
+    @call
+    async def order(self, what: str, id: str) -> None:
+        await self.call("scheduler", what, id=id)
+
+
+@scene
+@pytest.mark.parametrize("what", ["pause", "resume", "run_now"])
+async def test_an_agent_touches_its_own_schedules_and_none_of_others(what: str) -> None:
+    async with testing.run(Meddler) as meddler:
+        await meddler.call("order", what=what, id=meddler.instance.timer)
+        taught = "meddler may run, pause and resume what begins with meddler/, got ticker/tick; .*otpd schedule"
+        with pytest.raises(Reject, match=taught):
+            await meddler.instance.order(what, "ticker/tick")
+
+
 @scene
 async def test_a_timer_at_a_time_of_day_and_one_of_a_key() -> None:
     async with testing.run(Ticker) as ticker:

@@ -198,7 +198,7 @@ class Scheduler(Agent):
     @call
     async def run_now(self, id: str) -> None:
         """Run it once, now, beside its times."""
-        refused = self._table.machine.run_now(self._known(id), self._now())
+        refused = self._table.machine.run_now(self._own(id), self._now())
         self._table.done()
         if refused is not None:
             raise Reject(f"{id} is not run: {refused}")
@@ -206,17 +206,23 @@ class Scheduler(Agent):
     @call
     async def pause(self, id: str) -> None:
         """Its times pass, counted as skipped, until it is resumed."""
-        self._table.machine.pause(self._known(id), self._now())
+        self._table.machine.pause(self._own(id), self._now())
         reply = self.defer()
         self._table.done(lambda _why: reply.answer(None))
 
     @call
     async def resume(self, id: str) -> None:
-        self._table.machine.resume(self._known(id), self._now())
+        self._table.machine.resume(self._own(id), self._now())
         reply = self.defer()
         self._table.done(lambda _why: reply.answer(None))
 
-    def _known(self, id: str) -> str:
+    def _own(self, id: str) -> str:
+        """People may touch any schedule, an agent its own."""
+        current = self.current
+        assert current is not None
+        if not current.caller.startswith("@") and not id.startswith(f"{current.caller}/"):
+            text = f"{current.caller} may run, pause and resume what begins with {current.caller}/, got {id}"
+            raise Reject(f"{text}; that of others is for people: otpd schedule")
         if id not in self._table.machine.jobs:
             raise Reject(f"no schedule has the id {id}", data={"code": "unknown"})
         return id
