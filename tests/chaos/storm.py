@@ -62,7 +62,7 @@ def stage(seed: int) -> Iterator[tuple[Node, Path]]:
 
 
 class Storm:
-    """`rage` for some seconds; `done` counts what it did."""
+    """`rage` for some seconds, and until all have been killed whom agents depend on; `done` counts what it did."""
 
     def __init__(self, made: Node, seed: int) -> None:
         self._node = made
@@ -71,7 +71,7 @@ class Storm:
 
     def rage(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or not all(self.done[f"{kind} killed"] for kind in ("agent", *SERVICES)):
             with contextlib.suppress(ControlError, OSError, KeyError, TypeError):  # the node is on its way back
                 self._strike()
             time.sleep(self._random.uniform(*PAUSE))  # the rate of the storm, not a wait

@@ -17,6 +17,8 @@ from otpd.agents.sandbox import Limits, Profile, Result
 
 MIB = 2**20
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+#: What is wrong with a run of which nothing was heard.
+NOT_BEGUN = "no begin marker"
 #: Kills by the same means have one name in a corpus, whatever a pool calls them.
 _SAME = {"files": "disk", "file_size": "disk"}
 
@@ -207,5 +209,5 @@ def has_run(result: Result, table: Mapping[str, Any], token: str) -> str:
     if result.status not in ("exited", "signaled", "killed"):
         return f"nothing has run: {result.summary()}"
     if table.get("begin_marker") and not result.stdout.startswith(f"BEGIN-{token}".encode()):
-        return "no begin marker"
+        return NOT_BEGUN
     return ""
