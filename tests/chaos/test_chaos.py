@@ -107,6 +107,8 @@ def ran(schedule: str, slot: float, now: float) -> dict[str, Any]:
         ([rang(3.0)], "timer t rang and was never set"),
         ([*SET], "timer t of x was set and never rang"),
         ([*SET, fact("born", 2.9)], "timer t of x was set and never rang"),
+        ([*SET, fact("heard", 33.1, id="e"), fact("born", 33.2)], "timer t of x was set and never rang"),
+        ([*SET, fact("heard", 33.1, id="e"), fact("born", 33.2), fact("born", 33.3)], "timer t of x was set and never rang"),
         ([ran("tick", 1.0, 0.9)], "slot 1000000000 of x/tick ran 0.100000 s early"),
         ([ran("second", 1.0, 1.1), ran("second", 1.0, 1.2)], "slot 1000000000 of x/second ran 2 times"),
         (
@@ -135,8 +137,18 @@ def test_the_judge_lets_go_timers_that_come_once_and_in_time(tmp_path: Path, fac
     assert judged(tmp_path, facts).problems == []
 
 
-def test_a_timer_that_may_have_died_with_its_agent_is_counted_and_no_problem(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, [*SET, fact("born", 3.2)])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [fact("born", 3.2)],
+        [fact("heard", 3.2, id="e"), fact("born", 60.0)],  # the node was away for long
+        [fact("heard", 32.9, id="e"), fact("born", 33.1)],
+    ],
+)
+def test_a_timer_that_may_have_died_with_its_agent_is_counted_and_no_problem(
+    tmp_path: Path, facts: list[dict[str, Any]]
+) -> None:
+    verdict = judged(tmp_path, [*SET, *facts])
     assert (verdict.problems, verdict.facts["timer died with its agent"]) == ([], 1)
 
 

@@ -1,7 +1,9 @@
 """Judges what the actors of a chaos run wrote down of their timers: none early, doubled, lost or left over. Pure.
 
-A timer that was set rings once, unless it was taken back, or an incarnation of its name died after it was due: that one
-may have had it. A word to the scheduler that ended in an error says nothing: the timer may be there or not.
+A timer that was set rings once, unless it was taken back, or the incarnation that had its name when it was due, or the first
+one after that, died before it must have had it: a run ends with whom it was given to. When the next one was born does not
+matter: a node whose root is killed over and over may be away for long. A word to the scheduler that ended in an error says
+nothing: the timer may be there or not.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, Final
 
 Fact = dict[str, Any]
 
-#: Seconds after it was due in which a timer has been given to whoever has the name, services that are down or not.
+#: Seconds in which a timer that is due has been given to whoever has the name, services that are down or not.
 GIVEN: Final = 30.0
 INTERVAL: Final = 300_000_000
 #: Of INTERVAL, that a fixed delay may fall short by: schedulers that follow each other count from different moments.
@@ -36,8 +38,8 @@ class Timer:
 def judge(lives: Mapping[str, Sequence[Fact]], left: Iterable[str], declared: Iterable[str]) -> list[str]:
     """`lives`: by NAME.PID; `left`: ids that the scheduler has when all is calm, of which `declared` have to be there."""
     timers = _timers(lives)
-    born = _births(lives)
-    problems = [problem for number, timer in timers.items() for problem in _one_shot(number, timer, born)]
+    lifetimes = _lifetimes(lives)
+    problems = [problem for number, timer in timers.items() for problem in _one_shot(number, timer, lifetimes)]
     facts = sorted((fact for life in lives.values() for fact in life), key=lambda fact: fact["at"])
     problems += _intervals(facts)
     problems += _delays(lives)
@@ -48,9 +50,9 @@ def judge(lives: Mapping[str, Sequence[Fact]], left: Iterable[str], declared: It
 
 def excused(lives: Mapping[str, Sequence[Fact]]) -> int:
     """How many of the timers that were set did not ring because the incarnation that may have had them died."""
-    born = _births(lives)
+    lifetimes = _lifetimes(lives)
     silent = (timer for timer in _timers(lives).values() if timer.accepted and not timer.rang and timer.taken_back is None)
-    return sum(_died(timer, born) for timer in silent)
+    return sum(_died(timer, lifetimes) for timer in silent)
 
 
 def _timers(lives: Mapping[str, Sequence[Fact]]) -> dict[str, Timer]:
@@ -75,19 +77,29 @@ def _name(key: str) -> str:
     return key.split(".")[0]
 
 
-def _births(lives: Mapping[str, Sequence[Fact]]) -> dict[str, list[float]]:
-    """When each incarnation of a name was born, and so the one before it was dead."""
-    born: dict[str, list[float]] = {}
-    for key, life in lives.items():
-        born.setdefault(_name(key), []).extend(fact["at"] for fact in life if fact["what"] == "born")
-    return born
+def _lifetimes(lives: Mapping[str, Sequence[Fact]]) -> dict[str, list[tuple[float, float]]]:
+    """Of each name, when its incarnations were born, one after the other, and when each was last heard of."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for fact, name in sorted(
+        ((fact, _name(key)) for key, life in lives.items() for fact in life), key=lambda each: each[0]["at"]
+    ):
+        of_name = found.setdefault(name, [])
+        if fact["what"] == "born":
+            of_name.append((fact["at"], fact["at"]))
+        elif of_name:
+            of_name[-1] = of_name[-1][0], fact["at"]
+    return found
 
 
-def _died(timer: Timer, born: Mapping[str, list[float]]) -> bool:
-    return any(timer.due <= at <= timer.due + GIVEN for at in born.get(timer.name, []))
+def _died(timer: Timer, lifetimes: Mapping[str, Sequence[tuple[float, float]]]) -> bool:
+    """Whether the one who was to have it died with it, as it may be."""
+    for (born, last), (following, _) in itertools.pairwise(lifetimes.get(timer.name, [])):
+        if following >= timer.due:
+            return last - max(born, timer.due) <= GIVEN
+    return False
 
 
-def _one_shot(number: str, timer: Timer, born: Mapping[str, list[float]]) -> Iterator[str]:
+def _one_shot(number: str, timer: Timer, lifetimes: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[str]:
     if not timer.name:
         yield f"timer {number} rang and was never set"
         return
@@ -99,7 +111,7 @@ def _one_shot(number: str, timer: Timer, born: Mapping[str, list[float]]) -> Ite
         early = timer.due - fact["mono"] / 1e9 if timer.wall is None else (timer.wall - fact["wall"]) / 1e9
         if early > 0:
             yield f"timer {number} rang {early:.6f} s early"
-    if timer.accepted and timer.taken_back is None and not timer.rang and not _died(timer, born):
+    if timer.accepted and timer.taken_back is None and not timer.rang and not _died(timer, lifetimes):
         yield f"timer {number} of {timer.name} was set and never rang"
 
 
