@@ -384,3 +384,32 @@ def test_what_has_become_of_a_name_is_asked_until_somebody_says_it(monkeypatch: 
 
     asyncio.run(play())
     assert asked == {"root": ["broker", "root"] * 2, "broker": ["broker", "broker", "root"]}[what]
+
+
+def test_who_speaks_while_it_is_asked_for_keeps_its_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody had the name when the broker answered; it is there when root has said that the node goes on."""
+
+    async def play() -> None:
+        async with testing.run(Ticker) as ticker:
+            timer = await ticker.call("later", who="ann")
+            host = ticker._scheduler._host
+            assert host is not None
+            scheduler: Any = host.agent
+            machine, whereis = scheduler._table.machine, scheduler.whereis
+            answers: list[Any] = [None]
+
+            async def answered(name: str) -> Any:
+                return answers.pop() if answers else await whereis(name)
+
+            async def speaks_meanwhile() -> bool:
+                machine.presence("ticker", "ready", ticker.instance.generation, scheduler._now())
+                return False
+
+            monkeypatch.setattr(scheduler, "whereis", answered)
+            monkeypatch.setattr(scheduler, "_node_is_stopping", speaks_meanwhile)
+            machine.presence("ticker", "starting", ticker.instance.generation, scheduler._now())
+            await scheduler._ask("ticker")
+            await asyncio.gather(*scheduler._looking)
+            assert (answers, timer in machine.jobs) == ([], True)
+
+    asyncio.run(play())

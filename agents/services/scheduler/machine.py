@@ -256,6 +256,12 @@ class Scheduler:
             case _:
                 self.gone(name)
 
+    def heard(self, name: str) -> tuple[int, int, Presence] | None:
+        """What is known of a name. Who asks what has become of one compares: what has changed meanwhile is newer than an
+        answer that nobody has it."""
+        owner = self.owners.get(name)
+        return None if owner is None else (owner.generation, owner.dead, owner.presence)
+
     def _ready(self, owner: Owner, now: Instant) -> None:
         self.mono.cancel(owner.patience)
         owner.patience, owner.presence = None, Presence.READY

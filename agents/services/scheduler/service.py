@@ -263,6 +263,8 @@ class Scheduler(Agent):
         task.add_done_callback(self._looking.discard)
 
     async def _ask(self, name: str) -> None:
+        """That nobody has it decides nothing of one that has spoken since: it was born behind the answer."""
+        before = self._table.machine.heard(name)
         try:
             found = await self.whereis(name)
         except (Stale, NodeNotRunning):
@@ -273,6 +275,8 @@ class Scheduler(Agent):
         state, generation = (found.state, found.generation) if found is not None else (None, 0)
         if state in ("stopped", None) and await self._node_is_stopping():
             self._ask_later(name)
+        elif state is None and self._table.machine.heard(name) != before:
+            self._look(name)
         else:
             self._presence(name, state, generation)
 
