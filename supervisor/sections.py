@@ -60,6 +60,7 @@ POOL: Final[Mapping[str, Check]] = {
     "timeout": checks.duration(0.001, "1ms"),
     "grace": checks.duration(0, "0s"),
     "idle": checks.duration(0.01, "10ms"),
+    "start_timeout": checks.duration(0.01, "10ms"),
     "pickle": checks.boolean,
 }
 NODE: Final[Mapping[str, Check]] = {"name": checks.name, "state_dir": checks.path, "log": checks.table(_LOG)}

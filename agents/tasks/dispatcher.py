@@ -30,7 +30,7 @@ MAX_SIZE: Final = 1000
 def options_of(pool: str, given: dict[str, Any]) -> Options:
     """Of the table [pools.NAME], with the defaults of this machine."""
     cores = len(os.sched_getaffinity(0))
-    known = ("queue", "max_tasks_per_worker", "memory", "timeout", "idle")
+    known = ("queue", "max_tasks_per_worker", "memory", "timeout", "idle", "start_timeout")
     size = given.get("size") or max(2, cores * _PER_CORE.get(pool, 1))
     return Options(size=size, **{key: given[key] for key in known if key in given})
 

@@ -6,6 +6,7 @@ it acts any more when its owner hears of it.
 
     task     (PARKED -Grant-> GRANTED -submit-> ) QUEUED -Send-> RUNNING -done-> settled
     worker   STARTING -ready-> IDLE -Send-> BUSY -done-> IDLE ... -End-> LEAVING -gone->
+             STARTING -its time is over-> OVERDUE -gone->
 
 | what comes    | PARKED    | QUEUED    | RUNNING                                          |
 |---------------|-----------|-----------|--------------------------------------------------|
@@ -14,8 +15,9 @@ it acts any more when its owner hears of it.
 | withdrawn     | CANCELLED | CANCELLED | its worker is ended; CANCELLED when that is gone |
 | worker gone   | -         | -         | what was to become of it, else KILLED            |
 
-Workers that end while they start are started again after a pause that grows. Those of one round of starts count once,
-however many they are; when no worker is left that could take what waits, and round after round has failed, it is told so.
+Workers that end while they start, or are not ready in time and so are ended, are started again after a pause that grows.
+Those of one round of starts count once, however many they are; when no worker is left that could take what waits, and round
+after round has failed, it is told so.
 
 A task is parked when the queue is full and its owner wants to wait: it keeps the task and is told when there is room. To one
 Grant there is one `submit`. An owner that stands still loses the room after a while, and is not asked again before it has
@@ -55,6 +57,7 @@ class End(enum.StrEnum):
 
 class State(enum.Enum):
     STARTING = enum.auto()
+    OVERDUE = enum.auto()  # was not ready in time, and is being ended
     IDLE = enum.auto()
     BUSY = enum.auto()
     LEAVING = enum.auto()
@@ -125,6 +128,7 @@ class Options:
     memory: int | None = None
     timeout: float | None = None
     idle: float = 10.0
+    start_timeout: float = 30.0  # of a worker, until it is ready for its first task
 
 
 @dataclass(slots=True)
@@ -142,7 +146,7 @@ class _Worker:
     state: State = State.STARTING
     task: int | None = None
     served: int = 0
-    until: float = NEVER  # of its task, or of its idleness
+    until: float = NEVER  # of its start, its task, or its idleness
     used: int = 0  # a count that grows with each use
 
 
@@ -261,8 +265,8 @@ class Pool:
 
     def ready(self, worker: int, now: float) -> list[Effect]:
         row = self._workers[worker]
-        self._failures, self._pause = 0, NEVER
         if row.state is State.STARTING:
+            self._failures, self._pause = 0, NEVER
             self._rest(row, now)
         return [*self._assign(now)]
 
@@ -306,7 +310,9 @@ class Pool:
             mine = self._tasks[row.task]
             self.counters.run.add(now - mine.since)
             effects.append(self._settle(row.task, mine.fate or End.KILLED, why))
-        if row.state is State.STARTING:
+        if row.state is State.OVERDUE:
+            why = f"no worker was ready within {self.options.start_timeout:g} s; see what it imports, or raise start_timeout"
+        if row.state in (State.STARTING, State.OVERDUE):
             effects += self._failed_to_start(row, now, why)
         return [*effects, *self._assign(now)]
 
@@ -329,7 +335,10 @@ class Pool:
         if self._pause <= now:
             self._pause = NEVER
         for number, row in list(self._workers.items()):
-            if row.until <= now:
+            if row.until <= now and row.state is State.STARTING:
+                row.state, row.until = State.OVERDUE, NEVER
+                effects.append(Stop(number))
+            elif row.until <= now:
                 mine = self._tasks.get(row.task) if row.task is not None else None
                 effects.append(self._leave(number) if mine is None else self._end_with_worker(mine, End.TIMED_OUT))
         for task, (owner, until) in list(self._granted.items()):
@@ -405,7 +414,7 @@ class Pool:
         if self._queued and self._pause == NEVER and len(self._workers) < self.options.size:
             coming = sum(row.state is State.STARTING for row in self._workers.values())
             for _ in range(min(self._queued - coming, self.options.size - len(self._workers))):
-                yield self._start()
+                yield self._start(now)
 
     def _shrink(self, idle: list[int]) -> Iterator[Effect]:
         """The workers that were not used for longest go, if they are too many."""
@@ -445,8 +454,8 @@ class Pool:
             self._granted[task] = owner, now + GRANT
             yield Grant(task)
 
-    def _start(self) -> Start:
+    def _start(self, now: float) -> Start:
         number = next(n for n in range(1, len(self._workers) + 2) if n not in self._workers)
-        self._workers[number] = _Worker(self._failures)
+        self._workers[number] = _Worker(self._failures, until=now + self.options.start_timeout)
         self.counters.workers += 1
         return Start(number)

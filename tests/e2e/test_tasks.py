@@ -46,6 +46,17 @@ max_tasks_per_worker = 50
 
 [pools.broken]
 preload = ["no_such_module"]
+
+[pools.endless]
+preload = ["endless"]
+start_timeout = "200ms"
+grace = "0s"
+"""
+ENDLESS = """
+import time
+
+while True:
+    time.sleep(60)
 """
 
 WORK = """
@@ -105,7 +116,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def n() -> Iterator[Node]:
-    with node(CONFIG, {"boss.py": BOSS, "work.py": WORK}) as made:
+    with node(CONFIG, {"boss.py": BOSS, "work.py": WORK, "endless.py": ENDLESS}) as made:
         assert not [row for row in made.ask("status") if row["path"].startswith("tasks")], "an idle node has no pools"
         assert "tasks" not in made.otpd("tree").stdout
         yield made
@@ -210,6 +221,8 @@ def test_a_worker_that_keeps_too_much_memory_is_replaced_after_its_task(client: 
 def test_a_pool_whose_workers_can_not_start_says_why_and_one_that_is_not_there_too(client: Client) -> None:
     with pytest.raises(Exited, match="no_such_module"):
         client.task("work:pid", pool="broken", timeout=60)
+    with pytest.raises(Exited, match=r"no worker was ready within 0\.2 s"):
+        client.task("work:pid", pool="endless", timeout=60)
     with pytest.raises(Refused, match=r'no pool or service "fwe".*did you mean few'):
         client.task("work:pid", pool="fwe")
     with pytest.raises(RemoteError, match="has no nothing"):

@@ -82,7 +82,7 @@ def there_is_one_worker_too_many(patch: MonkeyPatch) -> None:
     def more(self: Any, now: float) -> Any:
         yield from assign(self, now)
         if self._queued and len(self._workers) == self.options.size:
-            yield self._start()
+            yield self._start(now)
 
     patch.setattr(machine.Pool, "_assign", more)
 

@@ -223,6 +223,19 @@ def test_workers_that_can_not_start_are_tried_so_often_with_growing_pauses_and_t
     assert found.tick(3.0) == [Start(1)], "the next task tries again"
 
 
+def test_a_worker_that_is_not_ready_in_time_is_ended_and_has_failed_to_start() -> None:
+    found, now = pool(size=1, start_timeout=6.0), 0.0
+    why = "no worker was ready within 6 s; see what it imports, or raise start_timeout"
+    assert found.submit(1, 1, now, timeout=5.0) == [Start(1)]
+    for failed in range(1, MAX_FAILURES + 1):
+        assert (found.due(), found.tick(now + 5.9)) == (now + 6.0, [])
+        assert (found.tick(now + 6.0), found.ready(1, now + 6.0)) == ([Stop(1)], []), "a word that comes too late"
+        told = found.gone(1, now + 6.1, "killed")
+        assert told == ([Settled(1, End.KILLED, why)] if failed == MAX_FAILURES else [])
+        now = found.due()
+        assert found.tick(now) == ([Start(1)] if failed < MAX_FAILURES else [])
+
+
 def test_what_waits_is_told_also_when_several_workers_can_not_start_at_once() -> None:
     found, now, starts = pool(size=2), 0.0, 2
     assert [*found.submit(1, 1, now), *found.submit(2, 1, now)] == [Start(1), Start(2)]
@@ -239,7 +252,7 @@ def test_a_worker_that_comes_ends_the_counting_of_those_that_did_not() -> None:
     for task in (1, 2, 3):
         found.submit(task, 1, 0.0)
     found.gone(1, 0.0), found.gone(2, 0.0)
-    assert (found.ready(3, 0.0), found.due()) == ([Send(3, 1), Start(1), Start(2)], float("inf"))
+    assert (found.ready(3, 0.0), found.due()) == ([Send(3, 1), Start(1), Start(2)], found.options.start_timeout)
     for now in (1.0, 2.0, 3.0, 4.0):
         assert (found.gone(1, now), found.gone(2, now)) == ([], []), "worker 3 will take them"
         found.tick(now + 0.99)
@@ -282,7 +295,7 @@ class Pools(RuleBasedStateMachine):
 
     @initialize(size=st.integers(1, 3), queue=st.integers(0, 3), wear=st.none() | st.integers(1, 3))
     def begin(self, size: int, queue: int, wear: int | None) -> None:
-        self.pool = pool(size, queue, max_tasks_per_worker=wear, memory=MIB, timeout=5.0, idle=3.0)
+        self.pool = pool(size, queue, max_tasks_per_worker=wear, memory=MIB, timeout=5.0, idle=3.0, start_timeout=6.0)
         self.now, self.count, self.size = 0.0, 0, size
         self.owners: dict[int, int] = {}  # of tasks that are not over
         self.held: set[int] = set()
@@ -307,6 +320,7 @@ class Pools(RuleBasedStateMachine):
                     self.sent[worker] = task
                 case Stop(worker):
                     assert worker in self.living
+                    self.starting.discard(worker)
                 case Hold(task):
                     self.held.add(task)
                 case Grant(task):
@@ -425,7 +439,7 @@ class Pools(RuleBasedStateMachine):
                 self.see(self.pool.ready(worker, self.now))
             for worker in sorted(self.sent.keys() - self.doomed):
                 self.see(self.pool.done(worker, self.now))
-            leaving = {number for number, state in self.pool.workers.items() if state is State.LEAVING}
+            leaving = {number for number, state in self.pool.workers.items() if state in (State.LEAVING, State.OVERDUE)}
             for worker in sorted(leaving | self.doomed):
                 self.living.discard(worker), self.starting.discard(worker), self.doomed.discard(worker)
                 self.see(self.pool.gone(worker, self.now))
