@@ -24,5 +24,5 @@ def lived(world: Callable[[int], W], seeds: int, also: Iterable[int] = ()) -> It
         try:
             made.run()
         except AssertionError as broken:
-            raise AssertionError(f"seed {seed}: {broken}; again with: World({seed}).run()") from broken
+            raise AssertionError(f"seed {seed}: {broken}; again: scripts/simulate --world NAME --seed {seed}") from broken
         yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,19 +13,14 @@ from otpd.agents.sandbox import dispatch
 from otpd.agents.services.commands import book
 from tests.simulation.commandpool.world import FAULTS, World
 from tests.simulation.observe import Violation
+from tests.simulation.smallworlds import lived
 
 SEEDS = 40
 
 
 def test_every_command_has_one_outcome_and_runs_at_most_once_whoever_dies() -> None:
     sometimes: Counter[str] = Counter()
-    first = int(os.environ.get("OTPD_SEED", "0"))
-    for seed in range(first, first + SEEDS):
-        world = World(seed)
-        try:
-            world.run()
-        except Violation as broken:
-            raise AssertionError(f"seed {seed}: {broken}; again with: World({seed}).run()") from broken
+    for world in lived(World, SEEDS):
         sometimes.update(world.sometimes)
     outcomes = {f"told {how}" for how in ("done", "timeout", "worker", "signaled", "cancelled", "busy", "refused", "exited")}
     assert outcomes | {*FAULTS, "given to another worker"} <= sometimes.keys(), "what never happens proves nothing"
