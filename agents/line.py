@@ -20,7 +20,6 @@ from otpd.agents.watching import Watching
 
 if TYPE_CHECKING:
     from otpd.ipc.sockets import Lanes
-    from otpd.ipc.wire import Lane
 
 #: Frames that are taken at a time, so that timers and heartbeat live under any flood.
 BUDGET: Final = 64
@@ -107,17 +106,14 @@ class Line:
 
     # --- frames ---
 
-    def turn(self, readable: list[int]) -> bool:
+    def turn(self, readable: bool) -> bool:
         """Send and take. True when the loop should look for callbacks before it blocks."""
         lanes, conversation = self._lanes, self._conversation
         if lanes is None:
             return False
-        more = bool(readable)
-        if readable:  # nothing was said since the turn before the sleep
-            self._hear(lanes.awake(readable))
-        else:
+        if not readable:  # when something has come, nothing was said since the turn before the sleep
             self.flush()
-            more = lanes.more and self._take()
+        more = self._take() if readable or lanes.more else False
         if not conversation.endpoint.happened:
             return conversation.make_room() or more
         conversation.work_off()
@@ -135,13 +131,10 @@ class Line:
         lanes = self._lanes
         if lanes is None:
             return False
-        self._hear(lanes.receive(BUDGET))
-        return lanes.more
-
-    def _hear(self, frames: list[tuple[Lane, bytes]]) -> None:
         received, now = self._conversation.endpoint.received, self._conversation.clock()
-        for lane, frame in frames:
+        for lane, frame in lanes.receive(BUDGET):
             received(lane, frame, now)
+        return lanes.more
 
     # --- the end ---
 

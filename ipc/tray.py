@@ -54,8 +54,5 @@ class Tray:
 
     def frames(self) -> list[bytes]:
         """What has gathered; empty afterwards."""
-        runs = self._runs
-        if not runs:
-            return []
-        self._runs = []
+        runs, self._runs = self._runs, []
         return [run.frame() for run in runs]

@@ -109,8 +109,9 @@ class Bare:
 
     def take(self, seconds: float | None) -> None:
         """What has come; sleeps for it when nothing has."""
-        lanes = self.lanes
-        for lane, frame in lanes.receive() if lanes.more else lanes.awake(lanes.wait(seconds)):
+        if not self.lanes.more:
+            self.lanes.wait(seconds)
+        for lane, frame in self.lanes.receive():
             self.end.received(lane, frame, 0)
 
 
