@@ -310,9 +310,7 @@ class Pool:
             mine = self._tasks[row.task]
             self.counters.run.add(now - mine.since)
             effects.append(self._settle(row.task, mine.fate or End.KILLED, why))
-        if row.state is State.OVERDUE:
-            why = f"no worker was ready within {self.options.start_timeout:g} s; see what it imports, or raise start_timeout"
-        if row.state in (State.STARTING, State.OVERDUE):
+        if row.state is State.STARTING:
             effects += self._failed_to_start(row, now, why)
         return [*effects, *self._assign(now)]
 
@@ -327,6 +325,14 @@ class Pool:
                 self._unqueue(task, self._tasks[task])
                 yield self._settle(task, End.KILLED, why)
 
+    def _overdue(self, row: _Worker, now: float) -> Iterator[Effect]:
+        """Its start has failed now, not when it is gone: none is started in its place before the pause is over."""
+        row.state, row.until = State.OVERDUE, NEVER
+        seconds = self.options.start_timeout
+        yield from self._failed_to_start(
+            row, now, f"no worker was ready within {seconds:g} s; see what it imports, or raise start_timeout"
+        )
+
     # --- time, and the operator ---
 
     def tick(self, now: float) -> list[Effect]:
@@ -336,8 +342,7 @@ class Pool:
             self._pause = NEVER
         for number, row in list(self._workers.items()):
             if row.until <= now and row.state is State.STARTING:
-                row.state, row.until = State.OVERDUE, NEVER
-                effects.append(Stop(number))
+                effects += [Stop(number), *self._overdue(row, now)]
             elif row.until <= now:
                 mine = self._tasks.get(row.task) if row.task is not None else None
                 effects.append(self._leave(number) if mine is None else self._end_with_worker(mine, End.TIMED_OUT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -223,17 +224,25 @@ def test_workers_that_can_not_start_are_tried_so_often_with_growing_pauses_and_t
     assert found.tick(3.0) == [Start(1)], "the next task tries again"
 
 
-def test_a_worker_that_is_not_ready_in_time_is_ended_and_has_failed_to_start() -> None:
-    found, now = pool(size=1, start_timeout=6.0), 0.0
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_a_worker_that_is_not_ready_in_time_is_ended_and_has_failed_to_start(size: int) -> None:
+    found, now = pool(size=size, start_timeout=6.0), 0.0
     why = "no worker was ready within 6 s; see what it imports, or raise start_timeout"
     assert found.submit(1, 1, now, timeout=5.0) == [Start(1)]
     for failed in range(1, MAX_FAILURES + 1):
         assert (found.due(), found.tick(now + 5.9)) == (now + 6.0, [])
-        assert (found.tick(now + 6.0), found.ready(1, now + 6.0)) == ([Stop(1)], []), "a word that comes too late"
-        told = found.gone(1, now + 6.1, "killed")
-        assert told == ([Settled(1, End.KILLED, why)] if failed == MAX_FAILURES else [])
+        told: list[Effect] = [Settled(1, End.KILLED, why)] if failed == MAX_FAILURES else []
+        assert found.tick(now + 6.0) == [Stop(1), *told]
+        assert (found.ready(1, now + 6.0), found.gone(1, now + 6.0, "killed")) == ([], []), "a word that comes too late"
         now = found.due()
         assert found.tick(now) == ([Start(1)] if failed < MAX_FAILURES else [])
+    assert found.workers == {}
+
+
+def test_workers_of_one_round_that_are_all_overdue_count_once() -> None:
+    found = pool(size=2, start_timeout=6.0)
+    assert [*found.submit(1, 1, 0.0), *found.submit(2, 1, 0.0)] == [Start(1), Start(2)]
+    assert (found.tick(6.0), found.due()) == ([Stop(1), Stop(2)], 6.0 + PAUSE)
 
 
 def test_what_waits_is_told_also_when_several_workers_can_not_start_at_once() -> None:
