@@ -12,8 +12,7 @@ from pytest import MonkeyPatch
 from otpd.agents.sandbox import dispatch
 from otpd.agents.services.commands import book
 from tests.simulation.commandpool.world import FAULTS, World
-from tests.simulation.observe import Violation
-from tests.simulation.smallworlds import lived
+from tests.simulation.smallworlds import is_found, lived
 
 SEEDS = 40
 
@@ -102,9 +101,4 @@ BUGS: list[Callable[[MonkeyPatch], None]] = [
 @pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__.replace("_", " "))
 def test_a_planted_bug_is_found(monkeypatch: MonkeyPatch, plant: Callable[[MonkeyPatch], None]) -> None:
     plant(monkeypatch)
-    for seed in range(SEEDS):
-        try:
-            World(seed).run()
-        except (Violation, KeyError):
-            return
-    raise AssertionError(f"no seed of {SEEDS} has found it")
+    assert is_found(World, SEEDS, KeyError)

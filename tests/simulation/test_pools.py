@@ -11,9 +11,8 @@ from pytest import MonkeyPatch
 
 from otpd.agents.tasks import desk, dispatch, machine
 from otpd.agents.tasks.machine import End, Send, Settled, State
-from tests.simulation.observe import Violation
 from tests.simulation.pools.world import FAULTS, World
-from tests.simulation.smallworlds import lived
+from tests.simulation.smallworlds import is_found, lived
 
 SEEDS = 40
 
@@ -158,9 +157,4 @@ BUGS: list[Callable[[MonkeyPatch], None]] = [
 @pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__.replace("_", " "))
 def test_a_planted_bug_is_found(monkeypatch: MonkeyPatch, plant: Callable[[MonkeyPatch], None]) -> None:
     plant(monkeypatch)
-    for seed in range(SEEDS):
-        try:
-            World(seed).run()
-        except (Violation, KeyError, AssertionError, StopIteration):
-            return
-    raise AssertionError(f"no seed of {SEEDS} has found it")
+    assert is_found(World, SEEDS, KeyError, StopIteration)

@@ -25,6 +25,7 @@ from tests.simulation.clock import MS, SECOND, Clock
 from tests.simulation.commandpool.watch import Watch
 from tests.simulation.kernel import Cookie, Kernel, Process, State
 from tests.simulation.links import Latency, Pipe
+from tests.simulation.smallworlds import live
 
 #: While everything goes wrong, and in which all must then have come to an end.
 SPAN: Final = 20 * SECOND
@@ -82,17 +83,11 @@ class World:
         """Violation says what does not hold."""
         for caller in self.callers:
             caller.begin()
-        self._until(SPAN)
+        live(self.clock, self.watch, SPAN)
         self.calm = True
         self._resume("")
-        self._until(SPAN + RECOVERY)
+        live(self.clock, self.watch, SPAN + RECOVERY)
         self.watch.finished()
-
-    def _until(self, when: int) -> None:
-        while (following := self.clock.next) is not None and following <= when:
-            self.clock.step()
-            self.watch.look()
-        self.clock.now = max(self.clock.now, when)
 
     def spawn(self, name: str, parent: Process | None = None) -> Process:
         return self.kernel.spawn(Cookie(name, next(self.numbers)), parent or self.root)

@@ -30,6 +30,7 @@ from tests.simulation.clock import MS, SECOND, Clock
 from tests.simulation.kernel import Cookie, Kernel, Process, State
 from tests.simulation.links import Latency, Pipe
 from tests.simulation.pools.watch import Watch
+from tests.simulation.smallworlds import live
 
 #: While everything goes wrong, and in which all must then have come to an end.
 SPAN: Final = 20 * SECOND
@@ -79,18 +80,12 @@ class World:
         """Violation says what does not hold."""
         for owner in self.owners:
             owner.begin()
-        self._until(SPAN)
+        live(self.clock, self.watch, SPAN)
         self.calm = True
         for process in self.kernel.living():
             self.kernel.resume(process, State.STOPPED)
-        self._until(SPAN + RECOVERY)
+        live(self.clock, self.watch, SPAN + RECOVERY)
         self.watch.finished()
-
-    def _until(self, when: int) -> None:
-        while (following := self.clock.next) is not None and following <= when:
-            self.clock.step()
-            self.watch.look()
-        self.clock.now = max(self.clock.now, when)
 
     def inc(self) -> int:
         return next(self._incs)
