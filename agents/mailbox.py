@@ -178,7 +178,8 @@ class Mailbox:
         self._conversation.flush()
 
     def _cancelled(self, cancelled: CallCancelled) -> None:
-        if self.timed.cancel(cancelled.call):
+        of_a_run = self.timed.forsaken if cancelled.is_dead else self.timed.cancel
+        if of_a_run(cancelled.call):
             return
         current = self._calls.get(cancelled.call)
         if current is not None and current.deferred:

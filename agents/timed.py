@@ -233,6 +233,13 @@ class Timed:
                 self._conversation.loop.call_later(GRACE, firing.overdue)
         return True
 
+    def forsaken(self, call: int) -> bool:
+        """The scheduler died: the run goes on, and the next one asks for it. False: the call is no run."""
+        firing = self._calls.pop(call, None)
+        if firing is not None:
+            firing.calls.remove(call)
+        return firing is not None
+
     async def handle(self, firing: Firing, run: Callable[[Method, dict[str, Any]], Awaitable[Any]]) -> str:
         """The outcome; raises what the handler raises."""
         if firing.cancelled:

@@ -139,17 +139,18 @@ class Calls:
         """The caller hears nothing more of it. One that has not come yet is remembered: lanes overtake each other."""
         call = caller.asked.get(request)
         if call is not None:
-            self._give_up(call)
+            self._give_up(call, "cancel", call.number)
             return
         caller.cancelled[request] = None
         if len(caller.cancelled) > limits.EARLY_CANCELS:
             caller.cancelled.popitem(last=False)
 
-    def _give_up(self, call: Call) -> None:
+    def _give_up(self, call: Call, *words: object) -> None:
+        """`words`: to the callee, if it has it."""
         self._close(call)
         self._abandon(call)
         if call.callee is not None:
-            call.callee.say("cancel", call.number)
+            call.callee.say(*words)
 
     def _abandon(self, call: Call) -> None:
         if call.probe:
@@ -158,7 +159,7 @@ class Calls:
     def drop_caller(self, caller: Peer) -> None:
         """It is dead: nobody waits for these."""
         for call in list(caller.asked.values()):
-            self._give_up(call)
+            self._give_up(call, "cancel", call.number, "down")
 
     def lose_callee(self, callee: Peer, reason: str, now: int) -> None:
         """It is dead: what it was asked is not answered. One death is one failure, however many calls it ended."""

@@ -70,9 +70,10 @@ class CastAccepted:
 
 @dataclass(frozen=True, slots=True)
 class CallCancelled:
-    """The caller of this call number has given up."""
+    """The caller of this call number has given up, or died with it."""
 
     call: int
+    is_dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,8 +160,8 @@ class Reception:
             case ["accepted", int(number)]:
                 if self._unconfirmed.pop(number, None) is not None:
                     self.happened.append(CastAccepted(number))
-            case ["cancel", int(call)]:
-                self.happened.append(CallCancelled(self._epochs << NUMBER_BITS | call))
+            case ["cancel", int(call), *died]:
+                self.happened.append(CallCancelled(self._epochs << NUMBER_BITS | call, died == ["down"]))
             case ["name", int(source), str(name), int(generation)]:
                 self._sources[source] = (name, generation)
             case ["gap", int(ref), int(count)]:

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from otpd.agents import Agent, BadArguments, CallTimeout, NoMethod, Reject, call, cron, every, testing, testing_scheduler
+from otpd.agents.conversation import Conversation
 from otpd.agents.services.scheduler import service
+from otpd.agents.timed import FIRE, SCHEDULER
+from otpd.ipc.endpoint import Address
 from tests.agents.scenes import scene
 
 
@@ -226,6 +229,33 @@ async def test_a_new_broker_changes_nothing_and_a_run_that_goes_on_is_not_begun_
             await asyncio.sleep(3)
             await slow.new_broker()
         assert slow.instance.begun[:6] == [10, 20, 30, 40, 50, 60]
+
+
+@scene
+async def test_the_death_of_the_scheduler_ends_no_run_and_the_next_one_hears_of_its_end() -> None:
+    class Slow(Agent):
+        async def init(self) -> None:
+            self.ends: list[str] = []
+
+        async def work(self) -> None:
+            await asyncio.sleep(60)
+            self.ends.append("done")
+
+    async with testing.run(Slow) as slow:
+        run = {"id": "slow/work/1", "run": 1, "method": "work", "args": b""}
+        asked = asyncio.create_task(scheduler(slow).call(Address("slow"), FIRE, run | {"only": None}, None))
+        await asyncio.sleep(1)
+        asked.cancel()
+        slow._node.died(SCHEDULER, "killed")
+        answer = await scheduler(slow).call(Address("slow"), FIRE, run | {"only": 1}, None)
+        assert (answer, slow.instance.ends) == ({"outcome": "done"}, ["done"])
+
+
+def scheduler(of: testing.Running[Any]) -> Conversation:
+    """An incarnation of it that a test speaks for."""
+    conversation, _ = of.join_service(SCHEDULER)
+    of.service_ready(SCHEDULER)
+    return conversation
 
 
 @scene

@@ -379,8 +379,8 @@ def test_a_cancelled_call_is_named_by_the_number_it_was_delivered_with() -> None
     hand.give(Kind.CALL, 9, (5, 77, b"3"))
     (call,) = hand.heard()
     assert isinstance(call, Delivered) and call.call is not None
-    hand.say(["cancel", 5])
-    assert hand.heard() == [CallCancelled(call.call)]
+    hand.say(["cancel", 5], ["cancel", 5, "down"])
+    assert hand.heard() == [CallCancelled(call.call), CallCancelled(call.call, is_dead=True)]
 
 
 # --- calls ---

@@ -224,7 +224,7 @@ def test_a_dead_callers_calls_are_cancelled(board: Switchboard) -> None:
     a.call("c")
     board.death(a)
     board.wait(20 * MS)
-    assert [command[0] for command in b.heard("cancel")] == ["cancel"]
+    assert [[command[0], *command[2:]] for command in b.heard("cancel")] == [["cancel", "down"]]
     assert board.agent("c", 2).received == []
 
 
