@@ -79,6 +79,16 @@ class Actor(Agent):
             await self.cast(to, "note", confirm=confirm and n == count - 1, what=n)
 
     @call
+    async def tell_on(self, to: str, gate: str) -> None:
+        """Numbers, ten thousand a second at most, until that file is gone."""
+        n = 0
+        while self._is_there(gate):
+            for n in range(n, n + 100):
+                await self.cast(to, "note", what=n)
+            n += 1
+            await asyncio.sleep(0.01)
+
+    @call
     async def do(self, verb: str, args: list):
         """A verb with positional arguments."""
         found = getattr(self, verb)(*args)
