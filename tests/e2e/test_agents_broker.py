@@ -119,6 +119,6 @@ def test_casts_to_a_name_keep_their_order_across_a_broker_restart() -> None:
                 telling.result(60)
             before = it.heard("b")[-1]
             eventually(lambda: it.heard("b")[-1] > before)
-        assert it.call("a", "ask", to="b", method="add", args={"a": 1}) == 2  # handled behind the last of them, by a and by b
+        assert it.call("a", "ask", to="b", method="add", args={"a": 1}) == 2  # handled behind the last cast
         numbers = it.heard("b")
         assert numbers == sorted(set(numbers))
