@@ -27,9 +27,9 @@ def test_kill_9_of_the_broker_ends_calls_in_flight_and_restarts_nobody() -> None
         it.call("a", "do", verb="join", args=["group"])
         mine = it.client.monitor("c")
         news = it.client.events("other.**", timeout=60)
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            outside = pool.submit(it.call, "b", "nap", timeout=None, seconds=1.0)
-            inside = pool.submit(it.call, "a", "ask", None, to="b", method="nap", within=None, args={"seconds": 1.0})
+        with concurrent.futures.ThreadPoolExecutor() as pool, it.gate("held") as held:
+            outside = pool.submit(it.call, "b", "hold", timeout=None, gate=held.name)
+            inside = pool.submit(it.call, "a", "ask", None, to="b", method="hold", within=None, args={"gate": held.name})
             eventually(lambda: it.client.call("b", "otpd.describe")["waiting"] == 1)
             new_broker(it)
             with pytest.raises(BrokerLost) as caught:
@@ -37,7 +37,7 @@ def test_kill_9_of_the_broker_ends_calls_in_flight_and_restarts_nobody() -> None
             assert caught.value.executed == "maybe"
             with pytest.raises(BrokerLost):
                 inside.result(60)
-        assert it.call("a", "add", a=1) == 2
+        assert [it.call(name, "add", a=1) for name in "ab"] == [2, 2]  # both are registered again
         entry = it.client.lookup("key")
         assert entry is not None and (entry.name, entry.generation, entry.value) == ("a", 1, 7)
         assert it.client.members("group") == ["a"]

@@ -63,17 +63,17 @@ def test_a_call_to_oneself_fails_at_once(shared: Fleet) -> None:
 def test_a_call_ends_at_its_deadline_and_its_late_reply_reaches_nobody(shared: Fleet) -> None:
     """D1, D5, rule 122."""
     begin = time.monotonic()
-    with pytest.raises(CallTimeout) as caught:
-        shared.call("b", "nap", timeout=0.3, seconds=0.6)
+    with shared.gate("late") as held, pytest.raises(CallTimeout) as caught:
+        shared.call("b", "hold", timeout=1.0, gate=held.name)
     assert caught.value.executed == "maybe"
-    assert 0.3 <= time.monotonic() - begin < 30
+    assert 1.0 <= time.monotonic() - begin < 30
     assert shared.call("b", "add", a=1) == 2
 
 
 def test_deadlines_travel(shared: Fleet) -> None:
     """D4: the nested call has no more time than the one that it serves, whatever it asks for."""
-    with pytest.raises(CallTimeout):
-        shared.call("a", "ask", timeout=0.3, to="b", method="nap", args={"seconds": 0.6})
+    with shared.gate("nested") as held, pytest.raises(CallTimeout):
+        shared.call("a", "ask", timeout=0.3, to="b", method="hold", args={"gate": held.name})
     assert eventually(lambda: shared.call("a", "add", a=1) == 2)
     shared.call("a", "ask", to="b", method="add", within=60, args={"a": 1})
 
@@ -141,6 +141,7 @@ def test_kill_9_during_a_call_ends_it_at_once_with_the_reason(shared: Fleet) -> 
     before, pid = shared.generation("victim"), shared.pid("victim")
     with concurrent.futures.ThreadPoolExecutor() as pool:
         waiting = pool.submit(shared.call, "victim", "nap", timeout=None, seconds=3600.0)
+        eventually(lambda: shared.call("victim", "otpd.describe")["handling"])
         inside = pool.submit(shared.call, "a", "ask", None, to="victim", method="add", within=None, args={"a": 1})
         eventually(lambda: shared.call("victim", "otpd.describe")["waiting"] == 1)
         shared.node.kill(pid)
@@ -155,11 +156,12 @@ def test_the_reply_of_a_busy_agent_is_not_lost_when_it_crashes_right_after_it(sh
     """The runtime flushes before it ends: each of these casts crashes the agent behind a call that was answered."""
     for n in range(3):
         generation = shared.generation("victim")
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            answer = pool.submit(shared.call, "victim", "nap", seconds=0.05)
+        with concurrent.futures.ThreadPoolExecutor() as pool, shared.gate("busy") as busy:
+            answer = pool.submit(shared.call, "victim", "hold", gate=busy.name)
             eventually(lambda: shared.call("victim", "otpd.describe")["handling"])
-            shared.client.cast("victim", "fail", text="behind")
-            assert answer.result(60) == 0.05, n
+            shared.client.cast("victim", "fail", confirm=True, text="behind")
+            busy.unlink()
+            assert answer.result(60) == "held", n
         shared.node.reborn("victim", generation)
 
 
