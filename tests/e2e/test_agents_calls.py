@@ -72,9 +72,10 @@ def test_a_call_ends_at_its_deadline_and_its_late_reply_reaches_nobody(shared: F
 
 def test_deadlines_travel(shared: Fleet) -> None:
     """D4: the nested call has no more time than the one that it serves, whatever it asks for."""
-    with shared.gate("nested") as held, pytest.raises(CallTimeout):
-        shared.call("a", "ask", timeout=0.3, to="b", method="hold", args={"gate": held.name})
-    assert eventually(lambda: shared.call("a", "add", a=1) == 2)
+    with shared.gate("nested") as held:
+        with contextlib.suppress(CallTimeout):  # unless a, whose time is over at the same instant, was quick to say so
+            shared.call("a", "ask", timeout=0.3, to="b", method="hold", within=None, args={"gate": held.name})
+        assert shared.call("a", "add", a=1) == 2, "a waits no longer, though b has not answered"
     shared.call("a", "ask", to="b", method="add", within=60, args={"a": 1})
 
 
