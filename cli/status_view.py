@@ -81,8 +81,7 @@ def _clock(row: Mapping[str, Any]) -> str:
 
 
 def _past(row: Mapping[str, Any], now: float) -> str:
-    found = last_exit(dict(row), now) or "-"
-    if row.get("tasks"):
-        return f"{found}  {tasks_words(row['tasks'])}"
     what = row.get("what") or (row.get("health") or {}).get("why")
-    return f"{found}  {harmless(str(what))}" if what and what != (row.get("last_exit") or {}).get("reason") else found
+    found = [last_exit(dict(row), now) or "-"]
+    found += [harmless(str(what))] if what and what != (row.get("last_exit") or {}).get("reason") else []
+    return "  ".join([*found, *([tasks_words(row["tasks"])] if row.get("tasks") else [])])

@@ -17,7 +17,7 @@ def render(found: Mapping[str, Any], now: float) -> list[Line]:
 
 
 def _head(found: Mapping[str, Any]) -> Iterator[Line]:
-    what = f" ({harmless(str(found['what']))})" if found.get("what") and found["state"] != "running" else ""
+    what = f" ({harmless(str(found['what']))})" if found.get("what") else ""
     yield [
         Span(harmless(found["path"]), Style.BOLD),
         Span(" is "),

@@ -11,7 +11,7 @@ from typing import Final
 
 from otpd.supervisor import cgroup, ladder
 from otpd.supervisor.channel import Channel
-from otpd.supervisor.incarnation import Due, Incarnation
+from otpd.supervisor.incarnation import Due, Incarnation, Phase
 from otpd.supervisor.launch import Credentials
 from otpd.supervisor.loop import Loop, Timer
 from otpd.supervisor.ownchildren import Requests
@@ -23,6 +23,8 @@ from otpd.supervisor.spec import ChildSpec, Launch
 REASON_LIMIT: Final = 500
 #: Characters of a traceback that are kept: its end, where the error is.
 TRACEBACK_LIMIT: Final = 4000
+#: Share of its watchdog for which a worker may say nothing before that is shown. Agents beat twice as often, and more.
+SHOWN_SILENCE: Final = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +68,16 @@ class Live:
     @property
     def generation(self) -> int:
         return self.incarnation.generation
+
+    def silence(self, now: float) -> str | None:
+        """What is to be said of one that runs and has not beaten for a while: it may hang, and its watchdog counts."""
+        if self.incarnation.phase is Phase.DUMPING:
+            return self.incarnation.cause
+        timer, watchdog = self.timers.get(Due.SILENT), self.launch.watchdog
+        if timer is None or watchdog is None:
+            return None
+        silent = now - (timer.deadline - watchdog)
+        return f"silent for {silent:.1f} s, its watchdog waits {watchdog:g} s" if silent > SHOWN_SILENCE * watchdog else None
 
     def close_output(self, loop: Loop) -> None:
         """Not before its end is done with, so that the logger sees the end of the pipe when root has started the next

@@ -107,7 +107,7 @@ def why(root: Root, path: str) -> dict[str, Any]:
         "generation": view.generation,
         "restarts": view.restarts,
         "restart": str(view.spec.restart),
-        "what": view.reason,
+        "what": _what(root, view),
         "supervisor": root.shown(parent.path) or root.node.name,
         "strategy": str(parent.flags.strategy if root.tree.is_own(path) else parent.strategy),
         "max_restarts": parent.max_restarts,
@@ -226,7 +226,7 @@ def _supervisor(root: Root, view: SupervisorView) -> dict[str, Any]:
         "generation": view.generation,
         "restart": str(view.spec.restart),
         "next_attempt_s": _seconds_to(root, view),
-        "what": view.reason if view.state != "running" else None,
+        "what": _what(root, view),
         "children": [_node_of(root, child) for child in view.children if not _is_unused(child)],
     }
 
@@ -255,13 +255,21 @@ def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
         "health": root.health.state_of(live, launch) if live else None,
         "last_exit": death.summary() if death else None,
         "next_attempt_s": _seconds_to(root, view),
-        "what": str(view.reason) if view.reason and view.state != "running" else None,
+        "what": _what(root, view),
         "group": launch.group,
         **({"tasks": live.counts} if live is not None and live.counts is not None else {}),
         **({"alerts": [*root.health.alerts.values()]} if _tells_alerts(root, view, launch) else {}),
         "runtime": view.path in root.runtime or root.tree.is_own(view.path),
         **({"spawn": root.spawns.counts(view.name, launch)} if launch.kind in SPEAKING else {}),
     }
+
+
+def _what(root: Root, view: View) -> str | None:
+    """Why it does not run; of one that does, that nothing is heard of it."""
+    if view.state != "running":
+        return str(view.reason) if view.reason else None
+    live = root.workers.live(view.path)
+    return live.silence(root.loop.now) if live else None
 
 
 def _tells_alerts(root: Root, view: View, launch: Launch) -> bool:

@@ -40,6 +40,11 @@ def test_the_table_shows_inbox_and_breaker_where_the_broker_said_something() -> 
     ]
 
 
+def test_a_pool_that_is_not_well_says_so_beside_its_tasks() -> None:
+    row = worker("tasks-few", state="running", what="silent for 6.2 s, its watchdog waits 10 s", tasks={"running": 2})
+    assert plain(table([row], AT)[1]).endswith("-  silent for 6.2 s, its watchdog waits 10 s  tasks: 2 running")
+
+
 def test_alerts_of_the_machine_stand_below_the_table(node: FakeNode) -> None:
     raised = [{"condition": "disk", "value": 93.2, "limit": 90, "at": AT - 60}]
     node.answers["status"] = [worker("a"), {**worker("health"), "kind": "service", "alerts": raised}]

@@ -200,11 +200,14 @@ def test_a_store_that_stands_still_holds_up_only_what_is_durable() -> None:
         with connect(n.control) as client:
             client.cast("ledger", "pay", durable=True, number=1)
             eventually(lambda: books(n, "teller") == {"count": 1, "sum": 1}, 30, "it is booked")
-            n.kill(n.pid("store"), signal.SIGSTOP)
+            store = n.pid("store")
+            n.kill(store, signal.SIGSTOP)
             sending = ThreadPoolExecutor(1)
             late = sending.submit(client.cast, "ledger", "pay", durable=True, id="late", number=2)
             assert client.call("ledger", "ping") == "pong"
-            n.kill(n.pid("store"), signal.SIGCONT)
+            eventually(lambda: "silent for" in (n.worker("store")["what"] or ""), 30, "the picture shows that it is silent")
+            with contextlib.suppress(ProcessLookupError):  # its watchdog was sooner
+                n.kill(store, signal.SIGCONT)
             with contextlib.suppress(CallTimeout):
                 late.result()
             sending.shutdown()
