@@ -105,7 +105,7 @@ def kill(n: Node, name: str) -> None:
 
 @pytest.mark.timeout(400)
 def test_whoever_is_killed_each_accepted_payment_counts_once() -> None:
-    """ledger -> teller: two transactions in a row, the second fed by the first. Each victim dies while they run."""
+    """E1, E7: ledger -> teller: two transactions in a row, the second fed by the first. Each victim dies while they run."""
     with node(CONFIG, {"ledger.py": LEDGER}, services=("store",)) as n:
         with ThreadPoolExecutor(1) as pool:
             sending = pool.submit(sent_from_outside, n, 0, 120)
@@ -122,6 +122,7 @@ def test_whoever_is_killed_each_accepted_payment_counts_once() -> None:
 
 @pytest.mark.timeout(400)
 def test_a_message_that_kills_its_agent_is_dead_after_its_attempts_and_the_others_are_handled() -> None:
+    """E5, E6, E9."""
     config = CONFIG + "[services.store]\nmax_attempts = 3\n"
     with node(config, {"ledger.py": LEDGER}, services=("store",)) as n:
         n.otpd("cast", "ledger", "fail", "--durable")

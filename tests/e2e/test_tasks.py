@@ -194,6 +194,7 @@ def test_the_first_task_brings_its_pool_with_workers_that_are_in_the_tree(n: Nod
 
 
 def test_a_task_knows_who_has_asked_for_it_and_threads_have_the_verbs_too(client: Client) -> None:
+    """Rule 111."""
     who, doubled = client.call("boss", "in_a_thread", timeout=60)
     assert (who[:2], doubled) == (["work:who", "boss"], [2, 4])
 

@@ -25,6 +25,7 @@ def told(world: World) -> list[tuple[str, Any]]:
 
 
 def test_nothing_is_answered_or_delivered_before_its_commit() -> None:
+    """E1, E5: nor is an attempt made that is not counted on disk."""
     world = World()
     world.up("a")
     ref = world.submit(Submission("s", 1, 1, [cast("a")]))
@@ -36,6 +37,7 @@ def test_nothing_is_answered_or_delivered_before_its_commit() -> None:
 
 
 def test_one_of_a_key_at_a_time_and_in_order_while_other_keys_go_on() -> None:
+    """E4."""
     world = World(Bounds(window=64))
     world.up("a")
     sent(world, *(cast("a", key=key) for key in ("k", "k", "l", "k", "l")))
@@ -60,6 +62,7 @@ def test_a_key_waits_for_a_message_that_is_tried_again_until_it_is_dead() -> Non
 
 
 def test_a_pause_is_twice_as_long_each_time_and_bounded() -> None:
+    """E5."""
     world = World(Bounds(max_attempts=20, backoff=1.0, backoff_max=8.0))
     world.up("a")
     sent(world, cast("a"))
@@ -75,6 +78,7 @@ def test_a_pause_is_twice_as_long_each_time_and_bounded() -> None:
 
 
 def test_the_death_of_an_incarnation_charges_only_the_message_that_it_was_handling() -> None:
+    """E5."""
     world = World(Bounds(window=64))
     world.up("a")
     sent(world, *(cast("a", key=f"k{n}") for n in range(6)))
@@ -101,6 +105,7 @@ def test_whoever_is_asked_to_end_has_failed_at_nothing() -> None:
 
 
 def test_a_store_that_begins_anew_delivers_again_without_a_charge_while_the_incarnation_lives() -> None:
+    """E2, K5."""
     world = World()
     world.up("a")
     sent(world, cast("a"))
@@ -132,6 +137,7 @@ def test_the_last_submission_may_be_said_again_and_an_older_one_is_stale() -> No
 
 
 def test_the_same_id_is_the_same_message_also_after_its_end_for_ten_minutes() -> None:
+    """E3."""
     world = World()
     world.up("a")
     assert sent(world, cast("a", id="o1"), number=1).value == [[1], None]
@@ -145,6 +151,7 @@ def test_the_same_id_is_the_same_message_also_after_its_end_for_ten_minutes() ->
 
 
 def test_a_transaction_takes_place_whole_or_not_at_all() -> None:
+    """E7."""
     world = World(Bounds(messages=2))
     world.up("a")
     sent(world, cast("a"), number=1)
@@ -158,6 +165,7 @@ def test_a_transaction_takes_place_whole_or_not_at_all() -> None:
 
 
 def test_a_full_disk_refuses_what_is_new_and_takes_acknowledgements_and_burials() -> None:
+    """E8."""
     world = World()
     world.up("a")
     sent(world, cast("a", key="k"), cast("a", key="l", max_attempts=1))
@@ -179,6 +187,7 @@ def test_bounds_are_told_to_the_sender_and_never_lose_what_was_accepted() -> Non
 
 
 def test_a_durable_event_is_journaled_once_for_each_subscriber_also_for_one_that_is_down() -> None:
+    """F4."""
     world = World()
     world.queue.subscribe(None, "a", ["orders.*", "orders.**"])
     world.queue.subscribe(None, "b", ["orders.new"])
@@ -207,6 +216,7 @@ def test_a_subscriber_that_can_hold_no_more_keeps_nobody_from_publishing() -> No
 
 
 def test_a_dead_letter_is_replayed_with_a_new_seq_and_all_its_attempts() -> None:
+    """E9."""
     world = World(Bounds(max_attempts=1))
     world.up("a")
     sent(world, cast("a", id="o1"))

@@ -204,6 +204,7 @@ def test_a_file_that_is_gone_is_not_taken_for_a_new_node(wal: Path) -> None:
 
 @pytest.mark.parametrize("what", ["deleted", "cut", "an older copy"])
 def test_commits_that_are_missing_in_the_log_are_named(wal: Path, what: str) -> None:
+    """Invariant 32."""
     log = wal / "store.db-wal"
     data = log.read_bytes()
     if what == "deleted":

@@ -147,6 +147,7 @@ def test_a_task_of_nobody_outlives_everybody() -> None:
 
 
 def test_a_task_that_is_to_be_nobodys_goes_with_its_owner_as_long_as_it_waits_for_room() -> None:
+    """Rule 110."""
     found = with_idle(queue=0)
     found.submit(1, 1, 0.0)
     for task in (2, 3, 4):

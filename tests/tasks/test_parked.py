@@ -39,12 +39,16 @@ class Table:
     crew: Crew = field(default_factory=Crew)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     said: list[list[Any]] = field(default_factory=list)  # by the pool
+    noted: list[str] = field(default_factory=list)  # that go to the journal
 
     def __post_init__(self) -> None:
         self.desk = Desk("p")
-        self.pool = Dispatch(Options(size=1, queue=0), self.crew, lambda: self.now, lambda *_: None)
+        self.pool = Dispatch(Options(size=1, queue=0), self.crew, lambda: self.now, self.note)
         self.owner = self.come(self.said)
         self.desk.hear(self.said.pop(), [])
+
+    def note(self, what: str, _row: Any, _why: str) -> None:
+        self.noted.append(what)
 
     def come(self, said: list[list[Any]]) -> int:
         return self.pool.come(Owner("owner", 1, lambda message, _fds: said.append(message)))
@@ -139,6 +143,7 @@ def test_an_answer_that_comes_too_late_and_a_number_in_use_are_dropped_with_thei
 
 
 def test_the_death_of_who_waits_to_hand_over_a_detached_task_leaves_nothing_and_of_who_has_handed_it_over_the_task() -> None:
+    """Rule 110."""
     table = Table()
     table.submit(1)
     table.submit(2, detached=True)

@@ -87,6 +87,7 @@ async def test_what_can_not_be_sent_is_refused_with_advice() -> None:
 
 @scene
 async def test_a_linked_task_that_fails_unseen_crashes_its_owner() -> None:
+    """Rule 100."""
     async def begin(self: Boss) -> None:
         self.kept = self.task(fail, "unseen")  # type: ignore[attr-defined]
 
@@ -99,6 +100,7 @@ async def test_a_linked_task_that_fails_unseen_crashes_its_owner() -> None:
 
 @scene
 async def test_a_task_that_is_not_linked_keeps_its_failure_for_whoever_asks() -> None:
+    """Rule 100."""
     async def ask(self: Boss) -> list[Any]:
         task = self.task_nolink(fail, "kept")
         await asyncio.sleep(60)
@@ -114,6 +116,7 @@ async def test_a_task_that_is_not_linked_keeps_its_failure_for_whoever_asks() ->
 
 @scene
 async def test_poll_looks_result_ends_it_and_shutdown_gives_what_came_before() -> None:
+    """Rule 102."""
     async def ask(self: Boss) -> list[Any]:
         slow = self.task(nap, 100.0, "late")
         found: list[Any] = [await slow.poll(1.0)]
@@ -132,6 +135,7 @@ async def test_poll_looks_result_ends_it_and_shutdown_gives_what_came_before() -
 
 @scene
 async def test_only_the_owner_may_wait_for_a_task() -> None:
+    """Rule 101."""
     kept: list[Task] = []
 
     async def begin(self: Boss) -> None:
@@ -145,6 +149,7 @@ async def test_only_the_owner_may_wait_for_a_task() -> None:
 
 @scene
 async def test_time_is_counted_from_when_a_task_begins_and_over_it_is_ended() -> None:
+    """Rule 106."""
     async def ask(self: Boss) -> list[str]:
         tasks = [self.task_nolink(nap, 8.0, timeout=10) for _ in range(4)]  # two at a time
         late = self.task_nolink(nap, 11.0, timeout=10)
@@ -157,6 +162,7 @@ async def test_time_is_counted_from_when_a_task_begins_and_over_it_is_ended() ->
 
 @scene
 async def test_a_full_queue_raises_at_once_or_is_waited_for() -> None:
+    """Rule 103."""
     async def ask(self: Boss) -> list[Any]:
         for _ in range(2):
             self.task_nolink(nap, 5.0)
@@ -181,6 +187,7 @@ async def read(stream: Stream) -> list[Any]:
 
 @scene
 async def test_a_stream_keeps_the_order_of_its_items_or_gives_what_comes_first() -> None:
+    """Rule 105."""
     async def ask(self: Boss) -> list[Any]:
         ordered = await read(self.stream(nap_of, [3.0, 1.0, 2.0], max_concurrency=2))
         return [ordered, await read(self.stream(nap_of, [3.0, 1.0, 2.5], max_concurrency=2, ordered=False))]
@@ -191,6 +198,7 @@ async def test_a_stream_keeps_the_order_of_its_items_or_gives_what_comes_first()
 
 @scene
 async def test_a_stream_takes_no_item_before_it_is_read_and_never_more_than_it_may_have_out() -> None:
+    """Rule 104."""
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -214,6 +222,21 @@ async def test_a_stream_takes_no_item_before_it_is_read_and_never_more_than_it_m
 
 
 @scene
+async def test_a_stream_that_finds_its_pool_full_waits_for_room_and_raises_nothing() -> None:
+    """Rule 109, in our way: items wait, where OTP's supervisor refuses and the stream would have to be begun again."""
+
+    async def ask(self: Boss) -> list[Any]:
+        for _ in range(2):
+            self.task_nolink(nap, 5.0)
+        await asyncio.sleep(1)
+        return [await read(self.stream(double, range(3))), round(boss.elapsed)]
+
+    async with testing.run(Boss) as boss:
+        boss.pools.queue = 0
+        assert await done_by(ask, boss) == [[0, 2, 4], 5]
+
+
+@scene
 async def test_items_may_come_from_an_async_source() -> None:
     async def items() -> AsyncIterator[int]:
         for n in range(3):
@@ -226,6 +249,7 @@ async def test_items_may_come_from_an_async_source() -> None:
 
 @scene
 async def test_a_task_of_a_stream_over_its_time_ends_the_stream_or_is_an_item() -> None:
+    """Rules 106, 107."""
     async def exits(self: Boss) -> str:
         with pytest.raises(CallTimeout) as error:
             await read(self.stream(nap_of, [1.0, 9.0, 1.0], timeout=5, max_concurrency=2))
@@ -261,6 +285,7 @@ async def test_a_failure_in_a_stream_raises_after_all_others_were_ended_or_with_
 
 @scene
 async def test_leaving_a_stream_early_ends_every_task_that_is_out_and_nothing_is_heard_of_them() -> None:
+    """Rule 108."""
     async def leave(self: Boss) -> list[Any]:
         async for outcome in self.stream(nap_of, [1.0, 50.0, 50.0, 50.0], timeout=None, max_concurrency=4):
             assert outcome == Ok(1.0)
