@@ -56,27 +56,6 @@ def test_saves_go_on_in_the_middle_of_a_backup_and_it_has_all_of_them_until_its_
     copy.close()
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_a_backup_that_was_killed_is_none_and_the_next_one_takes_its_place(tmp_path: Path) -> None:
-    def killed(*_: Any) -> None:
-        (tmp_path / "good.otpd-partial").rename(tmp_path / "left")  # what a kill leaves
-        raise Killed
-
-    (tmp_path / "home").mkdir()
-    database = opened(tmp_path / "home")
-    saved(database, "a")
-    with pytest.raises(Killed):
-        asyncio.run(back_up(Alongside(database, killed), str(tmp_path / "good")))
-    (tmp_path / "left").rename(tmp_path / "good.otpd-partial")
-    assert not (tmp_path / "good").exists()
-    asyncio.run(back_up(Alongside(database, lambda *_: None), str(tmp_path / "good")))
-    database.close()
-    assert sorted(os.listdir(tmp_path)) == ["good", "home"]
-
-
 def test_a_backup_replaces_nothing_and_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     database = opened(tmp_path / "home")

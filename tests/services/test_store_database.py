@@ -256,52 +256,18 @@ def test_rows_that_can_be_read_are_saved_from_a_database_that_can_t(tmp_path: Pa
     found.close()
 
 
-class Killed(BaseException):
-    pass
-
-
-@pytest.mark.parametrize(("where", "goes_well"), [
-    ("salvage.copy", 0), ("os.replace", 0), ("shutil.move", 0), ("os.replace", 1), ("_sync_directory", 1),
-])  # fmt: skip
-def test_a_rescue_that_is_killed_loses_no_row_that_could_be_read(
-    wal: Path, monkeypatch: pytest.MonkeyPatch, where: str, goes_well: int
-) -> None:
-    """At each of its steps; the next start brings it to its end."""
-    first = opened(wal)
-    assert first.suspect(damage())
-    first.close()
-
-    holder: Any = module
-    for part in where.split(".")[:-1]:
-        holder = getattr(holder, part)
-    real, calls = getattr(holder, where.split(".")[-1]), [0]
-
-    def killed(*arguments: Any) -> Any:
-        calls[0] += 1
-        if calls[0] > goes_well:
-            raise Killed
-        return real(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(f"{module.__name__}.{where}", killed)
-        opened(wal)
-    database = opened(wal)
-    assert bodies(database) == {name: name.encode() + BODY for name in "abcdefghij"}
-    assert database.seq == 10
-    whole = where == "_sync_directory"
-    assert (len(database.report.problems), database.report.quarantine is None) == (not whole, whole)
-    assert whole or (Path(database.report.quarantine or "") / "store.db").exists()
-    assert len(list(wal.glob("quarantine/*/store.db"))) == 1
-    assert not list(wal.glob("*.filling*")) + list(wal.glob("*.rescued*"))
-    with pytest.raises(DamagedState):
-        get_state(database.connection, "nobody")
-    database.close()
-
-
-def damage() -> sqlite3.DatabaseError:
+def test_what_is_found_damaged_while_it_is_used_is_saved_at_the_next_start_alone(wal: Path) -> None:
     error = sqlite3.DatabaseError("database disk image is malformed")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
+    first = opened(wal)
+    assert first.suspect(error)
+    first.close()
+    second, whole = opened(wal), {name: name.encode() + BODY for name in "abcdefghij"}
+    assert (second.report.why, second.report.saved_rows, bodies(second)) == (str(error), {"state": 10}, whole)
+    second.close()
+    third = opened(wal)
+    assert (third.report.quarantine, bodies(third)) == (None, whole)
+    third.close()
 
 
 def flipped(path: Path, at: int) -> None:

@@ -292,6 +292,9 @@ class _Opening:
     def _quarantine_for(self, why: str) -> Path:
         when = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
         directory = self._path.parent / "quarantine" / f"{self._path.stem}-{when}"
+        for left in directory.parent.glob(f"{self._path.stem}-*"):
+            with contextlib.suppress(OSError):  # of a rescue that was killed before anything was in it
+                left.rmdir()
         directory.mkdir(parents=True, mode=0o700)
         self._report = replace(self._report, quarantine=str(directory), why=why)
         return directory
@@ -348,10 +351,10 @@ class _Opening:
         self._take_rescued(directory)
 
     def _take_rescued(self, directory: Path) -> None:
-        """The damaged one goes to quarantine, what was rescued of it takes its place."""
+        """The damaged one goes to quarantine, and with it the suspicion; what was rescued of it takes its place."""
         self._put_aside(directory, shutil.move)
-        os.replace(_beside(self._path, _RESCUED), self._path)
         _suspect(self._path).unlink(missing_ok=True)
+        os.replace(_beside(self._path, _RESCUED), self._path)
         _sync_directory(self._path.parent)
 
 
