@@ -13,8 +13,11 @@ from otpd.cli.checkup import Finding, Level
 _FIXED: Final = (3, 51, 3)
 _ACCEPT: Final = "what was lost and which files hold it is said above; go on without it: otpd state accept-loss"
 
-_UNCHECKED: Final = "its file is so large that the start has not checked all of it; each row is checked when it is used"
-_CHECK: Final = "for a check of all: otpd state backup FILE, then: sqlite3 FILE 'PRAGMA integrity_check'"
+_UNCHECKED: Final = (
+    "its file is so large that it is read through while it is used, which has not ended yet; until then each row is checked "
+    "when somebody asks for it"
+)
+_CHECK: Final = "ask again in a minute or two: it is told here how that has ended"
 
 
 def examine(state_dir: Path) -> Finding:

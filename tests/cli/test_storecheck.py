@@ -33,7 +33,7 @@ def test_nothing_is_stored_before_the_first_start(tmp_path: Path) -> None:
         ({"loss": "yesterday", "problems": ["3 to 4 are lost"]}, Level.FAIL, "3 to 4 are lost | what was lost"),
         ({"loss": "yesterday: a page", "problems": []}, Level.FAIL, "yesterday: a page | "),
         ({"room": "full", "problems": []}, Level.FAIL, "the disk is full, nothing new is stored | free some: df "),
-        ({"room": "open", "problems": [], "checked": False}, Level.WARN, "not checked all of it; each row is checked when"),
+        ({"room": "open", "problems": [], "checked": False}, Level.WARN, "read through while it is used, which has"),
         ({"room": "open", "problems": ["store.hwm is damaged"]}, Level.WARN, "store.hwm is damaged; SQLite"),
     ],
 )

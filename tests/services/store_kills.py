@@ -65,11 +65,11 @@ def migration(home: Path) -> Iterator[int]:
 
 
 def damage_a_page(home: Path) -> None:
-    """One that holds rows, and of which the log has no newer one."""
+    """The last that holds rows, and of which the log has no newer one."""
     log, data = (home / "store.db-wal").read_bytes(), bytearray((home / "store.db").read_bytes())
     newer = {int.from_bytes(log[at : at + 4], "big") - 1 for at in range(32, len(log), 24 + 4096)}
     spans = [slice(number * 4096, (number + 1) * 4096) for number in range(len(data) // 4096) if number not in newer]
-    data[next(span for span in spans if BODY in data[span])] = DAMAGE
+    data[[span for span in spans if BODY in data[span]][-1]] = DAMAGE
     (home / "store.db").write_bytes(data)
 
 
@@ -108,7 +108,7 @@ def rescue(home: Path) -> Iterator[int]:
 
 def copying(home: Path) -> Iterator[int]:
     """A backup, with saves in its midst; each is told of to who does not die."""
-    backup.PAGES = 4  # type: ignore[misc]
+    backup.PAGES = 4
     before, at, copy = killed_store(home, STATES), home / "at", home / "copy" / "store.db"
     acknowledged = home / "acknowledged"
 

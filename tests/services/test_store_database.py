@@ -322,6 +322,7 @@ def test_a_large_database_is_not_read_through_before_the_node_can_start(
     wal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHECKED_AT_START", 1000)
+    monkeypatch.setattr(module, "ROWS_CHECKED_AT_START", 1000)
     database = opened(wal)
     assert (database.report.checked, database.report.problems) == (False, [])
     database.close()

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from otpd.agents.services.store import salvage
-from otpd.agents.services.store.schema import Schema, Table, get_meta, set_meta
+from otpd.agents.services.store.schema import Schema, Table, fence, get_meta, set_meta
 from otpd.agents.services.store.watermark import HighWater
 
 #: "otpd", in the header of the file.
@@ -228,8 +228,7 @@ class _Opening:
 
     def _quick_check(self, connection: sqlite3.Connection) -> None:
         if self._path.stat().st_size > CHECKED_AT_START:
-            self._report = replace(self._report, checked=False)
-            return
+            return  # and its rows are not read either: `inspection` does
         found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
         if found != ["ok"]:
             raise _Damaged("; ".join(line.replace("\n", " ") for line in found))
@@ -268,15 +267,13 @@ class _Opening:
         return self._mark.seq
 
     def _fence(self, connection: sqlite3.Connection, why: str) -> None:
-        """Until somebody has looked: what has no row may have had one."""
-        when = time.strftime("%Y-%m-%d %H:%M:%S")
-        set_meta(connection, "loss", f"{when}: {why}; see {self._report.quarantine or 'otpd logs store'}")
+        fence(connection, why, self._report.quarantine or "otpd logs store")
 
     def _check_rows(self, connection: sqlite3.Connection) -> None:
         if self._path.stat().st_size > ROWS_CHECKED_AT_START:
+            self._report = replace(self._report, checked=False)
             return
-        damaged = ((table, row) for table in self._schema.tables for row in salvage.damaged(connection, table))
-        wrong = [(table.name, str(row[table.key])) for table, row in damaged]
+        wrong = [table.told(row) for table in self._schema.tables for row in salvage.damaged(connection, table)]
         if wrong:
             self._report = replace(self._report, damaged_rows=tuple(wrong))
             self._fence(connection, f"{len(wrong)} damaged rows")

@@ -83,13 +83,15 @@ def _intact(row: sqlite3.Row) -> bool:
     return same and isinstance(row["at"], float) and all(isinstance(each, int) for each in numbers)
 
 
-_MESSAGES: Final = Table("messages", "seq", _intact)
+_MESSAGES: Final = Table("messages", ("seq",), _intact, "seq")
 #: What is known of who has sent and who wants what; without a row of it the store goes on.
 _MEMORIES: Final = (
-    Table("finished", "id", intact), Table("subscriptions", "name", intact), Table("receipts", "sender", intact),
-)  # fmt: skip
+    Table("finished", ("sender", "id", "target"), intact, "id"),
+    Table("subscriptions", ("name", "pattern"), intact, "name"),
+    Table("receipts", ("sender",), intact, "sender"),
+)
 #: For the engine: what is checked at its start, and saved from a damaged file.
-TABLES: Final = (_MESSAGES, Table("letters", "seq", _intact), *_MEMORIES)
+TABLES: Final = (_MESSAGES, Table("letters", ("seq",), _intact, "seq"), *_MEMORIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ def recover(connection: sqlite3.Connection, wall: float = 0.0) -> Recovered:
     for the day of these deaths."""
     with salvage.any_text(connection):
         for table in _MEMORIES:
-            _drop_damaged(connection, table)
+            salvage.drop_damaged(connection, table)
         messages, corrupt = _sorted_out(connection)
         for row in corrupt:
             _bury_damaged(connection, row, wall)
@@ -206,15 +208,6 @@ def recover(connection: sqlite3.Connection, wall: float = 0.0) -> Recovered:
             next_turn=max((message.turn for message in messages), default=0) + 1,
             minute=_number(connection, "SELECT minute FROM minutes"),
         )
-
-
-def _drop_damaged(connection: sqlite3.Connection, table: Table) -> None:
-    """A damaged key can't be asked for: the others are written anew."""
-    if salvage.damaged(connection, table):
-        rows = [tuple(row) for row in salvage.readable(connection, f"SELECT * FROM {table.name}") if table.intact(row)]
-        connection.execute(f"DELETE FROM {table.name}")
-        for row in rows:
-            connection.execute(f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(row))})", row)
 
 
 def _sorted_out(connection: sqlite3.Connection) -> tuple[list[Message], list[sqlite3.Row]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,11 +17,24 @@ INSERT INTO meta VALUES ('seq', 0);
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What must be known of a table to check and to save it: its key, and whether a row is as it was written."""
+    """What must be known of a table to check and to save it: its primary key, whether a row is as it was written, and the
+    column by which people are told of one."""
 
     name: str
-    key: str
+    key: tuple[str, ...]
     intact: Callable[[sqlite3.Row], bool]
+    told_by: str
+
+    @property
+    def keys(self) -> str:
+        return ", ".join(self.key)
+
+    def key_of(self, row: sqlite3.Row) -> tuple[Any, ...]:
+        return tuple(row[column] for column in self.key)
+
+    def told(self, row: sqlite3.Row) -> tuple[str, str]:
+        """Which row it is, for people."""
+        return self.name, str(row[self.told_by])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,13 @@ class Schema:
 def get_meta(connection: sqlite3.Connection, key: str) -> Any:
     found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return None if found is None else found[0]
+
+
+def fence(connection: sqlite3.Connection, why: str, where: str) -> str:
+    """Until somebody has looked: what has no row may have had one. `where` more can be found. What is told of it."""
+    loss = f"{time.strftime('%Y-%m-%d %H:%M:%S')}: {why}; see {where}"
+    set_meta(connection, "loss", loss)
+    return loss
 
 
 def set_meta(connection: sqlite3.Connection, key: str, value: Any) -> None:

@@ -25,16 +25,20 @@ from otpd.agents.services.store.commits import Room
 from otpd.agents.services.store.couriers import Couriers
 from otpd.agents.services.store.database import Database, Unusable, open_database
 from otpd.agents.services.store.engine import Ending, Engine
+from otpd.agents.services.store.inspection import inspect
 from otpd.agents.services.store.keeper import Keeper
 from otpd.agents.services.store.messages import Bounds
-from otpd.agents.services.store.salvage import damaged
-from otpd.agents.services.store.schema import Schema, get_meta
+from otpd.agents.services.store.refusals import Refusal
+from otpd.agents.services.store.salvage import drop_damaged
+from otpd.agents.services.store.schema import Schema, fence, get_meta
 
 SCHEMA: Final = Schema(migrations=(state.MIGRATION, *journal.MIGRATIONS), tables=(state.TABLE, *journal.TABLES))
 
 
 class Store(Keeper, Couriers):
     """Keeps what must outlive every process of the node: states and durable messages."""
+
+    reading: asyncio.Task[None] | None  # what the start had no time for
 
     async def init(
         self,
@@ -58,10 +62,10 @@ class Store(Keeper, Couriers):
         self.loss: str | None = get_meta(self.database.connection, "loss")
         await self.begin(Engine(self.database, kept, self._room_changed, self._broken), bounds, max_state)
         for problem in self.database.report.problems:
-            self.log.error("%s", problem)
-            note(self, "problem", self.name, detail=problem)
+            self._problem(problem)
         if not self.database.report.checked:
-            self.log.warning("the database is so large that not all of it was checked; see: otpd doctor")
+            self.log.info("the database is so large that it is read through in the background; see: otpd doctor")
+            self.reading = asyncio.ensure_future(self._inspect())
         self._report()
 
     def _open(self, directory: Path) -> None:
@@ -77,16 +81,48 @@ class Store(Keeper, Couriers):
         self.max_state = max_state
         self.broken: BaseException | None = None
         self.copying: asyncio.Task[None] | None = None  # a backup
+        self.reading = None
         self.engine = engine
         self.fence = state.Fence()
         await self.begin_couriers(bounds)
 
     async def terminate(self, reason: str) -> None:
         self.end_couriers()
+        if self.reading is not None:
+            self.reading.cancel()
         if self.broken is None:
             await self.engine.close()
 
+    async def _inspect(self) -> None:
+        try:
+            damaged = await inspect(self.engine, SCHEMA.tables)
+            await self._inspected(tuple(damaged))
+        except sqlite3.Error as error:
+            self._broken(error)
+
+    async def _inspected(self, damaged: tuple[tuple[str, str], ...]) -> None:
+        before = self.database.report
+        self.database.report = dataclasses.replace(before, checked=True, damaged_rows=damaged)
+        if damaged:
+            self.loss = await self._fenced(f"{len(damaged)} damaged rows")
+        for problem in self.database.report.problems:
+            if problem not in before.problems:
+                self._problem(problem)
+        self._report()
+
+    async def _fenced(self, why: str) -> str:
+        """However long the disk is full."""
+        while True:
+            try:
+                return str(await self.engine.commit(lambda it: fence(it, why, "otpd logs store"), grows=False))
+            except Refusal:
+                await asyncio.sleep(1.0)
+
     # --- what is told of it ---
+
+    def _problem(self, problem: str) -> None:
+        self.log.error("%s", problem)
+        note(self, "problem", self.name, detail=problem)
 
     def _report(self) -> None:
         """For `otpd doctor`, which may be asked when nothing runs."""
@@ -169,13 +205,9 @@ class Store(Keeper, Couriers):
 
 
 def _accept_loss(connection: sqlite3.Connection) -> int:
-    """Also of the rows that a start has found damaged: none of them is what was saved."""
-    count = 0
-    for table in SCHEMA.tables:
-        for row in damaged(connection, table):
-            count += connection.execute(f"DELETE FROM {table.name} WHERE {table.key} = ?", (row[table.key],)).rowcount
+    """Also of the rows that were found damaged: none of them is what was saved."""
     connection.execute("DELETE FROM meta WHERE key = 'loss'")
-    return count
+    return sum(drop_damaged(connection, table) for table in SCHEMA.tables)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def intact(row: sqlite3.Row) -> bool:
         return False
 
 
-TABLE: Final = Table("state", "name", intact)
+TABLE: Final = Table("state", ("name",), intact, "name")
 
 
 def put_state(
