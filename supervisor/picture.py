@@ -125,7 +125,8 @@ def _waits_for(root: Root, above: View) -> dict[str, Any] | None:
     """A supervisor that is down, or on its way: nothing below it is started meanwhile."""
     if above.state == "running":
         return None
-    return {"name": above.name, "state": above.state, "next_attempt_s": _seconds_to(root, above)}
+    name = root.shown(above.path) or root.node.name
+    return {"name": name, "state": above.state, "next_attempt_s": _seconds_to(root, above)}
 
 
 def not_yet(root: Root, path: str | None, wanted: str) -> str | None:

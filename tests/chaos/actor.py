@@ -27,7 +27,7 @@ class Actor(Agent):
         self.random = random.Random(f"{seed}.{self.name}.{os.getpid()}")
         self.count, self.hushed = 0, False
         self.note("born", generation=self.generation)
-        for peer in self.random.sample(self.peers, 3):
+        for peer in self.random.sample(self.peers, min(3, len(self.peers))):
             self.note("monitor", ref=await self.monitor(peer), peer=peer)
         chatter = (self.calling, self.casting, self.publishing, self.keeping, self.setting)
         self.chatter = [asyncio.create_task(talk()) for talk in chatter]
@@ -44,11 +44,12 @@ class Actor(Agent):
         while True:
             peer, number = self.random.choice(self.peers), self.number()
             self.note("call", id=number, peer=peer)
+            why = ""
             try:
                 outcome = "ok" if await self.call(peer, "echo", text=number, timeout=TIMEOUT) == number else "wrong answer"
             except OtpdError as error:
-                outcome = type(error).__name__
-            self.note("called", id=number, outcome=outcome)
+                outcome, why = type(error).__name__, str(error)
+            self.note("called", id=number, outcome=outcome, why=why)
             await asyncio.sleep(self.random.expovariate(100))
 
     async def casting(self) -> None:

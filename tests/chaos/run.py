@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,14 +11,13 @@ from functools import partial
 import psutil
 
 from otpd.agents import OtpdError, connect
-from tests.chaos.storm import AGENTS, MAYFLIES, Storm, stage
+from tests.chaos.storm import ACTORS, MAYFLIES, Storm, stage
 from tests.chaos.verdict import Left, Verdict, judge
 from tests.e2e.node import Node
 from tests.helpers import eventually
 
 #: Seconds after which a node must have found back from anything.
 RECOVERY = 120.0
-DECLARED = sorted(f"actor{number}/{schedule}" for number in range(AGENTS) for schedule in ("tick", "poll", "second"))
 #: Of the broker, over what it had before the storm.
 MORE_MEMORY, MORE_FILES = 40 * 2**20, 8
 
@@ -31,35 +31,33 @@ class Outcome:
 
 def chaos(seconds: float, seed: int) -> Outcome:
     with stage(seed) as (node, facts):
-        _all_answer(node)
+        all_answer(node)
         before = _footprint(node)
         storm = Storm(node, seed)
         storm.rage(seconds)
         _end_mayflies(node)
-        _all_answer(node)
-        _hush(node)
-        kept = _kept(node)
-        left = Left(kept, _schedules(node), DECLARED)
+        all_answer(node)
+        hush(node)
+        left = Left(kept(node), schedules(node), declared())
         problems = [f"{what} grew from {before[what]} to {value}" for what, value in _calmed(node, before).items()]
         node.stop()
         return Outcome(judge(facts, left), storm.done, problems)
 
 
-def _all_answer(node: Node) -> None:
+def all_answer(node: Node, names: Sequence[str] = ACTORS) -> None:
     """Every actor runs, is registered, and answers a call."""
-    names = [f"actor{number}" for number in range(AGENTS)]
 
     def answer() -> bool:
         try:
             with connect(node.control) as client:
-                return [client.call(name, "echo", text=name, timeout=10) for name in names] == names
+                return [client.call(name, "echo", text=name, timeout=10) for name in names] == [*names]
         except (OtpdError, OSError):
             return False
 
     eventually(answer, RECOVERY, "every actor answers")
 
 
-def _hush(node: Node) -> None:
+def hush(node: Node, names: Sequence[str] = ACTORS) -> None:
     """Also one whose breaker the impatience of its peers has opened."""
 
     def hushed(name: str) -> bool:
@@ -68,11 +66,11 @@ def _hush(node: Node) -> None:
             return True
         return False
 
-    for number in range(AGENTS):
-        eventually(partial(hushed, f"actor{number}"), RECOVERY, f"actor{number} is silent")
+    for name in names:
+        eventually(partial(hushed, name), RECOVERY, f"{name} is silent")
 
 
-def _kept(node: Node) -> dict[str, list[str]]:
+def kept(node: Node, names: Sequence[str] = ACTORS) -> dict[str, list[str]]:
     """What the durable messages have left in the states of their targets, when none waits any more; and the dead letters."""
 
     def drained() -> dict[str, list[str]] | None:
@@ -80,7 +78,6 @@ def _kept(node: Node) -> dict[str, list[str]]:
             with connect(node.control) as client:
                 if not client.call("store", "waiting", timeout=5):
                     letters = [str(each) for each in client.call("store", "letters", timeout=5)]
-                    names = [f"actor{number}" for number in range(AGENTS)]
                     return {"": letters} | {name: client.call(name, "kept", timeout=5) for name in names}
         return None
 
@@ -91,13 +88,17 @@ def _kept(node: Node) -> dict[str, list[str]]:
 
 def _end_mayflies(node: Node) -> None:
     """Their names end while there is nobody who could hear of it."""
-    _all_answer(node)
+    all_answer(node)
     node.kill(node.pid("scheduler"))
     for action in ("stop", "delete"):
         node.ask("child", timeout=RECOVERY, action=action, names=list(MAYFLIES))
 
 
-def _schedules(node: Node) -> list[str]:
+def declared(names: Sequence[str] = ACTORS) -> list[str]:
+    return sorted(f"{name}/{schedule}" for name in names for schedule in ("tick", "poll", "second"))
+
+
+def schedules(node: Node, names: Sequence[str] = ACTORS) -> list[str]:
     """Ids that the scheduler has: as soon as it has those that are declared and no others, or at last."""
 
     def found() -> list[str]:
@@ -106,7 +107,7 @@ def _schedules(node: Node) -> list[str]:
 
     def calm() -> bool:
         with suppress(OtpdError, OSError):
-            return found() == DECLARED
+            return found() == declared(names)
         return False
 
     with suppress(AssertionError):  # what is left over is judged

@@ -8,14 +8,14 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from otpd.ipc.control import ControlError
 from tests.e2e.node import Node, node
 
-AGENTS = 20
+ACTORS = tuple(f"actor{number}" for number in range(20))
 #: They do nothing but have schedules, and lose their names when the storm is over.
 MAYFLIES = ("mayfly0", "mayfly1", "mayfly2")
 MAYFLY = """
@@ -40,21 +40,26 @@ PAUSE = (0.05, 0.4)
 SERVICES = ("broker", "store", "scheduler")
 #: Kills are no faults of the messages that they hit: none must be given up for them.
 STORE = "[services.store]\nmax_attempts = 100\n"
+HEALTH = 'health = { call = true, interval = "1s", timeout = "1s", failures = 30 }\n'
+Files = Mapping[str, str]
+NO_FILES: Files = {}
 
 
 @contextmanager
-def stage(seed: int) -> Iterator[tuple[Node, Path]]:
-    """A node of actors that talk, and the directory of their facts."""
-    names = [f"actor{number}" for number in range(AGENTS)]
+def stage(
+    seed: int, names: Sequence[str] = ACTORS, services: Sequence[str] = SERVICES, more: str = "", files: Files = NO_FILES
+) -> Iterator[tuple[Node, Path]]:
+    """A node of actors that talk, and of what `more` says, and the directory of their facts."""
     script = (Path(__file__).parent / "actor.py").read_text()
-    with node("", start=False, services=SERVICES) as made:
+    with node("", start=False, files=dict(files), services=services) as made:
         facts = made.home / "facts"
         facts.mkdir()
-        args = f'args = {{ peers = {names}, facts = "{facts}", seed = {seed} }}'.replace("'", '"')
+        args = f'args = {{ peers = {[*names]}, facts = "{facts}", seed = {seed} }}'.replace("'", '"')
         backoff = 'backoff = { initial = "10ms", max = "100ms" }'
-        tables = [f'[agents.{name}]\nscript = "actor.py"\n{args}\n{backoff}\n' for name in names]
-        tables += [f'[agents.{name}]\nscript = "mayfly.py"\n{backoff}\n' for name in MAYFLIES]
-        made.write("otpd.toml", "\n".join([*tables, STORE]))
+        asked = HEALTH if "health" in services else ""
+        tables = [f'[agents.{name}]\nscript = "actor.py"\n{args}\n{backoff}\n{asked}' for name in names]
+        tables += [f'[agents.{name}]\nscript = "mayfly.py"\n{backoff}\n' for name in MAYFLIES if names == ACTORS]
+        made.write("otpd.toml", "\n".join([*tables, STORE, more.replace("FACTS", str(facts))]))
         made.write("actor.py", script)
         made.write("mayfly.py", MAYFLY)
         made.start()
@@ -93,5 +98,5 @@ class Storm:
             return int(self._node.facts()["pid"])
         if kind == "zygote":
             return int(self._node.facts()["zygote_pid"])
-        name = kind if kind in SERVICES else f"actor{self._random.randrange(AGENTS)}"
+        name = kind if kind in SERVICES else self._random.choice(ACTORS)
         return self._node.pid(name)
