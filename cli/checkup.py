@@ -111,7 +111,9 @@ def cgroups() -> Finding:
             "sessions, subreaper and cookies own the workers; a helper that leaves its session and empties its "
             "environment can only be found through a delegated cgroup v2",
         )  # fmt: skip
-    return Finding("cgroup", Level.OK, found.why)
+    left = cgroup.abandoned()
+    stale = f"; {count(len(left), 'group')} of killed command workers, which the next start removes" if left else ""
+    return Finding("cgroup", Level.OK, found.why + stale)
 
 
 def oom_kills() -> Finding:
@@ -212,9 +214,24 @@ def _no_answer(paths: NodePaths, holder: str | None) -> Finding:
             "root may just be starting again; else end the node with: otpd stop --now",
         )  # fmt: skip
     stale = [path.name for path in (paths.control, *paths.notify_sockets()) if path.exists()]
-    if stale:
-        return Finding("node", Level.OK, f"not running; it left {', '.join(stale)}, which the next start replaces")
-    return Finding("node", Level.OK, "not running")
+    left = f"; it left {', '.join(stale)}, which the next start replaces" if stale else ""
+    living = _left_alive(paths)
+    if living:
+        return Finding(
+            "node", Level.WARN, f"not running, but {', '.join(living)} {'lives' if len(living) == 1 else 'live'}{left}",
+            "heart, root and logger were killed at once; the next start ends what is left of that life",
+        )  # fmt: skip
+    return Finding("node", Level.OK, f"not running{left}")
+
+
+def _left_alive(paths: NodePaths) -> list[str]:
+    from otpd.supervisor.sweep import carriers
+
+    try:
+        node_id = paths.node_id.read_text().strip()
+    except OSError:
+        return []
+    return [f"{each.title or 'a process'} (pid {each.pid})" for each in carriers(node_id)]
 
 
 def files(children: int) -> Finding:

@@ -63,14 +63,30 @@ def own_memory_v1() -> str | None:
     return _own("memory", lambda kind, options: kind == "cgroup" and "memory" in options)
 
 
-def remove_abandoned() -> None:
-    """Groups of command workers that were killed before they could remove them (agents/sandbox/cgroup.py names them)."""
+def remove_abandoned(patience: float = 0.0) -> None:
+    """Groups of command workers that were killed before they could remove them (agents/sandbox/cgroup.py names them).
+
+    Waits at most `patience` seconds for those that are not empty yet.
+    """
+    end = time.monotonic() + patience
+    while [group for group in abandoned() if not remove(group)] and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def abandoned() -> list[str]:
+    """Groups of command workers that are dead, where this process would make some; whose node it was can't be told."""
     first = (_own(each, partial(_has_controller, each)) for each in _COMMAND_CONTROLLERS)
-    for parent in {each for each in (own_directory(), *first) if each is not None}:
-        for name in _names(parent):
-            maker = name.removeprefix(_COMMANDS).partition("-")[0]
-            if name.startswith(_COMMANDS) and maker.isdecimal() and not os.path.exists(f"/proc/{maker}"):
-                remove(os.path.join(parent, name))
+    parents = {each for each in (own_directory(), *first) if each is not None}
+    return [os.path.join(parent, name) for parent in parents for name in _names(parent) if _is_abandoned(name)]
+
+
+def _is_abandoned(name: str) -> bool:
+    """Also where its maker is on its way out, or not reaped."""
+    maker = name.removeprefix(_COMMANDS).partition("-")[0]
+    if not name.startswith(_COMMANDS) or not maker.isdecimal():
+        return False
+    found = linux.stat(int(maker))
+    return found is None or found.exiting
 
 
 def _has_controller(controller: str, kind: str, options: list[str]) -> bool:
@@ -270,6 +286,14 @@ def remove(leaf: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def remove_node(node: str, patience: float) -> None:
+    """End what is in the cgroup of a node that is dead, and remove it. Blocks for at most `patience` seconds."""
+    delegation = probe()
+    if delegation.directory is not None:
+        with contextlib.suppress(OSError):
+            NodeCgroup(delegation.directory, node).sweep(patience)
 
 
 def open_node(node: str, patience: float = 5.0) -> NodeCgroup | None:

@@ -14,7 +14,8 @@ many; send it again later.
 
 In trouble (disk full, directory gone, ...) the policy "drop" empties the pipes and counts, "block" leaves them alone.
 Either way it tries again once a second. It ignores SIGTERM, SIGINT and SIGHUP, because it must outlive those whose words
-it keeps; it ends when the channel does, after it has stored what is in the pipes.
+it keeps; it ends when the channel does, after it has stored what is in the pipes. Where that is because root was killed,
+heart ends it with all the rest; where heart was killed, too, it is the last one, and clears what is left (`remains`).
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from otpd.ipc.frames import FrameError, close_all, receive_packet, send_packet
+from otpd.supervisor import linux
 from otpd.supervisor.logevents import EventLog
 from otpd.supervisor.logstore import cut_tail, last_lines
 from otpd.supervisor.logwriter import LogWriter, Trouble, probe
+from otpd.supervisor.paths import NodePaths
 from otpd.supervisor.spec import LogPolicy
 
 _RETRY = 1.0
@@ -430,6 +434,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the channel to root")
     parser.add_argument("--life", type=int, required=True, help="which life of root it is whose events are stored")
     parser.add_argument("--dir", required=True, help="the directory for the logs")
+    parser.add_argument("--root", type=int, required=True, help="pid of root")
+    parser.add_argument("--runtime-dir", type=Path, required=True, help="where the node's sockets are")
     parser.add_argument("--max-bytes", type=int, required=True, help="size of one segment")
     parser.add_argument("--keep", type=int, required=True, help="finished segments kept per child")
     parser.add_argument("--full", choices=("drop", "block"), required=True, help="what to do when the disk is full")
@@ -443,7 +449,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.set_inheritable(options.channel, False)
     policy = LogPolicy(max_bytes=options.max_bytes, keep=options.keep, full=options.full)
     Logger(channel, options.dir, policy, options.life).run()
+    if not _lives(options.root):
+        _clear(NodePaths(Path(options.dir).parent, options.runtime_dir))
     return 0
+
+
+def _lives(root: int) -> bool:
+    """One that is killed closes its channel before its children get another parent."""
+    found = linux.stat(root)
+    return os.getppid() == root and found is not None and not found.exiting
+
+
+def _clear(paths: NodePaths) -> None:
+    """Imported now: it takes as long as all the rest, and a logger hardly ever needs it."""
+    from otpd.supervisor import remains
+    from otpd.supervisor.launch import NODE
+
+    remains.clear(paths, os.environ[NODE])
 
 
 if __name__ == "__main__":

@@ -172,8 +172,17 @@ def make_runtime(paths: NodePaths) -> None:
 
 def remove_traces(paths: NodePaths) -> None:
     """The files that only a running node has. For whoever of it goes last."""
-    own = (paths.control, paths.spec, paths.runtime_record, paths.life_bridge, paths.broker_lock)
-    for path in (*own, *paths.notify_sockets(), *paths.endpoints()):
+    _remove(paths.spec, paths.runtime_record, paths.life_bridge, paths.broker_lock)
+    remove_sockets(paths)
+
+
+def remove_sockets(paths: NodePaths) -> None:
+    """Also those that nobody listens on any more."""
+    _remove(paths.control, *paths.notify_sockets(), *paths.endpoints())
+
+
+def _remove(*files: Path) -> None:
+    for path in files:
         with contextlib.suppress(OSError):
             path.unlink()
 

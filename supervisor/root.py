@@ -470,7 +470,7 @@ class Root:
         policy = self.node.log
         return [
             sys.executable, "-P", "-m", "otpd.supervisor.logger", "--channel", str(fd), "--life", str(self.life.number),
-            "--dir", str(self.paths.logs),
+            "--dir", str(self.paths.logs), "--root", str(os.getpid()), "--runtime-dir", str(self.paths.runtime_dir),
             "--max-bytes", str(policy.max_bytes), "--keep", str(policy.keep), "--full", policy.full,
         ]  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from otpd.cli import checkup
 from otpd.cli.checkup import Level
 from otpd.supervisor import oom
+from otpd.supervisor.paths import node_paths
 from tests.cli.fake import FakeNode
 
 CHECKS = ["kernel", "python", "pidfd", "subreaper", "cgroup", "oom", "/proc", "clock", "config", "state directory",
@@ -64,6 +66,15 @@ def test_a_socket_without_a_listener_is_named(down: FakeNode) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(down.control))
     assert "not running; it left control.sock, which the next start replaces" in down.otpd("doctor").stdout
+
+
+def test_a_process_that_a_dead_node_has_left_is_named(down: FakeNode) -> None:
+    (down.home / ".otpd").mkdir(mode=0o700)
+    (down.home / ".otpd" / "node_id").write_text("d0c" * 10 + "\n")
+    with subprocess.Popen(["sleep", "600"], env={**os.environ, "OTPD_NODE": "d0c" * 10}) as left:
+        found = checkup.running(node_paths(down.home / ".otpd"))[0]
+        left.kill()
+    assert (found.level, found.what) == (Level.WARN, f"not running, but sleep 600 (pid {left.pid}) lives")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Two are killed at once while a command runs, of all that take part in it: each pair but one, and each alone.
+"""Two are killed at once while a command runs, of all that take part in it: each pair, each alone, and those who clear.
 
 Takes minutes, is left out of the suite and started by scripts/soak; `test_exec_kills` says of the single ones what each
 outcome is.
@@ -27,9 +27,9 @@ from tests.sandbox.conftest import why_not_native
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 PARTS = ("worker", "commands", "owner", "broker", "root", "heart")
-#: Not root with heart: nobody is there then who ends the rest in order, and an empty cgroup of a worker may stay.
-PAIRS = [pair for pair in itertools.combinations(PARTS, 2) if pair != ("root", "heart")]
-VICTIMS = [*itertools.combinations(PARTS, 1), *PAIRS]
+#: All who could clear what a command has left: then the next start does.
+EVERY_GUARD = ("logger", "root", "heart")
+VICTIMS = [*itertools.combinations(PARTS, 1), *itertools.combinations(PARTS, 2), EVERY_GUARD]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,8 @@ def pid_of(n: Node, part: str, worker: int) -> int:
             return n.guardians()[0]
         case "root":
             return n.guardians()[1]
+        case "logger":
+            return int(n.facts()["logger_pid"])
     return n.pid(part)
 
 
@@ -83,6 +85,9 @@ def test_nothing_is_left_and_there_is_one_outcome(one: Node, victims: tuple[str,
     if "heart" in victims:
         eventually(lambda: not everything(one), 60, "the node has ended")
         eventually(lambda: not [each for each in was if each.alive], 60, "none of its processes lives")
+        eventually(lambda: not command.processes(), 60, "nor does the command")
+        if victims != EVERY_GUARD:
+            nothing_left(one, command, *had)
         one.start()
     eventually(lambda: runs(one), 120, "it runs again")
     lost = had - set(workers(one))

@@ -17,6 +17,7 @@ from otpd.agents import BrokerLost, Client, Exited, OtpdError, connect
 from otpd.agents.sandbox import cgroup
 from otpd.ipc.control import ControlError
 from tests.e2e.node import Node, gone, node
+from tests.e2e.watching import dead_without_a_socket
 from tests.helpers import eventually
 from tests.sandbox.conftest import why_not_native
 
@@ -235,6 +236,19 @@ def test_everybody_at_once(one: Node) -> None:
     eventually(lambda: another_root(one, *victims), 60, "another root")
     one.when("commands", 60, state="running")
     nothing_left(one, command, worker)
+    next_one_runs(one)
+
+
+def test_heart_and_root_at_once(one: Node) -> None:
+    """The logger is left, and clears; also the group of the worker, which nobody has named to it."""
+    with connect(one.control) as client:
+        command, outcome, worker = begun(one, lambda it: client.exec(it.argv))
+        for victim in one.guardians():
+            one.kill(victim)
+        assert isinstance(outcome(), OtpdError)
+    dead_without_a_socket(one)
+    nothing_left(one, command, worker)
+    one.start()
     next_one_runs(one)
 
 

@@ -12,7 +12,18 @@ import pytest
 
 from tests.e2e.node import Node, node
 from tests.e2e.shapes import SHAPES
-from tests.e2e.watching import Seen, alive, by_child, everything, holds, no_old_zombies, nothing_is_left, of_child, seen
+from tests.e2e.watching import (
+    Seen,
+    alive,
+    by_child,
+    dead_without_a_socket,
+    everything,
+    holds,
+    no_old_zombies,
+    nothing_is_left,
+    of_child,
+    seen,
+)
 from tests.helpers import eventually
 
 #: Each shape with the number of processes that note their pid: the worker and what it leaves behind.
@@ -226,12 +237,26 @@ def test_the_end_of_root_is_the_end_of_a_hopper(shape: str) -> None:
         assert hops_no_more(n, shape)
 
 
+def test_the_logger_ends_what_heart_and_root_left() -> None:
+    """T2: it is the last one; a daemon and a hopper, which PDEATHSIG does not reach, end without another start."""
+    with stranger(), node(programs(["daemon", "leaper"]), {"shapes.py": SHAPES}) as n:
+        old = noted(n, "daemon", LEAVERS["daemon"])
+        hopping(n, "leaper")
+        for pid in n.guardians():
+            n.kill(pid)
+        dead_without_a_socket(n)
+        assert alive(old) == []
+        assert hops_no_more(n, "leaper")
+
+
 @pytest.mark.parametrize("shape", ["hopper", "leaper"])
-def test_the_next_start_ends_a_hopper_that_heart_and_root_left(shape: str) -> None:
+def test_the_next_start_ends_a_hopper_that_heart_root_and_logger_left(shape: str) -> None:
     """T1, T2, test 19: without its parents a hopper belongs to nobody; the sweep by cookie still ends it."""
     with node(programs([shape]), {"shapes.py": SHAPES}) as n:
         hopping(n, shape)
-        for pid in n.guardians():
+        logger = n.facts()["logger_pid"]
+        n.kill(logger, signal.SIGSTOP)
+        for pid in (*n.guardians(), logger):
             n.kill(pid)
         hopping(n, shape)
         n.write("otpd.toml", AGENT.format(name="other"))

@@ -105,6 +105,12 @@ def nothing_is_left(n: Node, deadline: float = 60.0) -> None:
     assert sockets == [], f"left in the runtime directory: {sockets}"
 
 
+def dead_without_a_socket(n: Node) -> None:
+    """No process of a node that was killed lives, and no socket stands about; files, which name nobody, may."""
+    eventually(lambda: not everything(n), 60, "no process of the node lives")
+    assert [path.name for path in n.runtime.glob("otpd/*/*") if path.is_socket()] == []
+
+
 def holds(condition: Callable[[], bool], seconds: float) -> bool:
     """True when `condition` was true all the time."""
     end = time.monotonic() + seconds

@@ -22,7 +22,7 @@ class LogRoot:
         self, logs: Path, max_bytes: int = 1 << 20, keep: int = 1000, full: str = "drop", prefix: tuple[str, ...] = ()
     ) -> None:
         self.logs = logs
-        self._options = ["--life", "7", "--dir", str(logs)]
+        self._options = ["--life", "7", "--root", str(os.getpid()), "--dir", str(logs), "--runtime-dir", str(logs)]
         self._options += ["--max-bytes", str(max_bytes), "--keep", str(keep), "--full", full]
         self._prefix = prefix  # a command that runs another one
         self.pipes: dict[tuple[str, int], int] = {}

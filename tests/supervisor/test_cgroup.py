@@ -129,3 +129,13 @@ def test_groups_of_command_workers_that_are_gone_are_removed_and_no_others(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [f"otpd-cmd-{os.getpid()}-nest", "otpd-cmd-x", f"other-{dead}"]
     )
+
+
+def test_a_command_worker_that_is_dead_and_not_reaped_has_abandoned_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "_own", lambda _controller, _wanted: str(tmp_path))
+    with subprocess.Popen(["true"]) as worker:
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        (tmp_path / f"otpd-cmd-{worker.pid}-nest").mkdir()
+        assert cgroup.abandoned() == [str(tmp_path / f"otpd-cmd-{worker.pid}-nest")]
