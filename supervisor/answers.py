@@ -14,6 +14,7 @@ from otpd.supervisor import leaving
 from otpd.supervisor.child import Child, ChildState, is_clean
 from otpd.supervisor.events import Exited, Started, StartFailed, StartIgnored
 from otpd.supervisor.job import Doing, Exit, Job
+from otpd.supervisor.notices import offender
 from otpd.supervisor.spec import Dynamic, Restart
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _notice(sup: Supervisor, child: Child, event: Answer) -> None:
 
     match event, child.state:
         case Started(), _:
-            tell("child_started", restart=child.automatic)
+            tell("child_started", restart=child.automatic, offender=offender(child))
         case StartIgnored(), _:
             tell("child_ignored")
         case Exited(reason=reason), ChildState.RUNNING | ChildState.STOPPING:

@@ -9,7 +9,7 @@ from otpd.supervisor.spec import BRUTAL_KILL, ChildSpec, Dynamic, Restart
 
 #: kind -> (what Notice.path names, keys of Notice.data with their meaning).
 NOTICES: Final[dict[str, tuple[str, dict[str, str]]]] = {
-    "child_started": ("worker", {"restart": "whether it was an automatic restart"}),
+    "child_started": ("worker", {"restart": "whether it was an automatic restart", "offender": "see `offender`"}),
     "child_start_failed": ("worker", {"reason": "why", "asked": "whether the attempt was given up on request"}),
     "child_ignored": ("worker", {}),
     "child_exited": (
@@ -42,7 +42,7 @@ NOTICES: Final[dict[str, tuple[str, dict[str, str]]]] = {
 
 
 def offender(child: Child) -> dict[str, Any]:
-    """What a report says about the child."""
+    """What a report says about the child: OTP's word for it, in its progress reports, too (rule 11)."""
     spec = child.spec
     return {
         "id": child.id,

@@ -247,7 +247,7 @@ class Root:
         self.link.noticed(kind, path)
         name = path.rpartition("/")[2] if "/" in path else self.node.name
         if kind == "child_started" and (live := self.workers.live(path)) is not None:
-            data = {**data, "seconds": round(self.loop.now - live.began, 6)}
+            data = {**data, "pid": live.pid, "seconds": round(self.loop.now - live.began, 6)}
         self.journal.event(_EVENTS[kind], name, self.shown(path), generation, **data)
 
     def _timer_fired(self, token: int) -> None:

@@ -5,6 +5,7 @@
 >>> node = NodeSpec(name="shop", state_dir="/srv/.otpd", config="/srv/otpd.toml", top=SupervisorSpec(children=(hello,)))
 >>> print("\\n".join(lines(node)))
 shop  config /srv/otpd.toml, state /srv/.otpd
+log  16MiB per file, 5 kept, full = drop
 top  one_for_one, 3 restarts in 5s
 `- hello  agent /srv/hello.py, permanent, stop SIGTERM then 5s, spawn allow
 """
@@ -24,6 +25,7 @@ from otpd.supervisor.spec import (
     Health,
     HttpReady,
     Launch,
+    LogPolicy,
     NodeSpec,
     RestartWhen,
     SupervisorSpec,
@@ -37,12 +39,16 @@ def lines(node: NodeSpec) -> list[str]:
     """The tree as plain text, one line per child, in start order."""
     head = f"{node.name}  config {node.config}, state {node.state_dir}"
     own = (*_services(node), *_commands(node), *_pools(node))
-    return [head, *own, f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
+    return [head, _log(node.log), *own, f"top  {', '.join(_supervisor(node.top))}", *_children(node.top, "")]
 
 
 def to_dict(node: NodeSpec) -> dict[str, Any]:
     """For --json: every field of every spec, nested as the tree is."""
     return {"schema": "otpd/1", **plain(node)}
+
+
+def _log(policy: LogPolicy) -> str:
+    return f"log  {format_size(policy.max_bytes)} per file, {policy.keep} kept, full = {policy.full}"
 
 
 def _services(node: NodeSpec) -> Iterator[str]:

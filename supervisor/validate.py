@@ -55,6 +55,9 @@ def check_flags(spec: SupervisorSpec) -> None:
     _one_of("invalid_auto_shutdown", "auto_shutdown", spec.auto_shutdown, AutoShutdown)
     if spec.isolate and spec.strategy != Strategy.ONE_FOR_ONE:
         raise _combination(("isolate", True), ("strategy", str(spec.strategy)), "use one_for_one, or don't isolate")
+    if spec.dynamic is Dynamic.DYNAMIC and spec.auto_shutdown != AutoShutdown.NEVER:
+        advice = "its children come and go; give it auto_shutdown never, and stop it when its work is done"
+        raise _combination(("auto_shutdown", str(spec.auto_shutdown)), ("dynamic", str(spec.dynamic)), advice)
     if not (spec.max_children is None or _integer(spec.max_children, 0)):
         raise _invalid("invalid_max_children", "max_children", spec.max_children, "an integer >= 0, or none for no limit")
 

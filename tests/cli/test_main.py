@@ -137,6 +137,7 @@ def test_a_broken_config_keeps_nobody_from_looking_at_the_node(node: FakeNode) -
 
 @pytest.mark.parametrize("arguments", [["tree", "--json"], ["status", "--json"], ["tree"], ["status"]])
 def test_a_look_at_the_node_imports_nothing_heavy(node: FakeNode, arguments: list[str]) -> None:
+    """T44: what its time would go to. How long it takes: `scripts/bench`."""
     code = (
         "import sys; from otpd.cli.main import run; code = run(sys.argv[1:]); "
         f"print(code, [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"

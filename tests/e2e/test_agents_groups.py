@@ -12,7 +12,7 @@ from tests.helpers import eventually
 
 
 def test_instances_are_a_group_that_every_policy_reaches() -> None:
-    """G1, G2, G3."""
+    """G1, G2, G3; rules 96, 99: the same key means the same member, and a group without members is an error."""
     with fleet(actors("w", "a", w="instances = 3")) as it:
         names = ["w-1", "w-2", "w-3"]
         client = it.client

@@ -389,7 +389,7 @@ def test_one_that_has_stopped_itself_still_hears_the_stop(strange: Node) -> None
 
 @pytest.mark.parametrize("name", ["silent", "doubled", "closed"])
 def test_one_that_closes_or_redirects_its_descriptors_is_supervised_like_any(strange: Node, name: str) -> None:
-    """Tests 21, 22: death is learned from the kernel, not from a pipe (T22)."""
+    """Tests 21, 22: death is learned from the kernel, not from a pipe (T22, rule 59)."""
     said(strange, name)
     strange.kill(strange.pid(name))
     row = strange.reborn(name, 1)

@@ -270,6 +270,7 @@ def test_all_of_a_group_are_shown_and_waited_for_and_what_is_for_one_names_them(
 
 
 def test_a_group_is_scaled_up_down_to_nothing_and_back(shop: Node) -> None:
+    """Rule 98: the highest go, the last one first."""
     before = shop.workers()
     assert shop.json("scale", "worker", "4") == {"added": ["worker-3", "worker-4"], "removed": []}
     assert shop.otpd("scale", "worker", "1").stdout == "worker: removed worker-4, worker-3, worker-2\n"

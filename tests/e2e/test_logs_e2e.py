@@ -118,7 +118,8 @@ def test_every_line_is_stored_once_and_in_order_though_the_logger_is_killed_agai
 
 
 def test_what_is_printed_while_no_logger_runs_waits_for_the_next_one() -> None:
-    """T11: a stopped logger, a child that dies meanwhile, a restart; then all of it is there, in order."""
+    """T11, T15: a logger that stands still, as on a slow disk, a child that dies meanwhile, a restart by a root that waits
+    for nobody; then all of it is there, in order."""
     with node(counter("c", 500, 0.0), FILES) as n:
         eventually(lambda: n.printed("c").endswith("done\n"))
         logger = n.facts()["logger_pid"]

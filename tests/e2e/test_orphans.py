@@ -182,7 +182,8 @@ def all_run(n: Node) -> bool:
 
 
 def test_kill_9_of_root_ends_every_process_and_brings_the_tree_back_complete() -> None:
-    """T2: none of the 60 old processes lives, then the tree is up again, without duplicates. How soon: `scripts/bench`."""
+    """T2, rule 67: none of the 60 old processes lives, then the tree is up again, without duplicates. How soon:
+    `scripts/bench`."""
     with stranger(), node(FLEET, {"shapes.py": SHAPES}) as n, no_old_zombies(n):
         old, root, heart = fleet(n), n.facts()["pid"], n.facts()["heart_pid"]
         n.kill(root)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from otpd.supervisor import linux
 from tests.e2e.node import Node, node
 from tests.e2e.watching import cpu_seconds
 from tests.helpers import eventually
@@ -123,11 +124,12 @@ def test_what_can_not_be_executed_is_told_with_its_reason_and_backs_off() -> Non
         for name in files:
             (n.home / name).chmod(0o755)
         n.start(None, "--timeout", "2s")
+        eventually(n.answers, what="root answers")
         refused = [name for name in files if name != "directory"]
         reasons = eventually(lambda: all((found := {name: n.worker(name)["what"] for name in refused}).values()) and found)
         assert "/nowhere/sh" in reasons["interpreter"] or "No such file" in reasons["interpreter"]
         assert "format" in reasons["format"].lower()
-        assert n.worker("directory")["state"] == "running"
+        n.when("directory", state="running")
         (n.home / "directory").unlink()
         n.kill(n.pid("directory"))
         row = n.when("directory", state="backoff")
@@ -163,7 +165,8 @@ def test_children_of_one_failure_do_not_come_back_in_lockstep() -> None:
     ],
 )
 def test_a_crash_touches_exactly_those_whom_the_strategy_names_in_its_order(strategy: str, order: str) -> None:
-    """Rules 31-37, T52: the others keep their pids, one group restart counts once, siblings are not called crashed."""
+    """Rules 31-37, 68, T52: the others keep their pids, one group restart counts once, siblings are not called crashed,
+    and all are reaped."""
     names = "abcd"
     config = supervisor("s", f'strategy = "{strategy}"') + "".join(
         f'[agents.{name}]\nscript = "idle.py"\nsupervisor = "s"\n' for name in names
@@ -184,6 +187,11 @@ def test_a_crash_touches_exactly_those_whom_the_strategy_names_in_its_order(stra
         for name in touched - {"b"}:
             (death,) = n.json("why", name)["deaths"]
             assert (death["reason"], death["asked_by"]) == ("shutdown", "its supervisor")
+        eventually(lambda: not zombies_below(n.facts()["pid"]), what="all are reaped")
+
+
+def zombies_below(pid: int) -> list[int]:
+    return [child for child in linux.children(pid) if (found := linux.stat(child)) and found.state == "Z"]
 
 
 def test_a_supervisor_that_gives_up_takes_its_children_with_it_and_its_own_supervisor_decides() -> None:

@@ -140,8 +140,11 @@ def test_stop_now_kills_without_waiting() -> None:
 
 
 def test_stop_now_comes_after_a_stop_that_waits() -> None:
+    """Rules 55, 65: somebody who gives up waiting ends nobody else's stop."""
     with node(DEAF_FOR_EVER, {"deaf.py": DEAF}) as n, running(n, "stop") as patient:
         eventually(lambda: n.facts()["state"] == "stopping", 10)
+        assert n.ask("stop", timeout=60) is None, "the first word: what it waits for"
+        assert n.facts()["state"] == "stopping"
         n.stop("--now")
         patient.communicate(timeout=60)
         assert patient.returncode == 0, "the patient one is told as well"

@@ -153,6 +153,7 @@ def placed(board: Switchboard, sender: Agent, members: list[Agent], keys: int) -
 
 
 def test_g2_hash_sends_a_key_always_to_the_same_member_and_moves_only_those_of_one_that_leaves(board: Switchboard) -> None:
+    """Rule 96."""
     (a,), members = board.agents("a"), list(pool(board, 5))
     before = placed(board, a, members, 500)
     assert len(before) == 500 and before == placed(board, a, members, 500)

@@ -139,6 +139,7 @@ def test_an_owner_that_is_a_command_has_its_directory_as_the_place_of_scripts(he
 
 
 def test_all_mistakes_are_told_at_once_in_the_words_of_otpd_toml(here: Path) -> None:
+    """Rule 19: an unknown key is named."""
     text = wrong(here, {"name": "x", "script": "fed.py", "restart": "transiet", "tiemout": 3})
     script = here / "agents" / "fed.py"
     assert text == (
@@ -178,6 +179,7 @@ def test_all_mistakes_are_told_at_once_in_the_words_of_otpd_toml(here: Path) -> 
     ],
 )
 def test_a_mistake_is_told_with_its_key(here: Path, table: Any, text: str) -> None:
+    """Rules 19, 74: children that come at run time can't be significant."""
     assert text in wrong(here, table)
 
 

@@ -55,6 +55,7 @@ def test_brutal_kill_skips_the_request() -> None:
 
 
 def test_infinity_never_kills() -> None:
+    """Rule 55."""
     ladder, effects = play(Ladder(MAIN), (0, Stop(INFINITY)), (1e9, Tick()))
     assert (ladder.deadline, effects) == (None, [[Ask(15)], []])
 
@@ -68,6 +69,7 @@ def test_a_second_request_can_only_make_it_sooner(first: Shutdown, then: Shutdow
 
 
 def test_a_second_request_that_is_brutal_kills_at_once() -> None:
+    """Rule 55: also one that was given all the time there is."""
     assert play(Ladder(MAIN), (0, Stop(INFINITY)), (1, Stop(BRUTAL_KILL)))[1] == [[Ask(15)], [Kill(group=True)]]
 
 

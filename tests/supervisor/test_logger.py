@@ -318,6 +318,7 @@ def limit_file_size(root: LogRoot, size: int) -> None:
 
 
 def test_while_nothing_can_be_stored_output_is_dropped_counted_and_the_gap_marked(root: LogRoot, logs: Path) -> None:
+    """T15: `log.full = "drop"`, the default."""
     write = root.open("web")
     os.write(write, b"before\n")
     root.flush()
@@ -346,6 +347,7 @@ def test_while_nothing_can_be_stored_output_is_dropped_counted_and_the_gap_marke
 
 
 def test_with_the_policy_block_children_wait_and_nothing_is_lost(logs: Path) -> None:
+    """T15: `log.full = "block"`."""
     with LogRoot(logs, full="block") as root:
         write = root.open("web")
         root.flush()

@@ -46,6 +46,7 @@ rw = ["w"]
 
 
 def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
+    """T15: what becomes of output when the disk is full, too."""
     (tmp_path / "a.py").touch()
     (tmp_path / "otpd.toml").write_text(TEXT)
     node = load(tmp_path / "otpd.toml")
@@ -54,6 +55,7 @@ def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
     b += f"restart when {limits}, spawn deny, watchdog 30s, back-off 100ms to 30s"
     assert [line.replace(str(tmp_path), "DIR") for line in lines(node)] == [
         "shop  config DIR/otpd.toml, state DIR/.otpd",
+        "log  16MiB per file, 5 kept, full = drop",
         "services.store  max_state = 2097152",
         "commands  workers = 4, profiles default, build",
         'commands.profiles.build  rw = ["w"]',
@@ -73,4 +75,4 @@ def test_the_resolved_tree_has_a_line_per_child(tmp_path: Path) -> None:
 def test_a_service_that_is_left_out_is_shown_as_such(tmp_path: Path) -> None:
     (tmp_path / "a.py").touch()
     (tmp_path / "otpd.toml").write_text('[programs.a]\nscript = "a.py"\n[services.store]\nenabled = false\n')
-    assert lines(load(tmp_path / "otpd.toml"))[1] == "services.store  left out"
+    assert lines(load(tmp_path / "otpd.toml"))[2] == "services.store  left out"

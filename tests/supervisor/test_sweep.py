@@ -262,6 +262,7 @@ def test_a_sweep_by_node_spares_this_process_and_its_ancestors() -> None:
 
 
 def test_a_pid_that_was_given_anew_is_not_held() -> None:
+    """T19, rule 59."""
     stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     found = sweep.identify(stranger.pid)
     assert found is not None

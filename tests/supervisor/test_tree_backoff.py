@@ -132,12 +132,22 @@ def test_a_group_restart_takes_along_who_was_waiting() -> None:
 
 
 def test_stopping_cancels_all_waiting() -> None:
+    """Rule 64."""
     rig = Rig(worker("a", backoff=PLAIN), supervisor("s", worker("x", backoff=PLAIN), max_restarts=None), max_restarts=None)
     rig.boot()
     for name in ("a", "s/x", "a", "s/x"):
         rig.crash(name)
     assert rig.run(StopTree()) == ["cancel 2", "cancel 1", "ended shutdown"]
     assert rig.timers == {}
+
+
+def test_who_waits_for_its_retry_is_skipped_when_all_are_stopped() -> None:
+    """Rule 64."""
+    rig = Rig(worker("a"), worker("b"), max_restarts=9).boot()
+    rig.gone("a")
+    assert rig.feed(StopTree()) == []
+    assert rig.fail("a") == ["stop b 1 5.0"]
+    assert rig.gone("b", "shutdown") == ["ended shutdown"]
 
 
 def test_a_supervisor_as_a_child_backs_off_too() -> None:

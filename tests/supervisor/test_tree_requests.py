@@ -20,7 +20,8 @@ from otpd.supervisor.events import (
     TerminateChild,
     WhichChildren,
 )
-from otpd.supervisor.spec import BRUTAL_KILL, INFINITY, Dynamic, Restart, Strategy, SupervisorSpec
+from otpd.supervisor.spec import BRUTAL_KILL, INFINITY, Backoff, Dynamic, Restart, Strategy, SupervisorSpec
+from otpd.supervisor.views import SupervisorView
 from tests.supervisor.rig import Rig, supervisor, worker
 
 
@@ -56,6 +57,16 @@ def test_a_child_that_fails_in_start_child_leaves_nothing() -> None:
     assert rig.states() == {"a": "running"}
 
 
+def test_a_child_that_declines_in_start_child_is_kept_as_a_spec_unless_temporary() -> None:
+    """Rule 78."""
+    rig = Rig(worker("a")).boot()
+    rig.fails = {"b": "ignore", "t": "ignore"}
+    assert rig.request(StartChild("top", worker("b"))) == ["spawn b 1", "reply ['ok', 'undefined']"]
+    temporary = worker("t", restart=Restart.TEMPORARY)
+    assert rig.request(StartChild("top", temporary)) == ["spawn t 1", "reply ['ok', 'undefined']"]
+    assert rig.states() == {"a": "running", "b": "stopped"}
+
+
 def test_a_failing_restart_child_is_not_retried_and_shown_as_failed() -> None:
     """Rules 49, 80."""
     rig = Rig(worker("a")).boot()
@@ -71,6 +82,16 @@ def test_added_children_are_last_and_stop_first() -> None:
     rig.request(StartChild("top", worker("a")))
     assert rig.request(WhichChildren("top")) == ["reply [['a', 'alive', 1, 'worker'], ['z', 'alive', 1, 'worker']]"]
     assert rig.run(StopTree()) == ["stop a 1 5.0", "stop z 1 5.0", "ended shutdown"]
+
+
+def test_every_child_is_listed_whether_it_runs_waits_or_is_down() -> None:
+    """Rule 82."""
+    rig = Rig(worker("a", backoff=Backoff(initial=9.0)), worker("b"), supervisor("s")).boot()
+    rig.crash("a")
+    rig.crash("a")
+    rig.request(TerminateChild("top", "b"))
+    rows = [["s", "alive", 1, "supervisor"], ["b", "undefined", None, "worker"], ["a", "restarting", None, "worker"]]
+    assert rig.request(WhichChildren("top")) == [f"reply {rows}"]
 
 
 def test_counts_are_by_declared_type() -> None:
@@ -160,6 +181,44 @@ def test_a_dynamic_supervisor_counts_restarting_children_against_max_children() 
     assert rig.fail("d/a") == ["reply ['error', 'max_children']", "spawn d/a 3"]
     assert rig.ignore("d/a") == []
     assert rig.request(StartChild("top/d", worker("b"))) == ["spawn d/b 1", "reply ['ok', 1]"]
+
+
+def test_a_dynamic_child_that_declines_is_forgotten_at_its_start_and_at_its_restart() -> None:
+    """Rules 91, 93."""
+    rig = Rig(supervisor("d", dynamic=Dynamic.DYNAMIC, max_restarts=9)).boot()
+    rig.fails = {"d/a": "ignore"}
+    assert rig.request(StartChild("top/d", worker("a"))) == ["spawn d/a 1", "reply ignore"]
+    assert rig.states() == {"d": "running"}
+    rig.fails = {}
+    assert rig.request(StartChild("top/d", worker("a"))) == ["spawn d/a 2", "reply ['ok', 2]"]
+    rig.fails = {"d/a": "ignore"}
+    assert rig.crash("d/a") == ["spawn d/a 3"]
+    assert rig.states() == {"d": "running"}
+
+
+def test_a_failed_restart_of_a_dynamic_child_is_retried_at_once_counts_and_can_be_stopped_under_its_old_handle() -> None:
+    """Rules 92, 94."""
+    rig = Rig(supervisor("d", dynamic=Dynamic.DYNAMIC, max_restarts=9)).boot()
+    rig.request(StartChild("top/d", worker("a")))
+    assert rig.gone("d/a") == ["spawn d/a 2"]
+    assert rig.fail("d/a") == ["spawn d/a 3"]
+    d = rig.view("d")
+    assert isinstance(d, SupervisorView) and d.restarts_in_window == 2
+    assert rig.ask(TerminateChild("top/d", "a", 1)) == []
+    assert rig.fail("d/a") == ["reply ok"]
+    assert rig.states() == {"d": "running"}
+
+
+def test_to_list_and_to_count_many_children_reads_the_table_and_asks_nobody() -> None:
+    """Rule 85: both are cheap here."""
+    rig = Rig(supervisor("d", dynamic=Dynamic.DYNAMIC)).boot()
+    names = [f"x{number}" for number in range(50)]
+    for name in names:
+        rig.request(StartChild("top/d", worker(name)))
+    rows = [[name, "alive", 1, "worker"] for name in sorted(names)]
+    counts = {"specs": 50, "active": 50, "supervisors": 0, "workers": 50}
+    assert rig.ask(WhichChildren("top/d")) == [f"reply {rows}"]
+    assert rig.ask(CountChildren("top/d")) == [f"reply {counts}"]
 
 
 def test_a_changed_spec_starts_and_stops_nobody() -> None:

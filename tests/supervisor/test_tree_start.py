@@ -22,6 +22,14 @@ def test_children_start_one_after_the_other_each_when_the_one_before_is_ready() 
     assert set(rig.states().values()) == {"running"}
 
 
+def test_who_has_started_is_told_with_what_its_supervisor_knows_of_it() -> None:
+    """Rule 11."""
+    rig = Rig(worker("a", restart=Restart.TRANSIENT, shutdown=1.5)).boot()
+    spec = {"restart": "transient", "shutdown": 1.5, "type": "worker"}
+    offender = {"id": "a", "path": "top/a", "generation": 1, **spec}
+    assert rig.told("child_started") == [("child_started", "a", {"restart": False, "offender": offender})]
+
+
 def test_a_failing_child_rolls_back_what_had_started_in_reverse() -> None:
     """Rules 3, 4, 5."""
     rig = Rig(worker("a"), worker("b", shutdown=1.5), worker("c"), worker("d"))
@@ -45,6 +53,7 @@ def test_reasons_of_nested_failures_nest() -> None:
 
 
 def test_an_exit_before_ready_is_a_failed_start() -> None:
+    """Rule 12."""
     rig = Rig(worker("a"))
     rig.feed(Boot())
     assert rig.gone("a", "error(2)") == ["gave up ['failed_to_start_child', 'a', 'error(2)']"]

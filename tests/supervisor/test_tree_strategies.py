@@ -16,7 +16,7 @@ CLEAN = ["normal", "shutdown", "shutdown(done)"]
 @pytest.mark.parametrize("reason", REASONS)
 @pytest.mark.parametrize("restart", list(Restart))
 def test_whether_a_child_restarts_is_its_restart_type_and_the_reason(restart: Restart, reason: str) -> None:
-    """Rules 23-25, 27."""
+    """Rules 23-25, 27, 65: whoever stops a permanent child of somebody else has it restarted."""
     rig = Rig(worker("a", restart=restart), **LOOSE).boot()
     restarts = restart == "permanent" or (restart == "transient" and reason not in CLEAN)
     assert rig.crash("a", reason) == (["spawn a 2"] if restarts else [])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from otpd.supervisor.spec import INFINITY, AutoShutdown, Dynamic, SupervisorSpec
+from otpd.supervisor.spec import INFINITY, AutoShutdown, Dynamic, Restart, SupervisorSpec
 from otpd.supervisor.validate import SpecError, check_child, check_children, check_flags, check_supervisor
 from tests.supervisor.rig import worker
 
@@ -37,7 +37,7 @@ from tests.supervisor.rig import worker
     ],
 )
 def test_the_first_violation_of_a_child_spec_is_the_one_reported(fields: dict[str, Any], data: Any, sentence: str) -> None:
-    """Rules 13-18."""
+    """Rules 13-18, 69."""
     from otpd.supervisor.spec import ChildSpec
 
     with pytest.raises(SpecError, match=None) as caught:
@@ -88,6 +88,16 @@ def test_the_first_violation_of_the_flags_is_the_one_reported(flags: dict[str, A
     with pytest.raises(SpecError) as outer:
         check_supervisor(SupervisorSpec(**flags))
     assert outer.value.data == ["supervisor_data", data]
+
+
+def test_a_dynamic_supervisor_has_no_significant_children() -> None:
+    """Rule 74; one that copies a template may have them, as in OTP."""
+    with pytest.raises(SpecError) as caught:
+        check_supervisor(SupervisorSpec(dynamic=Dynamic.DYNAMIC, auto_shutdown=AutoShutdown.ANY_SIGNIFICANT))
+    fields = [["auto_shutdown", "any_significant"], ["dynamic", "elixir"]]
+    assert caught.value.data == ["supervisor_data", ["bad_combination", fields]]
+    t = worker("t", restart=Restart.TRANSIENT, significant=True)
+    check_supervisor(SupervisorSpec(dynamic=Dynamic.SIMPLE, auto_shutdown=AutoShutdown.ANY_SIGNIFICANT, template=t))
 
 
 def test_a_simple_supervisor_needs_a_template() -> None:

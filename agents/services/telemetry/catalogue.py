@@ -49,7 +49,9 @@ EVENTS: Final[Mapping[str, Told]] = {
     "log.recovered": Told("logger", "output is stored again", ("bytes_dropped",)),
     "log.events_lost": Told("logger", "so many events could not be stored", ("count",)),
     # --- children ---
-    "child.started": Told(_CHILD, "it is ready, so long after its process was made", ("seconds",), ("restart",)),
+    "child.started": Told(
+        _CHILD, "it is ready, so long after its process was made", ("seconds",), ("restart", "pid", "offender")
+    ),
     "child.start_failed": Told(_CHILD, "an attempt to start it has failed", (), ("reason", "asked")),
     "child.ignored": Told(_CHILD, "it says that there is nothing to run"),
     "child.exited": Told(_CHILD, "an incarnation that was ready has ended", ("uptime",), ("reason", "asked")),
