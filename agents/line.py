@@ -20,6 +20,7 @@ from otpd.agents.watching import Watching
 
 if TYPE_CHECKING:
     from otpd.ipc.sockets import Lanes
+    from otpd.ipc.wire import Lane
 
 #: Frames that are taken at a time, so that timers and heartbeat live under any flood.
 BUDGET: Final = 64
@@ -106,14 +107,17 @@ class Line:
 
     # --- frames ---
 
-    def turn(self, readable: bool) -> bool:
+    def turn(self, readable: list[int]) -> bool:
         """Send and take. True when the loop should look for callbacks before it blocks."""
         lanes, conversation = self._lanes, self._conversation
         if lanes is None:
             return False
-        if not readable:  # when something has come, nothing was said since the turn before the sleep
+        more = bool(readable)
+        if readable:  # nothing was said since the turn before the sleep
+            self._hear(lanes.awake(readable))
+        else:
             self.flush()
-        more = self._take() if readable or lanes.more else False
+            more = lanes.more and self._take()
         if not conversation.endpoint.happened:
             return conversation.make_room() or more
         conversation.work_off()
@@ -131,10 +135,13 @@ class Line:
         lanes = self._lanes
         if lanes is None:
             return False
-        received, now = self._conversation.endpoint.received, self._conversation.clock()
-        for lane, frame in lanes.receive(BUDGET):
-            received(lane, frame, now)
+        self._hear(lanes.receive(BUDGET))
         return lanes.more
+
+    def _hear(self, frames: list[tuple[Lane, bytes]]) -> None:
+        received, now = self._conversation.endpoint.received, self._conversation.clock()
+        for lane, frame in frames:
+            received(lane, frame, now)
 
     # --- the end ---
 

@@ -19,8 +19,8 @@ class Watching(selectors.EpollSelector):
     def __init__(self) -> None:
         super().__init__()
         self._pid = os.getpid()
-        #: Serves the line (True: one of its descriptors is readable); says whether there may be callbacks now.
-        self.turn: Callable[[bool], bool] | None = None
+        #: Serves the line, before a sleep (nothing is readable) and after it; says whether there may be callbacks now.
+        self.turn: Callable[[list[int]], bool] | None = None
 
     def watch(self, fds: Iterable[int]) -> None:
         for fd in fds:
@@ -35,8 +35,9 @@ class Watching(selectors.EpollSelector):
             raise Came("a fork shares this epoll with its parent, and must leave it alone")
         if self.turn is None:
             return super().select(timeout)
-        ready = super().select(0 if self.turn(False) else timeout)
-        foreign = [each for each in ready if each[0].data is not self]
-        if len(foreign) < len(ready):
-            self.turn(True)
-        return foreign
+        ready = super().select(0 if self.turn([]) else timeout)
+        own = [key.fd for key, _ in ready if key.data is self]
+        if not own:
+            return ready
+        self.turn(own)
+        return [each for each in ready if each[0].data is not self]

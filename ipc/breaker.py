@@ -53,6 +53,11 @@ class Breaker:
     def passes(self) -> bool:
         return self.circuit is not Circuit.OPEN
 
+    @property
+    def at_rest(self) -> bool:
+        """Closed after no failure: a success changes nothing."""
+        return not self.failures and self.circuit is Circuit.CLOSED
+
     def failed(self, now: int, probe: bool) -> None:
         if self.mode is not Mode.AUTO:
             return

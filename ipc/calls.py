@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from otpd.ipc.timers import Timers
 
 _REPLY = int(Kind.REPLY)
+_LAST_STATUS = int(Status.REJECTED)
 _U32 = 0xFFFF_FFFF
 #: What an error says where the code alone doesn't.
 _TEXT = {
@@ -91,9 +92,9 @@ class Calls:
 
     # --- the end ---
 
-    def reply(self, peer: Peer, number: int, status: int, body: memoryview) -> None:
+    def reply(self, peer: Peer, number: int, status: int, body: bytes) -> None:
         """Only who was asked can answer; FrameError for a status that there is not."""
-        if status > Status.REJECTED:
+        if status > _LAST_STATUS:
             raise FrameError(f"expected the mark of a reply to be 0, 1 or 2, got {status}")
         call = self._open.get(number)
         if call is None or call.callee is not peer:
@@ -101,13 +102,11 @@ class Calls:
             return
         self._close(call)
         call.entry.counts.replied += 1
-        if call.counts:
-            before = call.entry.breaker.circuit
-            call.entry.breaker.succeeded(call.probe)
-            self.moved(call.entry, before)
+        if call.counts and not call.entry.breaker.at_rest:
+            self._succeeded(call)
         self._deliver(call, status, body)
 
-    def _deliver(self, call: Call, status: int, body: memoryview) -> None:
+    def _deliver(self, call: Call, status: int, body: bytes) -> None:
         caller = call.caller
         if caller.connected:
             lane = caller.system if len(body) <= BATCH_BYTES else caller.data
@@ -181,6 +180,11 @@ class Calls:
             call.parcel.release()
 
     # --- breakers ---
+
+    def _succeeded(self, call: Call) -> None:
+        before = call.entry.breaker.circuit
+        call.entry.breaker.succeeded(call.probe)
+        self.moved(call.entry, before)
 
     def failed(self, entry: Entry, now: int, probe: bool) -> None:
         before = entry.breaker.circuit

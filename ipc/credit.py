@@ -17,12 +17,22 @@ _QUARTER_BYTES: Final = limits.SEND_BYTES // 4
 class Intake:
     """What a peer may give to the broker. It returns when a message has left the broker's memory."""
 
-    __slots__ = ("_returned_bytes", "_returned_messages", "got_bytes", "got_messages", "granted_bytes", "granted_messages")
+    __slots__ = (
+        "_due_bytes",
+        "_due_messages",
+        "_returned_bytes",
+        "_returned_messages",
+        "got_bytes",
+        "got_messages",
+        "granted_bytes",
+        "granted_messages",
+    )
 
     def __init__(self) -> None:
         self.granted_messages, self.granted_bytes = limits.SEND_MESSAGES, limits.SEND_BYTES
         self.got_messages = self.got_bytes = 0
         self._returned_messages = self._returned_bytes = 0
+        self._due_messages, self._due_bytes = _QUARTER_MESSAGES, _QUARTER_BYTES  # what has returned when `renew` is due
 
     def take(self, messages: int, size: int) -> bool:
         """Count a frame that has come; False when there was no credit for it, and nothing is counted."""
@@ -36,14 +46,11 @@ class Intake:
         """Whether it is time to say `renew`: a quarter of the window has returned since the last time."""
         self._returned_messages += messages
         self._returned_bytes += size
-        return self.due
+        return self._returned_messages >= self._due_messages or self._returned_bytes >= self._due_bytes
 
     @property
     def due(self) -> bool:
-        return (
-            self._returned_messages + limits.SEND_MESSAGES - self.granted_messages >= _QUARTER_MESSAGES
-            or self._returned_bytes + limits.SEND_BYTES - self.granted_bytes >= _QUARTER_BYTES
-        )
+        return self._returned_messages >= self._due_messages or self._returned_bytes >= self._due_bytes
 
     @property
     def held(self) -> int:
@@ -54,6 +61,8 @@ class Intake:
         """The new totals."""
         self.granted_messages = self._returned_messages + limits.SEND_MESSAGES
         self.granted_bytes = self._returned_bytes + limits.SEND_BYTES
+        self._due_messages = self._returned_messages + _QUARTER_MESSAGES
+        self._due_bytes = self._returned_bytes + _QUARTER_BYTES
         return self.granted_messages, self.granted_bytes
 
 

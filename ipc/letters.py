@@ -22,7 +22,7 @@ class Letters:
         self._unreported: dict[str, dict[str, int]] = {}
         self.total = 0
 
-    def add(self, source: Peer, number: int, target: str, code: str, body: memoryview, now: int) -> None:
+    def add(self, source: Peer, number: int, target: str, code: str, body: bytes | memoryview, now: int) -> None:
         self.total += 1
         self._ring.append(
             {

@@ -30,7 +30,7 @@ from otpd.ipc.timers import Timers
 from otpd.ipc.topics import TopicError
 from otpd.ipc.traffic import Routes, Traffic
 from otpd.ipc.verbs import Verbs
-from otpd.ipc.wire import BATCH_BYTES, BATCH_MESSAGES, HEADER, INNER, OUTER, VERSION, Kind, Lane, commands, messages
+from otpd.ipc.wire import BATCH_BYTES, BATCH_MESSAGES, HEADER, INNER, OUTER, VERSION, Kind, Lane, commands, split
 
 if TYPE_CHECKING:
     from otpd.ipc.hello import Hello
@@ -127,8 +127,8 @@ class Router:
         if head[0] in _PAID:
             self._take_paid(peer, lane, head, frame, now)
         elif head[0] == _REPLY:
-            for number, status, body in list(messages(frame)):
-                self._calls.reply(peer, number, status, memoryview(body))
+            for number, status, body in split(frame):
+                self._calls.reply(peer, number, status, body)
         else:
             for command in list(commands(frame)):
                 self._verbs.said(peer, lane, command, now)

@@ -5,8 +5,9 @@ receive swallows that. Lanes keep account of it: whoever uses them may sleep on 
 `receive` at once while it is True.
 
     lanes = Lanes(endpoint, identity)
-    lanes.send(end.outgoing())                # then look at lanes.more
-    for lane, frame in lanes.receive(): ...   # when an fd is readable, or lanes.more
+    lanes.send(end.outgoing())                      # then look at lanes.more
+    for lane, frame in lanes.receive(): ...         # while lanes.more
+    for lane, frame in lanes.awake(readable): ...   # after a sleep; then look at lanes.more
 
 A process that was forked from the one that opened them gets a ForkedError from every use.
 """
@@ -17,7 +18,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import ClassVar, Final
 
 import zmq
@@ -113,14 +114,26 @@ class Lanes:
                     return frames
         return frames
 
+    def awake(self, readable: Container[int]) -> list[tuple[Lane, bytes]]:
+        """What has ended a sleep: one frame of each lane whose fd is readable. Mostly there are no others, and what follows
+        from these leaves before anybody asks for more."""
+        self._check()
+        frames: list[tuple[Lane, bytes]] = []
+        for fd, (lane, sock) in zip(self.fds, self._sockets.items(), strict=True):
+            if fd in readable:
+                self._swallowed.add(lane)
+                frame = lowlevel.receive(sock)
+                if frame is not None:
+                    frames.append((lane, frame))
+        return frames
+
     def wait(self, seconds: float | None, *fds: int) -> list[int]:
-        """Sleep until there is something to receive, one of `fds` is readable, or the time is over; those `fds`."""
+        """Sleep until there is something to receive, one of `fds` is readable or the time is over; all that are readable."""
         self._check()
         if fds != self._others:
             self._watch(fds)
         rest = 0 if self.more else seconds
-        found = [fd for fd, _ in self._poll.poll(None if rest is None else math.ceil(rest * 1000))]
-        return [fd for fd in found if fd in fds]
+        return [fd for fd, _ in self._poll.poll(None if rest is None else math.ceil(rest * 1000))]
 
     def _watch(self, others: tuple[int, ...]) -> None:
         self._others, self._poll = others, select.poll()

@@ -13,7 +13,7 @@ from otpd.ipc.counts import Counts
 from otpd.ipc.delivery import ACCEPTED
 from otpd.ipc.frames import FrameError
 from otpd.ipc.inbox import Parcel
-from otpd.ipc.wire import HEADER, INNER, MAX_BODY, Flag, Kind, message, messages, split_key
+from otpd.ipc.wire import HEADER, INNER, MAX_BODY, Flag, Kind, message, split, split_key
 
 if TYPE_CHECKING:
     from otpd.ipc.calls import Calls
@@ -35,7 +35,7 @@ class Request(NamedTuple):
     number: int
     deadline: int
     key: str
-    body: memoryview
+    body: bytes | memoryview
 
 
 class Routes:
@@ -77,7 +77,8 @@ class Traffic:
                     entry.counts.casts += count
                     return
         requests = _requests(sender, frame, flags)
-        _give_back_keys(sender, requests, frame)
+        if flags & _KEYED:
+            _give_back_keys(sender, requests, frame)
         for request in requests:
             self._cast(binding, request, bool(flags & _CONFIRM), now)
 
@@ -135,7 +136,8 @@ class Traffic:
         numbers = {request.number for request in requests}
         if len(numbers) < len(requests) or not numbers.isdisjoint(sender.asked):
             raise FrameError("expected new request ids, got one that has no outcome yet")
-        _give_back_keys(sender, requests, frame)
+        if flags & _KEYED:
+            _give_back_keys(sender, requests, frame)
         for request in requests:
             if request.number in sender.cancelled:
                 del sender.cancelled[request.number]
@@ -145,26 +147,25 @@ class Traffic:
 
     def _call(self, binding: Binding, request: Request, now: int) -> None:
         sender, number, deadline, key, body = request
-        entry = None if _unanswerable(binding, key) else self._routes.one(binding, key, sender)
-        counts = self.unrouted if entry is None else entry.counts
-        counts.calls += 1
-        code = self._objection(binding, entry, request, now)
+        is_answerable, counts = _is_answerable(binding, key), not _asks_for_health(sender)
+        entry = self._routes.one(binding, key, sender) if is_answerable else None
+        count = self.unrouted if entry is None else entry.counts
+        count.calls += 1
+        code = self._objection(entry, request, counts, now) if is_answerable else "refused"
         if code or entry is None:
-            counts.failed += 1
+            count.failed += 1
             sender.give_back(1, INNER.size + len(body))
             self._calls.refuse(sender, number, binding.name if entry is None else entry.name, code)
             return
-        call = self._calls.open(sender, number, entry, deadline, counts=not _asks_for_health(sender))
+        call = self._calls.open(sender, number, entry, deadline, counts)
         call.parcel = parcel = Parcel(_CALL, sender, 1, message(call.number, deadline, body), call)
         if self._delivery.offer(entry, parcel, now) != ACCEPTED:
             self._calls.fail(call, "overloaded", "no")
-            if call.counts:
+            if counts:
                 self._calls.failed(entry, now, call.probe)
 
-    def _objection(self, binding: Binding, entry: Entry | None, request: Request, now: int) -> str:
+    def _objection(self, entry: Entry | None, request: Request, counts: bool, now: int) -> str:
         """Why it does not become a call. The breaker is asked last, because to ask it may be to take the probe."""
-        if _unanswerable(binding, request.key):
-            return "refused"
         if len(request.body) > MAX_BODY:
             return "too_large"
         if entry is None or entry.stopped:
@@ -175,9 +176,7 @@ class Traffic:
             return "expired"
         if len(request.sender.asked) >= limits.OPEN_CALLS:
             return "overloaded"
-        if _asks_for_health(request.sender):
-            return ""
-        return "" if entry.breaker.admit(now, request.deadline) else "circuit_open"
+        return "" if not counts or entry.breaker.admit(now, request.deadline) else "circuit_open"
 
 
 def _asks_for_health(sender: Peer) -> bool:
@@ -195,17 +194,15 @@ def _binding(sender: Peer, handle: int) -> Binding:
 
 def _requests(sender: Peer, frame: bytes, flags: int) -> list[Request]:
     """All of a frame, or FrameError. `body` is without the key, which has done its work here and is not sent on."""
-    found = []
-    for number, deadline, body in messages(frame):
-        key, rest = split_key(body) if flags & _KEYED else ("", memoryview(body))
-        found.append(Request(sender, number, deadline, key, rest))
-    return found
+    if flags & _KEYED:
+        return [Request(sender, number, deadline, *split_key(body)) for number, deadline, body in split(frame)]
+    return [Request(sender, number, deadline, "", body) for number, deadline, body in split(frame)]
 
 
 def _give_back_keys(sender: Peer, requests: list[Request], frame: bytes) -> None:
     sender.give_back(0, len(frame) - HEADER - sum(INNER.size + len(request.body) for request in requests))
 
 
-def _unanswerable(binding: Binding, key: str) -> bool:
+def _is_answerable(binding: Binding, key: str) -> bool:
     """A call to all has no single outcome; one by key needs a key."""
-    return binding.kind == "group" and (binding.policy == "all" or (binding.policy == "hash" and not key))
+    return binding.kind != "group" or (binding.policy != "all" and (binding.policy != "hash" or bool(key)))

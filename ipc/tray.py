@@ -54,5 +54,8 @@ class Tray:
 
     def frames(self) -> list[bytes]:
         """What has gathered; empty afterwards."""
-        runs, self._runs = self._runs, []
+        runs = self._runs
+        if not runs:
+            return []
+        self._runs = []
         return [run.frame() for run in runs]

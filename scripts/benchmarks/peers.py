@@ -109,9 +109,8 @@ class Bare:
 
     def take(self, seconds: float | None) -> None:
         """What has come; sleeps for it when nothing has."""
-        if not self.lanes.more:
-            self.lanes.wait(seconds)
-        for lane, frame in self.lanes.receive():
+        lanes = self.lanes
+        for lane, frame in lanes.receive() if lanes.more else lanes.awake(lanes.wait(seconds)):
             self.end.received(lane, frame, 0)
 
 

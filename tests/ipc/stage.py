@@ -258,7 +258,7 @@ class Child:
         os.set_blocking(0, False)
         while True:
             lanes.send(end.outgoing())
-            if lanes.wait(5, 0):
+            if 0 in lanes.wait(5, 0):
                 for line in (os.read(0, 4096) or os._exit(0)).decode().splitlines():
                     end.cast(Address(line.split()[1]), b"from a child")
             for lane, frame in lanes.receive():

@@ -72,8 +72,12 @@ def receive_all(lanes: Lanes, count: int) -> list[tuple[Lane, bytes]]:
     for fd in lanes.fds:
         poll.register(fd, select.POLLIN)
     while len(found) < count:
-        assert lanes.more or poll.poll(DEADLINE), f"slept on an edge that had been swallowed, with {len(found)} frames"
-        found += lanes.receive(budget=2)
+        if lanes.more:
+            found += lanes.receive(budget=2)
+        else:
+            readable = [fd for fd, _ in poll.poll(DEADLINE)]
+            assert readable, f"slept on an edge that had been swallowed, with {len(found)} frames"
+            found += lanes.awake(readable)
     return found
 
 
@@ -106,13 +110,27 @@ def test_no_frame_is_overslept_whatever_the_order_of_sends_and_receives(lanes: L
         assert sorted(frame for _, frame in receive_all(lanes, turn % 5 + 1)) == [b"x"] * (turn % 5) + [b"y"]
 
 
-def test_wait_returns_what_is_readable_besides_the_lanes(lanes: Lanes, routers: dict[Lane, Router]) -> None:
+def test_after_a_sleep_one_frame_of_each_lane_is_taken_and_the_others_are_more(
+    lanes: Lanes, routers: dict[Lane, Router]
+) -> None:
+    routers[Lane.DATA].say(b"1", b"2", b"3")
+    routers[Lane.SYSTEM].say(b"down")
+    system, data = (lanes._sockets[lane] for lane in Lane)
+    assert data.poll(DEADLINE) and system.poll(DEADLINE)
+    assert lanes.awake(lanes.fds[1:]) == [(Lane.DATA, b"1")]
+    assert lanes.awake(lanes.fds) == [(Lane.SYSTEM, b"down"), (Lane.DATA, b"2")]
+    assert lanes.more
+    assert lanes.receive() == [(Lane.DATA, b"3")]
+    assert (lanes.awake(lanes.fds), lanes.more) == ([], False)
+
+
+def test_wait_returns_what_is_readable(lanes: Lanes, routers: dict[Lane, Router]) -> None:
     reader, writer = os.pipe()
     assert (lanes.wait(0, reader), lanes.more) == ([], False)
     os.write(writer, b"x")
     assert (lanes.wait(5, reader), lanes.more) == ([reader], False)
     routers[Lane.DATA].say(b"x")
-    assert lanes.wait(5) == []
+    assert lanes.wait(5) == [lanes.fds[1]]
     assert receive_all(lanes, 1) == [(Lane.DATA, b"x")]
     os.close(reader)
     os.close(writer)
@@ -136,7 +154,8 @@ def test_t10_a_forked_process_is_refused_and_its_parent_is_not_disturbed(endpoin
         pid = os.fork()
         if pid == 0:
             refused = 0
-            for use in (lambda: lanes.send([(Lane.DATA, b"x")]), lanes.receive, lambda: lanes.wait(0)):
+            send, awake, wait = lambda: lanes.send([(Lane.DATA, b"x")]), lambda: lanes.awake(()), lambda: lanes.wait(0)
+            for use in (send, lanes.receive, awake, wait):
                 try:
                     use()
                 except ForkedError:
@@ -148,7 +167,7 @@ def test_t10_a_forked_process_is_refused_and_its_parent_is_not_disturbed(endpoin
         lanes.close(drain=True)
         """,
         endpoint,
-    ) == ("3\n", 0)
+    ) == ("4\n", 0)
     assert [routers[Lane.DATA].heard()[1] for _ in range(2)] == [b"before", b"after"]
 
 
