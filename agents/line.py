@@ -108,18 +108,19 @@ class Line:
     # --- frames ---
 
     def turn(self, readable: list[int]) -> bool:
-        """Send and take. True when the loop should look for callbacks before it blocks."""
+        """Send and take. True when the loop should look for callbacks, and then come here again, before it blocks: what was
+        taken may be credit for what waits to be sent."""
         lanes, conversation = self._lanes, self._conversation
         if lanes is None:
             return False
-        more = bool(readable)
         if readable:  # nothing was said since the turn before the sleep
             self._hear(lanes.awake(readable))
+            took = True
         else:
             self.flush()
-            more = lanes.more and self._take()
+            took = lanes.more and self._take()
         if not conversation.endpoint.happened:
-            return conversation.make_room() or more
+            return conversation.make_room() or took
         conversation.work_off()
         return True
 
@@ -131,12 +132,13 @@ class Line:
                 self._lanes.send(frames)
 
     def _take(self) -> bool:
-        """Whether there may be more than so many frames."""
+        """Whether there was anything, and so may be more."""
         lanes = self._lanes
         if lanes is None:
             return False
-        self._hear(lanes.receive(BUDGET))
-        return lanes.more
+        frames = lanes.receive(BUDGET)
+        self._hear(frames)
+        return bool(frames)
 
     def _hear(self, frames: list[tuple[Lane, bytes]]) -> None:
         received, now = self._conversation.endpoint.received, self._conversation.clock()

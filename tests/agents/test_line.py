@@ -34,16 +34,22 @@ class Sockets:
         if cls.refusals:
             cls.refusals -= 1
             raise OSError(errno.EMFILE, "Too many open files")
-        self.fds, self.more, self.is_drained = (), False, False
+        self.fds, self.is_drained = (), False
         self.end: list[str] = []
+        self.come: list[tuple[Lane, bytes]] = []
         self.sent: list[tuple[Lane, bytes]] = []
         cls.opened.append(self)
 
     def send(self, frames: list[tuple[Lane, bytes]]) -> None:
         self.sent += frames
 
-    def receive(self, budget: int) -> list[Any]:
-        return []
+    @property
+    def more(self) -> bool:
+        return bool(self.come)
+
+    def receive(self, budget: int) -> list[tuple[Lane, bytes]]:
+        frames, self.come = self.come, []
+        return frames
 
     def close(self, drain: bool) -> None:
         self.end.append("closed")
@@ -118,6 +124,24 @@ def with_backlog(conversation: Conversation, line: Line) -> None:
     conversation.work_off()
     for _ in range(5):
         conversation.endpoint.cast(Address("x"), b"\x92\xa1m\x80")
+
+
+def test_credit_that_comes_right_before_a_sleep_lets_go_what_waits_for_it(sockets: type[Sockets]) -> None:
+    """Nothing else would wake the agent: the broker waits for its messages, and has nothing to say."""
+
+    @scene
+    async def run() -> None:
+        conversation, line = made()
+        with_backlog(conversation, line)
+        (lanes,) = sockets.opened
+        lanes.come = [(Lane.SYSTEM, system(["credit", 9, 100_000]))]
+        assert line.turn([])
+        assert conversation.endpoint.unsent == 3
+        assert not line.turn([])
+        assert conversation.endpoint.unsent == 0
+        line.close()
+
+    run()
 
 
 def test_the_end_waits_for_credit_that_comes(sockets: type[Sockets], caplog: pytest.LogCaptureFixture) -> None:
