@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -182,6 +183,10 @@ def main() -> None:
         sys.exit(str(error))
     except RootGone:
         sys.exit(1)
+    except SystemExit:  # asked to end: for root that is `shutdown`, and no end by itself
+        with suppress(RootGone):
+            root.send(["exit", "shutdown"])
+        raise
     finally:
         broker.close()
         os.close(held)

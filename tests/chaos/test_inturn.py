@@ -13,7 +13,7 @@ PAIRS = list(itertools.combinations(SERVICES, 2))
 
 
 @pytest.mark.timeout(600)
-def test_every_service_is_killed_at_once_and_nothing_is_lost_that_was_not_on_its_way_through_the_broker() -> None:
+def test_all_services_are_killed_at_once_and_nothing_is_lost_that_was_not_on_its_way_through_the_broker() -> None:
     """K1, K5, T33: the short form, without commands and tasks."""
     with scene(3, ACTORS[:2], ALL_SERVICES, more="") as (rounds, facts):
         rounds.kill(*ALL_SERVICES)
@@ -24,7 +24,7 @@ def test_every_service_is_killed_at_once_and_nothing_is_lost_that_was_not_on_its
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_each_service_is_killed_in_turn_and_in_every_pair_and_stopped_for_ten_seconds(seed: int) -> None:
+def test_the_services_are_killed_in_turn_and_in_every_pair_and_stopped_for_ten_seconds(seed: int) -> None:
     """K1, K3, K5, T33: what is lost, kept and delayed is what docs/services.md says."""
     with scene(seed) as (rounds, facts):
         for victims in [*itertools.combinations(SERVICES, 1), *PAIRS]:

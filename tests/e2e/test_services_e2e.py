@@ -48,7 +48,8 @@ def test_the_broker_is_stopped_started_restarted_and_killed_like_any_child() -> 
     with node('[agents.a]\nscript = "idle.py"\n') as n:
         before = n.worker("a")
         n.otpd("child", "stop", "broker")
-        assert n.services()["broker"]["state"] == "stopped"
+        stopped = n.services()["broker"]
+        assert (stopped["state"], stopped["last_exit"]["reason"]) == ("stopped", "shutdown")
         n.otpd("child", "start", "broker")
         n.otpd("restart", "broker")
         pid = n.services()["broker"]["pid"]
