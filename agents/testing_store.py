@@ -33,10 +33,10 @@ class MemoryEngine:
         for script in SCHEMA.scripts():
             self._connection.executescript(script)
 
-    def submit(self, write: Write, then: Then, *, grows: bool = True, size: int = 0, reads: bool = False) -> None:
+    def submit(self, write: Write, then: Then, **_: Any) -> None:
         asyncio.get_running_loop().call_soon(then, *self._outcome(write))
 
-    def commit(self, write: Write, *, grows: bool = True, size: int = 0) -> asyncio.Future[Any]:
+    def commit(self, write: Write, **_: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         answer, error = self._outcome(write)
         future.set_result(answer) if error is None else future.set_exception(error)

@@ -218,13 +218,13 @@ class FullDisk:
         self.is_full, self.refuses = False, 0
         self._commit = MemoryEngine.commit
 
-    def commit(self, engine: MemoryEngine, write: Any, grows: bool = True, size: int = 0) -> asyncio.Future[Any]:
+    def commit(self, engine: MemoryEngine, write: Any, grows: bool = True, **_: Any) -> asyncio.Future[Any]:
         if grows and self.is_full:
             return self._refused()
         if not grows and self.refuses:
             self.refuses -= 1
             return self._refused()
-        return self._commit(engine, write, grows=grows, size=size)
+        return self._commit(engine, write)
 
     def _refused(self) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -79,3 +79,21 @@ def test_more_than_the_disk_takes_is_refused_by_number_and_by_size() -> None:
     machine.begin()
     found = [machine.submit(Job("F")) for _ in range(commits.MAX_WAITING + 1)]
     assert found[-2:] == [None, Refused.OVERLOADED]
+
+
+def test_the_loop_writes_one_brief_job_alone_after_quick_commits_and_the_thread_all_else() -> None:
+    machine = Commits()
+
+    def written(*jobs: Job, took: float = 0.0) -> bool:
+        for job in jobs:
+            machine.submit(job)
+        machine.begin()
+        by_loop = machine.by_loop
+        machine.committed(took)
+        return by_loop
+
+    brief, other = Job("a", brief=True), Job("b")
+    assert [written(brief) for _ in range(commits.TRUSTED + 1)] == [False] * commits.TRUSTED + [True]
+    assert (written(other), written(brief, brief), written(brief)) == (False, False, True)
+    assert written(brief, took=commits.QUICK) is True, "it was not known before"
+    assert [written(brief) for _ in range(commits.TRUSTED + 1)] == [False] * commits.TRUSTED + [True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -84,6 +85,31 @@ async def refusals(directory: Path) -> None:
 
 def test_a_request_that_is_refused_undoes_itself_and_nobody_else(tmp_path: Path) -> None:
     refusals(tmp_path)
+
+
+@scene
+async def writers(directory: Path) -> None:
+    async with running(directory) as (it, _):
+
+        def who(_: sqlite3.Connection) -> bool:
+            return threading.current_thread() is threading.main_thread()
+
+        assert [await it.commit(who, brief=True) for _ in range(commits.TRUSTED)] == [False] * commits.TRUSTED
+        assert (await it.commit(who, brief=True), await it.commit(who)) == (True, False)
+        assert await asyncio.gather(it.commit(who, brief=True), it.commit(who, brief=True)) == [False, False]
+        going = threading.Event()
+        held = it.alone(lambda _: going.wait(60))
+        late = it.commit(who, brief=True)
+        await asyncio.sleep(0)
+        going.set()
+        assert (await held, await late, await it.commit(who, brief=True)) == (True, False, True)
+
+
+def test_a_brief_request_alone_is_written_by_the_loop_and_never_while_the_thread_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "QUICK", 60.0)
+    writers(tmp_path)
 
 
 @scene

@@ -151,7 +151,7 @@ class Couriers(Asked):
         take = functools.partial(self._take, self.defer(), caller, inc, number, wants, pair, whole, state)
         named = [(caller, request.id) for request in wants if request.id]
         if named:
-            self.engine.submit(lambda connection: journal.finished(connection, named), take, reads=True)
+            self.engine.submit(lambda connection: journal.finished(connection, named), take, reads=True, brief=True)
         else:
             take({}, None)
 
@@ -311,7 +311,7 @@ class Couriers(Asked):
             message = self._leaving[0].message
             body = self._bodies.get(message.seq)
             if body is None:
-                self.engine.submit(functools.partial(journal.body, message=message), self._read, reads=True)
+                self.engine.submit(functools.partial(journal.body, message=message), self._read, reads=True, brief=True)
                 return
             self._deliver(self._leaving.popleft(), body)
 
@@ -356,7 +356,7 @@ class Couriers(Asked):
             return more
 
         size = sum(len(body) for _, body in unit.inserts)
-        self._units.append((unit, write, self.engine.commit(write, grows=rows.grows, size=size)))
+        self._units.append((unit, write, self.engine.commit(write, grows=rows.grows, size=size, brief=rows.brief)))
         self._written.set()
 
     async def _commit(self) -> None:

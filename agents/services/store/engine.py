@@ -1,8 +1,11 @@
-"""The one thread that writes the database: takes the next commit from `commits`, writes it, and tells who asked.
+"""Writes the database: takes the next commit from `commits`, writes it, and tells who asked.
 
-The loop of the store goes on meanwhile: its heart beats, and requests come in for the next commit. Whoever submits is
-answered after the fsync, on the loop. A `write` gets the connection and returns the answer; what it raises undoes what it
-alone has done (a savepoint), and is its answer.
+A thread does it, and the loop of the store goes on meanwhile: its heart beats, and requests come in for the next commit.
+What `commits` leaves to the loop is written by the loop while the thread has nothing to do: the two never use the connection
+together (`_out`).
+
+Whoever submits is answered after the fsync, on the loop. A `write` gets the connection and returns the answer; what it
+raises undoes what it alone has done (a savepoint), and is its answer.
 
 Guarantees: what was answered is on disk; a commit that failed was answered to nobody as done. What a disk does wrong, but
 being full, ends the engine (`broken`): the store starts again from what is on disk.
@@ -12,9 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -71,6 +76,7 @@ class Engine:
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="otpd store writer", daemon=True)
         self._thread.start()
+        self._out = 0  # orders that the thread has not done yet
         self._soon = False
         self._idle: asyncio.TimerHandle | None = None
 
@@ -96,22 +102,22 @@ class Engine:
         grows: bool = True,
         size: int = 0,
         reads: bool = False,
+        brief: bool = False,
     ) -> None:
         """`write` runs in the next commit, in the order of submission; `then(answer, error)` when that is on disk.
 
         With `grows` it is refused while the disk is full (StoreFull); `size`: bytes that it brings. One that only `reads`
-        is never refused for want of room.
+        is never refused for want of room. `brief`: it touches a few rows, however many there are.
         """
-        refused = self._commits.submit(Job(write, then, grows and not reads, size, reads))
+        refused = self._commits.submit(Job(write, then, grows and not reads, size, reads, brief))
         if refused is not None:
             error = StoreFull(_FULL) if refused is Refused.FULL else StoreBusy(_BUSY)
             self._loop.call_soon(then, None, error)
-        elif not self._soon:
-            self._soon = True  # at the end of this turn of the loop: what it brings besides goes along
-            self._loop.call_soon(self._begin)
+        else:
+            self._next()
 
     def commit(
-        self, write: Write, *, grows: bool = True, size: int = 0, reads: bool = False
+        self, write: Write, *, grows: bool = True, size: int = 0, reads: bool = False, brief: bool = False
     ) -> asyncio.Future[Any]:
         """As `submit`, as a future."""
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -120,7 +126,7 @@ class Engine:
             if not future.done():
                 future.set_result(answer) if error is None else future.set_exception(error)
 
-        self.submit(write, then, grows=grows, size=size, reads=reads)
+        self.submit(write, then, grows=grows, size=size, reads=reads, brief=brief)
         return future
 
     def read(self, question: Write) -> asyncio.Future[Any]:
@@ -138,9 +144,9 @@ class Engine:
 
         def run() -> None:
             outcome = _outcome(work, self._database.connection)
-            self._tell(_settle, future, outcome)
+            self._tell(lambda: _settle(future, outcome))
 
-        self._orders.put(run)
+        self._order(run)
         return future
 
     async def close(self) -> None:
@@ -149,6 +155,7 @@ class Engine:
             await self.read(lambda _: None)
         if self._idle is not None:
             self._idle.cancel()
+        self._out += 1  # for good: the connection is the thread's to close
         self._orders.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -157,13 +164,29 @@ class Engine:
     def _begin(self) -> None:
         self._soon = False
         jobs = self._commits.begin()
-        if jobs:
-            self._orders.put(lambda: self._write(jobs))
+        if jobs and self._commits.by_loop and not self._out:
+            self._write(jobs)()
+        elif jobs:
+            self._order(lambda: self._tell(self._write(jobs)))
 
-    def _written(self, outcomes: list[Outcome]) -> None:
-        self._answer(self._commits.committed(), outcomes)
-        self._begin()
+    def _order(self, order: Callable[[], None]) -> None:
+        self._out += 1
+        self._orders.put(order)
+
+    def _done(self, then: Callable[[], None]) -> None:
+        self._out -= 1
+        then()
+
+    def _written(self, outcomes: list[Outcome], took: float) -> None:
+        self._answer(self._commits.committed(took), outcomes)
+        self._next()
         self._rest()
+
+    def _next(self) -> None:
+        """At the end of this turn of the loop: what it brings besides goes along."""
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._begin)
 
     def _answer(self, jobs: list[Job], outcomes: list[Outcome]) -> None:
         counts = self.counts
@@ -188,7 +211,7 @@ class Engine:
         if was is Room.OPEN:
             self._changed(Room.FULL)
             self._loop.call_later(LOOK, self._look)
-        self._begin()
+        self._next()
 
     def _look(self) -> None:
         if not self._thread.is_alive():
@@ -233,23 +256,27 @@ class Engine:
                 raise Ending("the store ends")
             order()
 
-    def _tell(self, do: Callable[..., None], *arguments: Any) -> None:
+    def _tell(self, then: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
-            self._loop.call_soon_threadsafe(do, *arguments)
+            self._loop.call_soon_threadsafe(self._done, then)
 
-    def _write(self, jobs: list[Job]) -> None:
+    # --- whoever writes ---
+
+    def _write(self, jobs: list[Job]) -> Callable[[], None]:
+        """What the loop has to do then."""
+        began = time.monotonic()
         try:
             outcomes = self._transaction(jobs)
         except sqlite3.Error as error:
             self._undo()
             if _code(error) != sqlite3.SQLITE_FULL:
-                return self._tell(self._broken, error)
+                return functools.partial(self._broken, error)
             self._ballast.free()
-            return self._tell(self._is_full)
+            return self._is_full
         except Exception as error:  # whatever it is: nobody may wait for a thread that has ended
             self._undo()
-            return self._tell(self._broken, error)
-        return self._tell(self._written, outcomes)
+            return functools.partial(self._broken, error)
+        return functools.partial(self._written, outcomes, time.monotonic() - began)
 
     def _transaction(self, jobs: list[Job]) -> list[Outcome]:
         connection, database = self._database.connection, self._database

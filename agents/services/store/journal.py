@@ -70,6 +70,8 @@ _SIZES: Final = "SELECT seq, length(body) + length(error) + length(traceback) FR
 _LETTER: Final = f"{_FIXED}, attempts, died, reason, error, traceback"
 
 
+#: Rows that are written within a millisecond.
+_FEW: Final = 64
 _NUMBERS: Final = ("attempts", "lease", "turn", "since", "max_attempts", "origin")
 
 
@@ -114,6 +116,12 @@ class Rows:
     def grows(self) -> bool:
         """Whether a full disk may refuse it; what only ends or moves messages must be written (E8)."""
         return self.receipt is not None or bool(self.inserts or self.subscriptions)
+
+    @property
+    def brief(self) -> bool:
+        """Whether it touches a few rows; with a minute, all that are forgotten."""
+        count = len(self.inserts) + len(self.leases) + len(self.letters) + len(self.ended) + len(self.opened)
+        return count <= _FEW and not self.minute
 
 
 def rows(unit: Unit, wall: float, minute: int) -> Rows:

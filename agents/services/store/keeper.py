@@ -25,7 +25,13 @@ class Keeper(Asked):
     engine: Any  # an Engine, or what a test has in its place
 
     def commit(
-        self, write: Write, *, grows: bool = True, size: int = 0, after: Callable[[], None] | None = None
+        self,
+        write: Write,
+        *,
+        grows: bool = True,
+        size: int = 0,
+        brief: bool = False,
+        after: Callable[[], None] | None = None,
     ) -> None:
         """The call that is being handled is answered with what `write` returns, after its commit; before that, `after`."""
         reply = self.defer()
@@ -37,7 +43,7 @@ class Keeper(Asked):
                 after()
             return reply.answer(answer)
 
-        self.engine.submit(write, then, grows=grows, size=size)
+        self.engine.submit(write, then, grows=grows, size=size, brief=brief)
 
     # --- agents ---
 
@@ -45,7 +51,7 @@ class Keeper(Asked):
     async def load_state(self) -> Any:
         """[version, body] of who calls; [0, None] when there is none."""
         name, _ = self._asker()
-        self.commit(functools.partial(_load, name), grows=False)
+        self.commit(functools.partial(_load, name), grows=False, brief=True)
 
     @call
     async def save_state(self, body: bytes, expected: int | None = None) -> Any:
@@ -53,7 +59,7 @@ class Keeper(Asked):
         name, inc = self._asker()
         self._fits(name, body)
         now = time.time()
-        self.commit(lambda it: state.put_state(it, name, inc, expected, body, now), size=len(body))
+        self.commit(lambda it: state.put_state(it, name, inc, expected, body, now), size=len(body), brief=True)
 
     # --- people ---
 
