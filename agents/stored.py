@@ -57,23 +57,39 @@ class Stored:
         self._conversation = conversation
         self._turn = asyncio.Lock()
         self.version: int | None = None
+        self._unanswered: bytes | None = None  # a save that may have taken place
 
     async def load(self, default: Any, timeout: float | None) -> Any:
         async with self._turn:
             self.version, body = await ask(self._conversation, self._what("load"), "load_state", timeout)
+            self._unanswered = None
         return default if body is None else decode(body)
 
     async def save(self, state: Any, timeout: float | None) -> None:
         """One at a time, in the order in which they were said."""
         self._conversation.here()
         body = self._conversation.encoder.encode(state, self._what("save"))
-        transaction = TRANSACTION.get()
-        if transaction is not None:
-            return transaction.save([body, self.version], self._saved)
         async with self._turn:
+            await self._make_sure(timeout)
+            if (transaction := TRANSACTION.get()) is not None:
+                return transaction.save([body, self.version], self._saved)
             what, version = self._what("save"), self.version
-            self._saved(await ask(self._conversation, what, "save_state", timeout, body=body, expected=version))
+            try:
+                self._saved(await ask(self._conversation, what, "save_state", timeout, body=body, expected=version))
+            except (asyncio.CancelledError, CallTimeout):
+                self._unanswered = body
+                raise
         return None
+
+    async def _make_sure(self, timeout: float | None) -> None:
+        """Whether the last save, whose handler was cancelled or had no time left, has taken place: what it has made must not
+        look like another's."""
+        if self._unanswered is None or self.version is None:
+            return
+        version, body = await ask(self._conversation, self._what("save"), "load_state", timeout)
+        if (version, body) == (self.version + 1, self._unanswered):
+            self.version = version
+        self._unanswered = None
 
     def _what(self, verb: str) -> str:
         return f"{verb} of {self._conversation.endpoint.name}"

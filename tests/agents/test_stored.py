@@ -123,6 +123,31 @@ async def test_a_refusal_of_the_store_is_an_error_of_its_own(code: str, kind: ty
         assert refused.value.executed == ("maybe" if kind is Reject else "no")
 
 
+@pytest.mark.parametrize(("found", "expected"), [("its own", 8), ("nothing new", 7), ("another's", 7)])
+@scene
+async def test_the_save_after_a_cancelled_one_replaces_what_that_has_made_and_no_more(found: str, expected: int) -> None:
+    """Else it would be refused as if somebody else had saved meanwhile."""
+    forever: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def never() -> Any:
+        return await forever
+
+    agent, store = played([7, None], never(), None, 9)
+    async with agent:
+        saving = asyncio.ensure_future(agent.instance.save("a"))
+        while len(store.heard) < 2:
+            await asyncio.sleep(0.01)
+        saving.cancel()
+        await asyncio.wait((saving,))
+        body = store.heard[1][1]["body"]
+        store.answers[0] = {"its own": [8, body], "nothing new": [7, None], "another's": [8, body + b"?"]}[found]
+        await agent.instance.save("b")
+        assert [(method, args.get("expected")) for method, args in store.heard[2:]] == [
+            ("load_state", None), ("save_state", expected),
+        ]  # fmt: skip
+    forever.cancel()
+
+
 @scene
 async def test_a_store_that_dies_meanwhile_is_waited_for_and_asked_again() -> None:
     forever: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
