@@ -1,4 +1,4 @@
-"""Watches over the process of an agent: that it makes no processes of its own, by whatever way Python has.
+"""Watches over the process of an agent or task worker: that it makes none of its own, by whatever way Python has.
 
 An audit hook, which sees what a library does as well as what the script does. It reports (`warn`) or refuses (`deny`,
 then with `noexec` as a second layer for what does not go through Python); `spawning` knows what an event means. Each place
@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
@@ -35,16 +36,28 @@ PAUSE: Final = 0.25
 _DEPTH: Final = 100
 
 
-def stand(policy: str, channel: int) -> Guard | None:
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Who is guarded, in words; and how what is told becomes one packet of the channel."""
+
+    who: str = "agents"
+    instead: str = ""  # before the call to use
+    packet: Callable[[list[Any]], bytes] = pack
+
+
+AGENT: Final = Whose()
+
+
+def stand(policy: str, channel: int, whose: Whose = AGENT) -> Guard | None:
     """Guard this process from now on, by `policy` of otpd.toml; None where all is allowed. Once is enough.
 
-    `channel`: the descriptor of the channel to root, which stays the caller's.
+    `channel`: the descriptor of a packet socket to root (of a task worker: to its pool), which stays the caller's.
     """
     found: list[Guard] = []
     sys.audit(_FIND, found)
     if found or policy == "allow":
         return found[0] if found else None
-    guard = Guard(policy == "deny", channel)
+    guard = Guard(policy == "deny", channel, whose)
     guard.begin()
     return guard
 
@@ -58,8 +71,8 @@ def rehearse() -> None:
 class Guard:
     """Of this process, to its end. Where it only reports, root hears of it with the first report: a start is to be short."""
 
-    def __init__(self, deny: bool, channel: int) -> None:
-        self._deny, self._channel, self._pid = deny, channel, os.getpid()
+    def __init__(self, deny: bool, channel: int, whose: Whose = AGENT) -> None:
+        self._deny, self._channel, self._pid, self._whose = deny, channel, os.getpid(), whose
         self._lock = threading.RLock()  # a signal handler may come while its own thread is in here
         self._tally: Tally | None = None
         self._told, self._due, self._promised = 0, 0.0, False
@@ -92,15 +105,18 @@ class Guard:
             with self._lock:
                 self._report(found)
         if self._deny:
-            raise SpawnRefused(f"{found}: refused, because otpd.toml says spawn = \"deny\"; {found.instead}")
+            raise SpawnRefused(f"{found}: refused, because otpd.toml says spawn = \"deny\"; {self._instead(found)}")
+
+    def _instead(self, found: Attempt) -> str:
+        return self._whose.instead + found.instead
 
     def _report(self, found: Attempt) -> None:
         tally = self._tally = self._tally or self._begin()
         tally.count(self._deny)
         if tally.is_new(found):
-            what = "refused" if self._deny else "agents make no processes of their own"
+            what = "refused" if self._deny else f"{self._whose.who} make no processes of their own"
             with contextlib.suppress(OSError, ValueError, AttributeError):  # it may have closed stderr
-                print(f"otpd: {found}: {what}; {found.instead}", file=sys.stderr, flush=True)
+                print(f"otpd: {found}: {what}; {self._instead(found)}", file=sys.stderr, flush=True)
             told = {"call": found.call, "program": found.program, "place": found.place, "instead": found.instead}
             self._told = tally.seen
             self._say("spawn", told, tally.seen, tally.refused)
@@ -142,7 +158,7 @@ class Guard:
         if os.getpid() != self._pid:
             return
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._channel)) as channel:
-            channel.send(pack(list(packet)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            channel.send(self._whose.packet(list(packet)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def _layers() -> tuple[list[str], str]:

@@ -62,6 +62,7 @@ POOL: Final[Mapping[str, Check]] = {
     "idle": checks.duration(0.01, "10ms"),
     "start_timeout": checks.duration(0.01, "10ms"),
     "pickle": checks.boolean,
+    "spawn": checks.word(*SPAWN_POLICIES),
 }
 NODE: Final[Mapping[str, Check]] = {"name": checks.name, "state_dir": checks.path, "log": checks.table(_LOG)}
 SECTIONS: Final[Mapping[str, Mapping[str, Check]]] = {

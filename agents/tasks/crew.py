@@ -47,6 +47,10 @@ class Listener(Protocol):
 
     def lost(self, worker: int, why: str) -> None: ...
 
+    def spawned(self, worker: int, told: Mapping[str, Any], seen: int, refused: int) -> None: ...
+
+    def unguarded(self, why: str) -> None: ...
+
 
 @dataclass(slots=True, eq=False)
 class _Worker:
@@ -66,6 +70,7 @@ class Equipment:
     preload: Sequence[str] = ()
     grace: float = 0.5
     measures: bool = False  # tell how much memory it has after each task
+    spawn: str = "warn"  # what becomes of processes that a task makes: allow, warn, deny
 
 
 class Workers:
@@ -217,7 +222,8 @@ class Workers:
         self._rows[worker].line = line
         self._numbers[line] = worker
         equipment = self._equipment
-        line.put(["settings", {"measures": equipment.measures, "preload": list(equipment.preload)}])
+        settings = {"measures": equipment.measures, "spawn": equipment.spawn, "preload": list(equipment.preload)}
+        line.put(["settings", settings])
 
     def _hear(self, line: Line, message: list[Any], fds: list[int]) -> None:
         worker = self._numbers.get(line)
@@ -229,6 +235,12 @@ class Workers:
                 self.listener.ready(worker)
             case ["failed", str(why)] if worker is not None:
                 self._rows[worker].why = why
+            case ["spawn", dict(told), int(seen), int(refused)] if worker is not None:
+                self.listener.spawned(worker, told, seen, refused)
+            case ["spawns", int(seen), int(refused)] if worker is not None:
+                self.listener.spawned(worker, {}, seen, refused)
+            case ["guard", list(), str(why)] if worker is not None and why:
+                self.listener.unguarded(why)
         close_all(fds)
 
 

@@ -6,12 +6,13 @@ told a message. In a test both are in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from otpd.agents.tasks.machine import Drained, Effect, End, Grant, Hold, Options, Pool, Send, Settled, Start, Stop
 from otpd.agents.tasks.payload import PICKLE
+from otpd.agents.tasks.spawned import Spawned
 from otpd.ipc.frames import close_all
 
 _OWN_END = (End.DONE, End.FAILED)
@@ -52,15 +53,24 @@ class Row:
     since: float
 
 
-#: What is told of ends that are nobody's own: what happened, name of the function, who asked, and the details.
-Note = Callable[[str, Row, str], None]
+#: What is told of ends that are nobody's own, and of processes that tasks make: what, the task (None: none was running), and
+#: the details.
+Note = Callable[[str, Row | None, str], None]
 
 
 class Dispatch:
     def __init__(
-        self, options: Options, crew: Crew, clock: Callable[[], float], note: Note, *, pickle: bool = False
+        self,
+        options: Options,
+        crew: Crew,
+        clock: Callable[[], float],
+        note: Note,
+        *,
+        pickle: bool = False,
+        spawn: str = "warn",
     ) -> None:
         self.pool = Pool(options)
+        self.spawn = Spawned(spawn)
         self.pickle = pickle
         self.owners: dict[int, Owner] = {}
         self.rows: dict[int, Row] = {}
@@ -164,7 +174,21 @@ class Dispatch:
 
     def lost(self, worker: int, why: str) -> None:
         """The process is no more."""
+        self.spawn.gone(worker)
         self._carry_out(self.pool.gone(worker, self._clock(), why))
+
+    def spawned(self, worker: int, told: Mapping[str, Any], seen: int, refused: int) -> None:
+        """It has made a process, or was kept from it; {} when the place is known already. So many in its life until now."""
+        self.spawn.count(worker, seen, refused)
+        text = self.spawn.news(told) if told else ""
+        if text:
+            task = self.pool.task_of(worker)
+            self._note("spawn_refused" if refused else "spawned", None if task is None else self.rows[task], text)
+
+    def unguarded(self, why: str) -> None:
+        """Of the layers of `deny` one is missing in its workers."""
+        if self.spawn.news({"call": "guard", "place": why}):
+            self._note("unguarded", None, why)
 
     # --- time and the operator ---
 

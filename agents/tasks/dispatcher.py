@@ -52,14 +52,18 @@ class TaskPool(Agent):
         self._timer: asyncio.TimerHandle | None = None
         self._emitting = False
         machine = options_of(pool, options)
+        spawn = options.get("spawn", "warn")
         equipment = Equipment(
-            preload=options.get("preload", ()), grace=options.get("grace", 0.5), measures=machine.memory is not None
+            preload=options.get("preload", ()),
+            grace=options.get("grace", 0.5),
+            measures=machine.memory is not None,
+            spawn=spawn,
         )
         self._hub = Hub(self._after)
         self.workers = Workers(self.name, self, equipment, self._after, self._hub)
         self.dispatch = Dispatch(
-            machine, self.workers, self._loop.time, self._note, pickle=options.get("pickle", False)
-        )  # fmt: skip
+            machine, self.workers, self._loop.time, self._note, pickle=options.get("pickle", False), spawn=spawn
+        )
         self.workers.listener = self.dispatch
         self._host.serve(self._come, self.workers.ended)
 
@@ -108,11 +112,11 @@ class TaskPool(Agent):
 
     # --- what is told ---
 
-    def _note(self, what: str, row: Row, why: str) -> None:
-        """An end that was not its own; or a failure that nobody else hears of."""
-        owner = f"{row.who[0]} (generation {row.who[1]})"
-        self.log.warning("task %s of %s: %s%s", row.name, owner, what, f" ({why})" if why else "")
-        note(self, what, self.name, task=row.name, owner=row.who[0], generation=row.who[1], why=why)
+    def _note(self, what: str, row: Row | None, why: str) -> None:
+        """An end that was not its own; a failure that nobody else hears of; a process that it has made."""
+        name, (owner, generation) = (row.name, row.who) if row is not None else ("(none)", ("", 0))
+        self.log.warning("task %s of %s (generation %d): %s%s", name, owner, generation, what, f" ({why})" if why else "")
+        note(self, what, self.name, task=name, owner=owner, generation=generation, why=why)
 
     def _emit(self) -> None:
         self._emitting = False
@@ -140,6 +144,7 @@ class TaskPool(Agent):
             "queued": pool.queued,
             "running": pool.running,
             "parked": pool.parked,
+            "spawn": self.dispatch.spawn.picture(),
             **{name: getattr(counters, name) for name in names},
             "wait": counters.wait.picture(),
             "run": counters.run.picture(),

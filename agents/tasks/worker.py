@@ -17,16 +17,19 @@ import sys
 import traceback
 from typing import Any, Final
 
+from otpd.agents import guard
 from otpd.agents.errors import NotData
 from otpd.agents.tasks.functions import Library, Named
 from otpd.agents.tasks.payload import MSGPACK, PICKLE, Payload, decode, encode
 from otpd.agents.tasks.running import RUNNING, Running
 from otpd.agents.tasks.wire import Wire
+from otpd.ipc.frames import pack
 
 #: The pool's address and the secret of this worker.
 ADDRESS: Final = "OTPD_POOL"
 _PAGE: Final = resource.getpagesize()
 _HERE: Final = __file__
+_TASKS: Final = guard.Whose("tasks", "let the agent do it that gives the task: ", lambda said: pack([[*said, 0]]))
 
 
 def main() -> None:
@@ -45,6 +48,7 @@ class Worker:
         self._wire = wire
         self._library = Library()
         self._measures = False
+        self._guard: guard.Guard | None = None
 
     def run(self) -> None:
         """Until the pool is gone."""
@@ -58,6 +62,7 @@ class Worker:
 
     def _settle(self, settings: dict[str, Any]) -> None:
         self._measures = settings["measures"]
+        self._guard = guard.stand(settings["spawn"], self._wire.fileno(), _TASKS)
         try:
             for name in settings["preload"]:
                 importlib.import_module(name)
@@ -75,6 +80,8 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
+        if self._guard is not None:
+            self._guard.tell_counts()
         memory = _resident() if self._measures else 0
         self._say(["done", task, ok, memory, answer.codec, answer.body, list(answer.sizes)], answer.fds)
 

@@ -24,6 +24,8 @@ from tests.e2e.test_exec_kills import outcome_of
 from tests.e2e.watching import Seen, alive, by_child, everything, seen
 from tests.helpers import eventually
 
+pytestmark = pytest.mark.timeout(600)
+
 CONFIG = """
 [agents.owner]
 script = "owner.py"
@@ -164,8 +166,6 @@ def killed(n: Node, victims: tuple[str, ...]) -> None:
         waited = Held.begin(n, lambda mark: client.call("owner", "hold", mark=mark, timeout=300))
         mine = Held.begin(n, lambda mark: program.task("work:hold", mark, pool="few"))
         kill([pid_of(n, part, waited.processes[0].pid) for part in victims])
-        if {"root", "heart"}.issubset(victims):
-            n.start()  # nobody was left who would have ended what had left its session: the next one does
         over = OF_ALL.intersection(victims)
         ends = [waited, left, mine] if over else [waited] if {"worker", "owner"}.intersection(victims) else []
         eventually(lambda: not [each for held in ends for each in alive(held.processes)], 60, "nothing of them is left")
@@ -175,7 +175,7 @@ def killed(n: Node, victims: tuple[str, ...]) -> None:
             held.let_go()
         assert isinstance(waited.outcome(), OtpdError)
         assert (type(mine.outcome()) is Exited) if over else (mine.outcome() == "let go")
-    if "heart" in victims and "root" not in victims:
+    if "heart" in victims:
         eventually(lambda: not everything(n), 60, "the node has ended")
         n.start()
     eventually(lambda: works(n), 120, "it works again")
@@ -188,7 +188,6 @@ def test_nothing_is_left_and_every_caller_has_one_outcome(n: Node, victims: tupl
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("victims", OTHERS, ids="-".join)
 def test_so_it_is_with_any_others(n: Node, victims: tuple[str, ...]) -> None:
     killed(n, victims)

@@ -44,6 +44,10 @@ preload = ["json"]
 memory = "200MiB"
 max_tasks_per_worker = 50
 
+[pools.strict]
+size = 1
+spawn = "deny"
+
 [pools.broken]
 preload = ["no_such_module"]
 
@@ -77,6 +81,10 @@ def hold(mark):
 def eat(mib):
     eat.kept = bytearray(mib << 20)
     return os.getpid()
+
+def shell():
+    import subprocess
+    return subprocess.run(["true", "secret"]).returncode
 
 def who():
     from otpd.agents import current_task
@@ -211,6 +219,22 @@ def test_pickles_are_for_pools_that_say_so(client: Client) -> None:
     assert client.task(lambda a: (a, {a}), 7, pool="own") == (7, {7})
     with pytest.raises(NotData, match="can be imported"):
         client.task(lambda: 1, pool="few")
+
+
+def test_a_process_that_a_task_makes_is_told_with_its_task_or_refused(n: Node, client: Client) -> None:
+    assert client.task("work:shell", pool="few", timeout=60) == 0
+    refusal = r"subprocess.run\('true'\) at .*work.py:.* in shell: refused.*spawn = \"deny\"; let the agent do it"
+    with pytest.raises(RemoteError, match=refusal):
+        client.task("work:shell", pool="strict", timeout=60)
+    facts = [client.call(f"tasks-{pool}", "facts", timeout=60)["spawn"] for pool in ("few", "strict")]
+    assert facts == [{"policy": "warn", "seen": 1, "refused": 0}, {"policy": "deny", "seen": 1, "refused": 1}]
+    expected = [("otpd.tasks.spawned", "tasks-few"), ("otpd.tasks.spawn_refused", "tasks-strict")]
+    assert eventually(lambda: spawned(n) == [(*each, "work:shell") for each in expected], 60, "the event log has both")
+
+
+def spawned(n: Node) -> list[tuple[str, str, str]]:
+    told = [each for each in n.all_events() if each["event"].startswith("otpd.tasks.spawn")]
+    return sorted(((each["event"], each["name"], each["task"]) for each in told), reverse=True)
 
 
 def test_a_worker_that_keeps_too_much_memory_is_replaced_after_its_task(client: Client) -> None:

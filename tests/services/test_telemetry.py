@@ -56,7 +56,8 @@ _ELSEWHERE = (
     ("supervisor/healthlink.py", "f\"alert.{'raised' if raised else 'cleared'}\"", {"alert.raised", "alert.cleared"}),
     ("agents/services/store/couriers.py", '"letter.dead"', {"store.letter.dead", "store.letter.dropped"}),
     ("agents/services/scheduler/telling.py", "_NOTED: Final = (", SCHEDULER),
-    ("agents/tasks/dispatch.py", "self._note(", {"tasks.failed", "tasks.timeout", "tasks.killed"}),
+    ("agents/tasks/dispatch.py", "self._note(",
+     {f"tasks.{kind}" for kind in ("failed", "timeout", "killed", "spawned", "spawn_refused", "unguarded")}),
 )
 
 

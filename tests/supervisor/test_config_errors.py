@@ -68,6 +68,10 @@ PARENT = "expected the name of a supervisor in this file, got "
         (AGENT + 'restrat = "x"\n', '3:1: agents.feed.restrat: unknown key; did you mean "restart"?'),
         (OK + "[pools.p]\nworkers = 3\n", '4:1: pools.p.workers: unknown key; did you mean "size"?'),
         (OK + "[pools.p]\nsize = 0\n", "4:1: pools.p.size: expected an integer from 1 to 1000, got the integer 0"),
+        (
+            OK + '[pools.p]\nspawn = "refuse"\n',
+            '4:1: pools.p.spawn: expected "allow", "warn" or "deny", got the string "refuse"',
+        ),
         (OK + "[pools.p]\npickle = 1\n", "4:1: pools.p.pickle: expected true or false, got the integer 1"),
         (
             OK + "[pools.commands]\n",

@@ -90,7 +90,7 @@ def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
     return run
 
 
-SETTINGS = [(["settings", {"measures": False, "preload": []}], [])]
+SETTINGS = [(["settings", {"measures": False, "spawn": "warn", "preload": []}], [])]
 
 
 @on_a_loop
