@@ -131,7 +131,7 @@ class Endings:
         self._act(live, actions)
 
     def _cleared(self, live: Live, left: tuple[ladder.Process, ...], detached: bool) -> None:
-        live.left = [f"{each.title or 'process'} (pid {each.pid})" for each in left]
+        live.left = [each.shown for each in left]
         if live.left:
             kind = "child.detached" if detached else "child.stuck"
             self._root.journal.event(kind, live.name, self._root.shown(live.path), live.generation, left=live.left)

@@ -45,6 +45,11 @@ class Process:
     started: int
     title: str = ""
 
+    @property
+    def shown(self) -> str:
+        """For people."""
+        return f"{self.title or 'process'} (pid {self.pid})"
+
 
 class State(enum.StrEnum):
     RUNNING = "running"

@@ -11,7 +11,6 @@ import contextlib
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -45,12 +44,13 @@ from otpd.supervisor.events import (
     TreeStarted,
     added_by,
 )
+from otpd.supervisor.farewell import Farewell
 from otpd.supervisor.healthlink import HealthLink
+from otpd.supervisor.heartlink import HeartLink, NoHeart
 from otpd.supervisor.helpers import Logger, Zygote
 from otpd.supervisor.intensity import Budget
 from otpd.supervisor.journal import Journal
-from otpd.supervisor.ladder import Process
-from otpd.supervisor.loop import READ, Loop, Timer
+from otpd.supervisor.loop import Loop, Timer
 from otpd.supervisor.names import Names
 from otpd.supervisor.notices import NOTICES
 from otpd.supervisor.notify import NotifySockets
@@ -70,11 +70,6 @@ TOP = "top"
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 #: Seconds between looks at the control socket's file and the like.
 _HOUSEKEEPING = 5.0
-#: Seconds for what is left after the tree has ended: blanks, helpers, strays; the first of them to go by themselves.
-_LAST_GRACE, _POLITE = 3.0, 0.3
-#: And for the logger, to store what it was told: one that was killed a moment ago starts anew first. One that hangs holds
-#: up the end of the node for so long.
-_LOGGER_GRACE = 15.0
 _REPORTS = ("child_terminated", "start_error", "shutdown_error", "shutdown")
 #: Notices of the tree -> events: reports, those named otherwise, and all the rest, where the first word gets a dot.
 _EVENTS = {
@@ -128,7 +123,6 @@ class Root:
         self.started_at = time.time()
         self.version = metadata.version("otpd")  # once: an upgrade underneath changes the files, not this process
         self.exit_code = 0
-        self.left: list[str] = []
         self.usual_files = _raise_file_limit()
         _prepare_process(options)
         self.loop = Loop()
@@ -136,8 +130,7 @@ class Root:
         self.node = node
         self.node_id = self.paths.node_id.read_text().strip()
         self.heart_pid = options.heart_pid
-        self._heart = socket.socket(fileno=options.channel)
-        self._watch_heart()
+        self._heart = self._watch_heart(options)
         self._swept = sweep.sweep_node(self.node_id)
         cgroup.remove_abandoned()
         self.life = life.begin(self.paths)
@@ -151,8 +144,8 @@ class Root:
         self.logger = Logger(
             self.loop, self._logger_command, self.environment(), self._on_tail, self._on_log_state, self._on_helper
         )
-        self._cgroups = cgroup.open_node(self.node_id)
-        own = self._cgroups.directory if self._cgroups is not None else None
+        self.cgroups = cgroup.open_node(self.node_id)
+        own = self.cgroups.directory if self.cgroups is not None else None
         self.zygote = Zygote(self.loop, self.node_id, own, self.environment(), self._on_helper)
         self.oom = OomWatch.open()
         self.notify = NotifySockets(
@@ -180,7 +173,7 @@ class Root:
         self.zygote.start()
         self.server.listen()
         self.loop.after(_HOUSEKEEPING, self._housekeeping)
-        ended, left = _titles(self._swept.ended), _titles(self._swept.left)
+        ended, left = ([each.shown for each in found] for found in (self._swept.ended, self._swept.left))
         own: dict[str, Any] = {"pid": os.getpid(), "life": self.life.number}
         self.journal.event("node.starting", self.node.name, **own, swept=ended, not_swept=left)
         if self.life.problem is not None:
@@ -281,23 +274,23 @@ class Root:
     @property
     def ladder_name(self) -> str:
         """The strongest way to own processes that is in force here."""
-        return "cgroup" if self._cgroups is not None else "subreaper"
+        return "cgroup" if self.cgroups is not None else "subreaper"
 
     def fresh_cgroup(self) -> cgroup.Leaf | None:
         """An empty cgroup for one incarnation; None where there are none, or none can be had any more."""
-        if self._cgroups is None:
+        if self.cgroups is None:
             return None
         self.loop.defer(self._prepare_cgroup)
         try:
-            return self._cgroups.fresh()
+            return self.cgroups.fresh()
         except OSError as error:
             self._on_helper("helper.problem", f"root: can't make a cgroup: {error.strerror}")
             return None
 
     def _prepare_cgroup(self) -> None:
-        assert self._cgroups is not None
+        assert self.cgroups is not None
         with contextlib.suppress(OSError):  # whoever needs it hears of it
-            self._cgroups.prepare()
+            self.cgroups.prepare()
 
     def helper_pids(self) -> set[int]:
         """0 for one that does not run: nobody's pid."""
@@ -313,7 +306,7 @@ class Root:
         """Stop the tree in order; `now`, or a second time: kill what is left."""
         if self.phase in ("starting", "running"):
             self.phase = "stopping"
-            self._tell_heart(heart.ORDERED)
+            self._heart.tell(heart.ORDERED)
             self.journal.event("node.stopping", self.node.name)
             self.feed(StopTree(urgent=True))
         if now:
@@ -324,50 +317,16 @@ class Root:
         self.phase = "ending"
         if gave_up and not ordered:
             self.exit_code = heart.EXIT_GAVE_UP
-            self._tell_heart(heart.GAVE_UP)
+            self._heart.tell(heart.GAVE_UP)
             linux.complain(f"otpd: root gave up: the top supervisor ended: {reason}")
         self.journal.event("node.ended", self.node.name, reason=str(reason))
-        self.zygote.close()
-        self.zygote.drop_blanks()
-        self._finish(self.loop.now + _LAST_GRACE)
+        Farewell(self).begin()
 
-    def _finish(self, deadline: float) -> None:
-        """Again and again until nothing is left below root but the logger; then the logger; then root itself."""
-        self.workers.endings.reap()
-        strays = self.workers.endings.strays({self.logger.pid or 0})
-        if strays and self.loop.now < deadline:
-            if self.loop.now > deadline - _LAST_GRACE + _POLITE:
-                self.workers.endings.kill_strays(strays)
-            self.loop.after(0.005, lambda: self._finish(deadline))
-            return
-        self.left = _titles(strays)
-        self._finish_logger(self.loop.now + _LOGGER_GRACE)
-
-    def _finish_logger(self, deadline: float) -> None:
-        self.journal.settle()
-        if not self.logger.behind or self.loop.now >= deadline:
-            self.logger.close()
-        if (self.logger.alive or self.logger.behind) and self.loop.now < deadline:
-            self.loop.after(0.005, lambda: self._finish_logger(deadline))
-            return
-        self.logger.kill()
-        if self.left and self.exit_code == 0:
+    def ended(self, left: list[str]) -> None:
+        """Nothing is left but `left`, which could not be ended: the last word, and the exit code."""
+        if left and self.exit_code == 0:
             self.exit_code = 1
-        self.operations.stopped(self.left)
-        self._leave(self.loop.now + 1.0)
-
-    def _leave(self, deadline: float) -> None:
-        """The answers must reach the kernel before the socket goes."""
-        if self.server.unwritten and self.loop.now < deadline:
-            self.loop.after(0.005, lambda: self._leave(deadline))
-            return
-        self.server.close()
-        self.notify.close()
-        if self._cgroups is not None:
-            self._cgroups.sweep(patience=0.2)
-        cgroup.remove_abandoned()
-        remove_traces(self.paths)  # heart may be gone
-        self.loop.stop()
+        self.operations.stopped(left)
 
     # --- what comes in ---
 
@@ -377,41 +336,15 @@ class Root:
         else:
             self.stop()
 
-    def _watch_heart(self) -> None:
-        """heart is told apart from whoever inherits us by its pidfd; its death closes the channel too."""
-        self._heart.setblocking(False)
+    def _watch_heart(self, options: Options) -> HeartLink:
+        def died() -> None:
+            self.journal.event("heart.exited", "heart")
+
         try:
-            pidfd = os.pidfd_open(self.heart_pid)
-        except ProcessLookupError:
-            pidfd = -1
-        if pidfd < 0 or os.getppid() != self.heart_pid:
+            return HeartLink(self.loop, options.channel, options.heart_pid, self.stop, died)
+        except NoHeart as error:
             remove_traces(self.paths)
-            raise SystemExit("otpd: root: heart died while root started; start the node again with: otpd start")
-        self.loop.add(pidfd, READ, lambda _mask: self._heart_died(pidfd))
-        self.loop.add(self._heart.fileno(), READ, lambda _mask: self._on_heart())
-
-    def _on_heart(self) -> None:
-        try:
-            words = self._heart.recv(64)
-        except OSError:
-            words = b""
-        if not words:
-            self.loop.remove(self._heart.fileno())
-            self.stop()
-            return
-        for index in range(len(words)):
-            self.stop(now=words[index : index + 1] == heart.KILL)
-
-    def _tell_heart(self, word: bytes) -> None:
-        with contextlib.suppress(OSError):
-            self._heart.send(word, socket.MSG_NOSIGNAL)
-
-    def _heart_died(self, pidfd: int) -> None:
-        """Nobody would restart root or sweep after it: end in order (DESIGN section 3)."""
-        self.journal.event("heart.exited", "heart")
-        self.loop.remove(pidfd)
-        os.close(pidfd)
-        self.stop()
+            raise SystemExit(f"otpd: root: {error}; start the node again with: otpd start") from error
 
     def _on_tail(self, name: str, generation: int, lines: list[str]) -> None:
         self.journal.tail(name, generation, lines)
@@ -481,10 +414,6 @@ class Root:
 
 def _because(cause: str | None) -> str:
     return f": {cause}" if cause else ""
-
-
-def _titles(processes: tuple[Process, ...]) -> list[str]:
-    return [f"{each.title} (pid {each.pid})" for each in processes]
 
 
 def _prepare_process(options: Options) -> None:
