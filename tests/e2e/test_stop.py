@@ -493,13 +493,13 @@ def test_a_flood_of_deaths_is_reaped_at_once_and_keeps_nobody_waiting() -> None:
     """
     with node(config + IDLE_AGENT, {"flood.py": FLOOD}) as n, no_old_zombies(n):
         for way in (signal.SIGUSR1, signal.SIGKILL):
-            eventually((n.home / "ready").exists, 30, "all strays are there")
+            eventually((n.home / "ready").exists, 120, "all strays are there")
             (n.home / "ready").unlink()
             assert len(everything(n)) > 600
             n.kill(n.pid("flood"), way)
             assert n.ask("tree", timeout=30.0)
             if way == signal.SIGUSR1:
-                eventually(lambda: len(everything(n)) < 20, 20, "no stray lives")
+                eventually(lambda: len(everything(n)) < 20, 120, "no stray lives")
                 n.kill(n.pid("flood"))
         assert n.reborn("flood", 2) and n.worker("idle")["generation"] == 1
 
