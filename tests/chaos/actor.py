@@ -1,7 +1,7 @@
 """The worker script of a chaos run: talks to its peers at random and writes down what it did and what came of it.
 
-One line of JSON per fact, in one file per incarnation, each written with a single write(2): a kill may end the file, never
-tear what was written before. The facts are judged by `tests.chaos.verdict`, after the run.
+One line of JSON per fact, in one file per incarnation, each written with a single write(2): a kill may end the file, also
+within its last line, never tear what was written before. The facts are judged by `tests.chaos.verdict`, after the run.
 """
 
 from __future__ import annotations

@@ -166,3 +166,9 @@ def test_a_call_whose_caller_died_needs_no_outcome(tmp_path: Path) -> None:
     facts = [fact("call", 1.0, id="a", peer="x"), fact("born", 1.4)]
     (tmp_path / "a.1.jsonl").write_text("".join(json.dumps(each) + "\n" for each in facts))
     assert judge(tmp_path).problems == []
+
+
+def test_what_a_kill_cut_short_was_not_said(tmp_path: Path) -> None:
+    written = json.dumps(fact("born", 1.0)) + "\n" + json.dumps(fact("down", 1.0, peer="x", generation=3, reason="killed"))
+    (tmp_path / "a.1.jsonl").write_text(written[:-9])
+    assert judge(tmp_path).facts == {"born": 1}
