@@ -58,6 +58,7 @@ class Heart:
 
     def run(self) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where a parent had it ignored, no end of root would be told
+        linux.default_libc_signals()  # for all that is started from here
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             make_private(self._paths.state_dir)

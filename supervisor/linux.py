@@ -52,6 +52,7 @@ class _CloneCall(NamedTuple):
 
 
 _CLONE_CALLS: Final = {"x86_64": _CloneCall(56, 3), "aarch64": _CloneCall(220, 4)}
+_SIGACTION_CALLS: Final = {"x86_64": 13, "aarch64": 134}
 
 
 def require_linux() -> None:
@@ -122,6 +123,14 @@ def set_pdeathsig(number: int = signal.SIGKILL) -> None:
 def set_child_subreaper(on: bool = True) -> None:
     """Orphaned descendants become children of this process."""
     _prctl(_PR_SET_CHILD_SUBREAPER, int(on), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def default_libc_signals() -> None:
+    """The two signals that libc uses itself: its posix_spawn() leaves them ignored, and it lets nobody change them."""
+    by_default = (ctypes.c_ulong * 8)()
+    call = _function("syscall", ctypes.c_long, *[ctypes.c_ulong] * 5)
+    for each in (32, 33):
+        _checked(call(_SIGACTION_CALLS[platform.machine()], each, ctypes.addressof(by_default), 0, 8, 0), "rt_sigaction")
 
 
 def set_title(title: str) -> None:

@@ -752,12 +752,14 @@ static void be_init(int slot, int proc, struct plan base)
 
 /* --- the nest --- */
 
-/* Nothing is ignored or blocked in what starts here, whatever the interpreter before us liked. */
+/* Nothing is ignored or blocked in what starts here, whatever the interpreter before us liked. By the kernel's own call:
+   libc lets nobody touch the two signals that it uses itself, and its posix_spawn() leaves them ignored. */
 static void fresh_signals(void)
 {
+    static const unsigned long by_default[8];
     sigset_t none;
     for (int number_ = 1; number_ < NSIG; number_++)
-        signal(number_, SIG_DFL);
+        syscall(SYS_rt_sigaction, number_, by_default, NULL, 8L);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -58,11 +58,17 @@ _LANDLOCK_PATH_BENEATH: Final = 1
 
 #: Calls without a wrapper in libc that differ by architecture; those of Linux 5.1 and later have one number everywhere.
 _NUMBERS: Final = {
-    "x86_64": {"clone": 56, "capset": 126, "pivot_root": 155, "unshare": 272, "seccomp": 317, "setns": 308},
-    "aarch64": {"clone": 220, "capset": 91, "pivot_root": 41, "unshare": 97, "seccomp": 277, "setns": 268},
+    "x86_64": {"clone": 56, "capset": 126, "pivot_root": 155, "unshare": 272, "seccomp": 317, "setns": 308, "sigaction": 13},
+    "aarch64": {
+        "clone": 220, "capset": 91, "pivot_root": 41, "unshare": 97, "seccomp": 277, "setns": 268, "sigaction": 134,
+    },
 }
 _OPEN_TREE, _MOVE_MOUNT, _CLOSE_RANGE, _OPENAT2, _MOUNT_SETATTR = 428, 429, 436, 437, 442
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+
+LIBC_SIGNALS: Final = (32, 33)
+#: Bytes of the kernel's struct sigaction, or more, and of its set of signals.
+_SIGACTION, _SIGNAL_SET = 64, 8
 
 #: PyDLL: the interpreter's lock is kept over the call, because after clone() nobody would be there to give it back.
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
@@ -95,6 +101,11 @@ def _checked(step: str, result: int) -> int:
 def clone(flags: int) -> int:
     """fork() into new namespaces: 0 in the child. For processes of one thread; no `os.register_at_fork` hook runs."""
     return _call("clone", "clone", flags | _SIGCHLD, 0, 0, 0, 0)
+
+
+def default_signal(number: int) -> None:
+    """Also of the two that libc uses itself and lets nobody touch, LIBC_SIGNALS: its posix_spawn() leaves them ignored."""
+    _call("rt_sigaction", "sigaction", number, bytes(_SIGACTION), None, _SIGNAL_SET)
 
 
 def unshare(flags: int) -> None:

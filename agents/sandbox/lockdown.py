@@ -153,7 +153,9 @@ def _read_plan(fd: int) -> list[tuple[int, Record]]:
 def fresh_signals() -> None:
     """Nothing is ignored or blocked, whatever the interpreter that starts the command likes."""
     for number in range(1, signal.NSIG):
-        if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
+        if number in kernel.LIBC_SIGNALS:
+            kernel.default_signal(number)
+        elif number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 

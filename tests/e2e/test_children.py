@@ -555,6 +555,12 @@ for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGPIPE, si
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 os.execv(sys.argv[1], sys.argv[1:])
 """
+#: And its parent one that uses posix_spawn(), which leaves two signals ignored that nobody can change through libc.
+SPAWNING = """
+import os, sys
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
 
 
 def signals(pid: int) -> dict[str, int]:
@@ -591,7 +597,7 @@ def test_a_child_starts_clean_however_careless_the_parent_of_otpd_was() -> None:
     script = "looking.py"
     """
     with node(config, {"child.py": CHILD, "looking.py": LOOKING_AGENT}, start=False, services=["health"]) as n:
-        command = [sys.executable, "-c", CARELESS, *OTPD, "start", "--detach"]
+        command = [sys.executable, "-c", SPAWNING, sys.executable, "-c", CARELESS, *OTPD, "start", "--detach"]
         subprocess.run(command, cwd=n.home, env=n.env, check=True, capture_output=True, timeout=60, close_fds=False)
         pids = {name: n.pid(name) for name in ("command", "script", "agent")}
         assert signals(pids["command"]) == {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -40,6 +41,25 @@ def test_a_signal_of_its_own_is_not_a_kill(pool: Pool, number: int) -> None:
 def test_both_streams_come_back_byte_for_byte(pool: Pool) -> None:
     result = pool.run(["sh", "-c", r"printf 'a\000\377'; printf 'e\n' >&2"])
     assert (result.stdout, result.stderr, result.stdout_bytes, result.stderr_bytes) == (b"a\0\xff", b"e\n", 3, 2)
+
+
+SPAWNED = """
+import sys
+from otpd.agents.sandbox import Pool, PoolSettings
+with Pool(PoolSettings(workers=1, slot_uids=(220_000, 220_063)), launcher=LAUNCHER) as pool:
+    sys.stdout.write(pool.run(["grep", "^Sig[BI]", "/proc/self/status"]).text)
+"""
+
+
+def test_no_signal_is_ignored_or_blocked_in_a_command_however_its_pool_was_started(launcher: str | None) -> None:
+    """libc's posix_spawn() leaves two signals ignored that libc lets nobody touch."""
+    came, goes = os.pipe()
+    argv = [sys.executable, "-c", SPAWNED.replace("LAUNCHER", repr(launcher))]
+    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, goes, 1)])
+    os.close(goes)
+    with open(came) as said:
+        assert said.read() == f"SigBlk:\t{0:016}\nSigIgn:\t{0:016}\n"
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_result_says_what_was_used_and_what_was_in_force(pool: Pool) -> None:
