@@ -67,7 +67,7 @@ class Row:
     token: bytes = b""
     group: str | None = None
     bounds: Bounds = Bounds()
-    owners: tuple[str, ...] = ()  # agents that it is an own child of, the nearest first
+    owners: tuple[str, ...] = ()  # agents that it is an own child, or a client, of, the nearest first
     reason: str = ""
 
     @classmethod

@@ -55,7 +55,7 @@ class Row:
     state: Presence = Presence.STARTING
     group: str | None = None
     inbox: Inbox | None = None
-    owners: tuple[str, ...] = ()  # agents that it is an own child of, the nearest first
+    owners: tuple[str, ...] = ()  # agents that it is an own child, or a client, of, the nearest first
     reason: str | None = None  # of its last death
 
     @property

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from otpd.supervisor import launch, sweep
 from otpd.supervisor.addresses import Presence, Row
 from otpd.supervisor.control import Connection, OperationError
-from otpd.supervisor.launch import fresh_secrets
 from otpd.supervisor.life import inc_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Clients:
             text = f"{MAX_CLIENTS} clients are connected, which is as many as a node takes"
             raise OperationError(3, text, "close those that are done, or make a frequent one an agent")
         self._count += 1
-        identity, token = fresh_secrets()
+        identity, token = launch.fresh_secrets()
         row = Row(
             name=f"@{connection.pid}.{self._count}",
             kind="client",
@@ -53,11 +53,19 @@ class Clients:
             identity=identity,
             token=token,
             state=Presence.READY,
+            owners=self._owners(connection.pid),
         )
         self._clients[row.name] = Client(connection, row)
         connection.on_close = lambda: self._closed(row)
         self._root.link.client_came(row)
         self._tell(self._clients[row.name])
+
+    def _owners(self, pid: int) -> tuple[str, ...]:
+        """Of a client in a process of an agent, or in one that such a process has started: it is bound as that agent is."""
+        cookie = sweep.cookie_of(pid)
+        mine = cookie.get(launch.NODE) == self._root.node_id
+        live = self._root.workers.named(cookie.get(launch.CHILD, "")) if mine else None
+        return () if live is None else (live.name, *self._root.tree.owners(live.path))
 
     def _broker_changed(self) -> None:
         for client in list(self._clients.values()):

@@ -15,9 +15,12 @@ from otpd.agents.sandbox.reading import environment
 
 #: What a snippet of Python is called in a list of what may run.
 SNIPPET: Final = b"exec_python"
-#: Variables by which a program runs what somebody else wrote: the loader's, those of interpreters and shells, git's.
+#: Variables by which a program runs what somebody else wrote: libc's, those of interpreters and shells, git's, those that
+#: name further programs or options, and where settings are read from.
 _STEERING: Final = (
-    "PATH", "LD_*", "PYTHON*", "BASH_ENV", "BASH_FUNC_*", "ENV", "GIT_*", "PERL5*", "NODE_OPTIONS", "RUBYOPT", "RUBYLIB",
+    "PATH", "LD_*", "GCONV_PATH", "PYTHON*", "BASH_ENV", "BASH_FUNC_*", "BASHOPTS", "SHELLOPTS", "ENV", "ZDOTDIR", "GIT_*",
+    "PERL5*", "RUBYOPT", "RUBYLIB", "LUA_*", "MAKEFILES", "*MAKEFLAGS", "*_OPTIONS", "*PAGER", "*EDITOR", "VISUAL",
+    "LESSOPEN", "LESSCLOSE", "*_ASKPASS", "*_RSH", "HOME", "XDG_*",
 )  # fmt: skip
 Text = str | bytes | os.PathLike[str]
 

@@ -41,7 +41,7 @@ script = "builder.py"
 commands = ["echo", "python3 -c *", "sleep"]
 """
 BUILDER = """
-    from otpd.agents import Agent, CallTimeout, call, run
+    from otpd.agents import Agent, CallTimeout, call, connect, run
 
     class Builder(Agent):
         @call
@@ -52,6 +52,11 @@ BUILDER = """
         @call
         async def child(self, name: str) -> None:
             await self.start_child({"name": name, "script": "builder.py"})
+
+        @call
+        def around(self, argv: list[str]) -> str:
+            with connect() as client:
+                return client.exec(argv).summary()
 
         @call
         def blocking(self, argv: list[str]) -> str:
@@ -171,6 +176,11 @@ def test_an_agent_may_order_what_its_list_allows(client: Client) -> None:
     refused = client.call("builder", "run", argv=["ls"], timeout=30)
     assert refused[0] == "refused" and "add a pattern" in refused[2]
     assert client.call("builder", "blocking", argv=["python3", "-c", "print(1)"], timeout=30) == "1\n"
+
+
+def test_a_client_in_an_agents_process_may_order_no_more_than_the_agent(client: Client) -> None:
+    assert client.call("builder", "around", argv=["echo"], timeout=60).startswith("exited 0")
+    assert client.call("builder", "around", argv=["ls"], timeout=60).startswith("refused")
 
 
 def test_own_children_may_order_no_more_than_their_owner(client: Client) -> None:

@@ -57,7 +57,9 @@ def test_what_is_wrong_is_said(ask: Callable[[], Any], said: str) -> None:
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "PYTHONPATH", "ENV", "GIT_SSH_COMMAND", "NODE_OPTIONS"])
+@pytest.mark.parametrize(
+    "name", ["PATH", "LD_PRELOAD", "PYTHONPATH", "ENV", "GIT_SSH_COMMAND", "NODE_OPTIONS", "TAR_OPTIONS", "HOME"]
+)
 def test_no_variable_makes_an_allowed_command_another_one(name: str) -> None:
     asked = {name: "own/x"}
     for profile, allowed in ((Profile(commands=("git",)), None), (Profile(), {"feed": ["git"]})):
