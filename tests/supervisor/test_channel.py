@@ -183,3 +183,13 @@ def test_drain_takes_all_that_is_there(ends: Ends) -> None:
         send_packet(ends.peer, number)
     ends.channel.drain()
     assert ends.heard == list(range(150))
+
+
+def test_what_a_peer_has_said_is_heard_though_it_ends_with_something_unread(ends: Ends) -> None:
+    """The kernel reports such an end before the packets that came ahead of it: last words would be lost."""
+    ends.channel.send(["stop", "shutdown"])
+    send_packet(ends.peer, ["traceback", "of its end"])
+    send_packet(ends.peer, ["exit", "error(ValueError: x)"])
+    ends.peer.close()
+    ends.channel.drain()
+    assert (ends.heard, ends.gone) == ([["traceback", "of its end"], ["exit", "error(ValueError: x)"]], 1)
