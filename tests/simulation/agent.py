@@ -16,10 +16,10 @@ from otpd.ipc.endpoint import Address, Endpoint
 from otpd.ipc.wire import Kind, Lane, Status
 from tests.simulation.broker import Connection
 from tests.simulation.clock import MS, SECOND, Entry
-from tests.simulation.durables import Durables
 from tests.simulation.kernel import Process
 from tests.simulation.messages import Answer, Message, Recipe
 from tests.simulation.own import OwnChildren
+from tests.simulation.parts import Part
 from tests.simulation.workers import Job
 
 if TYPE_CHECKING:
@@ -59,10 +59,17 @@ class SimulatedAgent:
         self.random = Random(f"{world.scenario.seed}/{job.name}/{job.inc}")
         self.connection: Connection | None = None
         self._alarm: Entry | None = None
-        self.durables = Durables(self) if world.scenario.durable else None
+        self.parts: tuple[Part, ...] = self._parts()
         world.identities_of[job.identity] = (self.name, self.inc)
         process.at_exit.append(lambda: world.ends.add((self.name, self.inc)))
         world.watch.agent_began(self)
+
+    def _parts(self) -> tuple[Part, ...]:
+        """What its SDK does beside messages; services have none of it."""
+        return self.world.parts(self)
+
+    def part(self, message: Message) -> Part | None:
+        return next((part for part in self.parts if message.payload[0] in part.words), None)
 
     # --- its life ---
 
@@ -185,23 +192,24 @@ class SimulatedAgent:
                 message = self.world.mail.of(body)
                 watch.happened(self, happening, message)
                 if message is not None and message.payload is not None:
-                    self._hear_durable(happening, message)
+                    self._hear_payload(happening, message)
                 else:
                     self.mailbox.append(happening)
             case happenings.Replied(request=request) | happenings.CallFailed(request=request):
                 message = self.calls.pop(request, None)
                 watch.happened(self, happening, message)
                 self._answered(request)
-                if message is not None and message.payload is not None and self.durables is not None:
-                    self.durables.outcome(message, isinstance(happening, happenings.Replied))
+                if message is not None and message.payload is not None and (part := self.part(message)) is not None:
+                    part.outcome(message, isinstance(happening, happenings.Replied))
             case happenings.CastRejected(number=number) | happenings.CastAccepted(number=number):
                 watch.happened(self, happening, self.casts.get(number))
             case _:
                 watch.happened(self, happening, None)
                 self._learn(happening)
 
-    def _hear_durable(self, happening: Any, message: Message) -> None:
-        if self.durables is None or not self.durables.arrived(message):
+    def _hear_payload(self, happening: Any, message: Message) -> None:
+        part = self.part(message)
+        if part is None or not part.arrived(message, happening):
             self.endpoint.handled(1, len(happening.body))
         else:
             self.mailbox.append(happening)
@@ -212,10 +220,14 @@ class SimulatedAgent:
                 self.welcome = True
             case happenings.Fenced():
                 self.end("stale", 1)
-            case happenings.CallCancelled(call=call):
-                self._cancelled(call)
+            case happenings.CallCancelled(call=call, is_dead=is_dead):
+                self._cancelled(call, is_dead)
+        for part in self.parts:
+            part.hear(happening)
 
-    def _cancelled(self, call: int) -> None:
+    def _cancelled(self, call: int, is_dead: bool) -> None:
+        if any(part.cancelled(call, is_dead) for part in self.parts):
+            return
         if self.handling is not None and self.handling.delivered.call == call:
             self.handling.cancelled = True
 
@@ -227,6 +239,8 @@ class SimulatedAgent:
             message = self.world.mail.of(item.body)
             if message.deadline and message.deadline <= self.world.clock.now:
                 self.world.watch.shed(self, message)
+                self.endpoint.handled(1, len(item.body))
+            elif message.payload is not None and (part := self.part(message)) is not None and part.withdrawn(message):
                 self.endpoint.handled(1, len(item.body))
             else:
                 self._handle(item, message)
@@ -266,8 +280,8 @@ class SimulatedAgent:
         """The answer, and credit back; one that raised is the agent's end."""
         if self.handling is not handling:
             return
-        if handling.message.payload is not None and self.durables is not None:
-            self.durables.handle(handling)
+        if handling.message.payload is not None and (part := self.part(handling.message)) is not None:
+            part.handle(handling)
             if self.process.alive:
                 self.work()
             return
@@ -282,7 +296,7 @@ class SimulatedAgent:
             self.work()
 
     def settle(self, handling: Handling) -> None:
-        """A durable message has come to its end here."""
+        """What a part has handled has come to its end here."""
         if self.handling is handling:
             self.handling = None
             self.endpoint.handled(1, len(handling.delivered.body))
@@ -301,6 +315,12 @@ class SimulatedAgent:
             message.request = self.endpoint.cast(Address(to), message.body())
             self.casts[message.request] = message
         return message
+
+    def give_up(self, message: Message) -> None:
+        """Nothing more is to be heard of this call."""
+        if self.calls.pop(message.request, None) is not None:
+            self.endpoint.cancel(message.request)
+            self.world.watch.verb(self, "cancel", message)
 
     def call(self, to: Address, recipe: Recipe, deadline: int, size: int = 0) -> int:
         message = self._message(Kind.CALL, to, recipe, size, deadline=deadline)

@@ -7,6 +7,7 @@ real ones. Submissions go one at a time and are said again with their number unt
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ from otpd.ipc.wire import Kind
 from tests.simulation.clock import MS, SECOND
 from tests.simulation.disk import body_of, label_of
 from tests.simulation.messages import Message
+from tests.simulation.parts import Part
 
 if TYPE_CHECKING:
     from tests.simulation.agent import Handling, SimulatedAgent
@@ -36,9 +38,12 @@ class Submission:
     labels: list[int]
     handling: Handling | None = None  # of a transaction
     settles: tuple[int, int] | None = None
+    state: tuple[bytes, int] | None = None  # and the version that it replaces
 
 
-class Durables:
+class Durables(Part):
+    words = frozenset({"submit", "word", "durable"})
+
     def __init__(self, agent: SimulatedAgent) -> None:
         self._agent = agent
         self._world: DurableWorld = agent.world  # type: ignore[assignment]
@@ -47,8 +52,21 @@ class Durables:
         self._queue: deque[Submission] = deque()
         self._open: Submission | None = None
         self._number = 0
+        self.state_with_effect: Callable[[], tuple[bytes, int] | None] = lambda: None
+        self.committed_state: Callable[[bytes, int], None] = lambda body, version: None
 
     # --- submissions ---
+
+    def begin(self) -> None:
+        """Now and then a durable message, beside everything else."""
+        pause = self._agent.random.expovariate(self._world.scenario.durable)
+        self._agent.process.after(int(pause * SECOND), self._send_to_somebody)
+
+    def _send_to_somebody(self) -> None:
+        if self._agent.phase == "ready" and not self._world.resting:
+            self.send(self._agent.random.choice(self._world.scenario.agents))
+            self._agent.work()
+            self.begin()
 
     def send(self, to: str) -> None:
         """One message to somebody; sometimes it is said a second time, with its id."""
@@ -57,6 +75,10 @@ class Durables:
         request = Request(Durable.CAST, to, "note", body_of(label), random.choice(_KEYS), f"id{label}")
         for _ in range(2 if random.random() < 0.1 else 1):
             self._put(Submission([request], [label]))
+
+    @property
+    def is_submitting(self) -> bool:
+        return self._open is not None
 
     def _put(self, submission: Submission) -> None:
         self._queue.append(submission)
@@ -72,7 +94,7 @@ class Durables:
     def _say(self) -> None:
         it = self._open
         assert it is not None
-        payload = ("submit", self._number, it.requests, it.settles)
+        payload = ("submit", self._number, it.requests, it.settles, it.state)
         self._agent.say(Kind.CALL, STORE, payload, self._world.clock.now + _PATIENCE)
 
     def outcome(self, message: Message, answered: bool) -> None:
@@ -84,11 +106,13 @@ class Durables:
             self._world.sometimes["a submission is said again"] += 1
             self._agent.process.after(_AGAIN, self._again, submission)
             return
-        value, code = message.answer
+        value, code, version = message.answer
         for label, outcome in zip(submission.labels, value or [], strict=False):
             if isinstance(outcome, int):
                 self._world.watch.durable("accepted", label)
         self._world.sometimes["the store refuses: " + code] += bool(code)
+        if submission.state is not None and not code:
+            self.committed_state(submission.state[0], version)
         if submission.handling is not None:
             self._settled(submission.handling, failed=bool(code))
         self._next()
@@ -100,8 +124,7 @@ class Durables:
 
     # --- deliveries ---
 
-    def arrived(self, message: Message) -> bool:
-        """Whether it is to be handled."""
+    def arrived(self, message: Message, happening: Any) -> bool:
         delivery = self.deliveries.arrived(message.payload[1])
         for word in self.deliveries.again:
             self._agent.say(Kind.CAST, STORE, ("word", word))
@@ -139,7 +162,7 @@ class Durables:
         settles = (delivery.seq, delivery.attempt)
         request = Request(Durable.CAST, to, "note", body_of(child))
         requests = [request] if Random(f"{label}/child").random() < 0.3 else []
-        self._put(Submission(requests, [child] if requests else [], handling, settles))
+        self._put(Submission(requests, [child] if requests else [], handling, settles, self.state_with_effect()))
 
     def _settled(self, handling: Handling, failed: bool) -> None:
         delivery = self._given[handling.message.number]

@@ -5,6 +5,7 @@ It is an agent like the real one. A commit takes its time: first it is written, 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from otpd.agents.deliveries import encoded
@@ -12,12 +13,14 @@ from otpd.agents.services.store import journal
 from otpd.agents.services.store.commits import Commits, Job, Refused, Room
 from otpd.agents.services.store.messages import Answer, Bounds, Deliver, Failure, Unit, Watch
 from otpd.agents.services.store.queue import Queue
+from otpd.agents.services.store.refusals import Refusal
 from otpd.ipc import happenings
 from otpd.ipc.wire import Kind, Status
 from tests.simulation.agent import SimulatedAgent
 from tests.simulation.clock import MS, SECOND, Entry
 from tests.simulation.disk import Written, label_of
 from tests.simulation.messages import Message
+from tests.simulation.parts import Part
 
 if TYPE_CHECKING:
     from tests.simulation.durable import DurableWorld
@@ -28,6 +31,10 @@ BOUNDS: Final = Bounds(messages=60, per_target=40, max_attempts=3, window=8, bac
 _GENERATION: Final = 32
 
 
+class Code(Exception):
+    """Why something is not committed, as the answer says it."""
+
+
 class DurableStore(SimulatedAgent):
     """One incarnation of it."""
 
@@ -35,7 +42,6 @@ class DurableStore(SimulatedAgent):
 
     def __init__(self, world: DurableWorld, process: Process, job: Start) -> None:
         super().__init__(world, process, job)
-        self.durables = None
         self.queue: Queue | None = None
         self._commits = Commits()
         self._refs: dict[int, Message] = {}
@@ -43,6 +49,9 @@ class DurableStore(SimulatedAgent):
         self._targets: dict[int, str] = {}  # of casts that deliver, by request
         self._bell: Entry | None = None
         process.at_exit.append(lambda: world.watch.durable("store died"))
+
+    def _parts(self) -> tuple[Part, ...]:
+        return ()
 
     def _initialised(self) -> None:
         if self.phase != "init":
@@ -75,19 +84,19 @@ class DurableStore(SimulatedAgent):
                 return
         self._turn()
 
-    def _hear_durable(self, happening: Any, message: Message) -> None:
+    def _hear_payload(self, happening: Any, message: Message) -> None:
         self.endpoint.handled(1, len(happening.body))
         self.world.watch.handled(self, message)
         assert self.queue is not None
         match message.payload:
-            case ("submit", number, requests, settles):
+            case ("submit", number, requests, settles, state):
                 self._refs[message.number] = message
                 message.request = happening.call
                 named = [(message.sender, request.id) for request in requests if request.id]
                 finished = journal.finished(self.world.disk.content, named)
                 whole = settles is not None
                 self.queue.submit(
-                    message.number, message.sender, message.inc, number, requests, settles, whole, None, finished
+                    message.number, message.sender, message.inc, number, requests, settles, whole, state, finished
                 )
             case ("word", word):
                 who, now = (message.sender, word["inc"]), self.world.clock.now
@@ -138,7 +147,8 @@ class DurableStore(SimulatedAgent):
                 self.world.watch.verb(self, "monitor", ref, name, True)
 
     def _answer(self, message: Message, answer: Answer) -> None:
-        message.answer = (answer.value[0] if answer.value else None, answer.code)
+        outcomes, more = answer.value or (None, None)
+        message.answer = (outcomes, answer.code, more)
         self.endpoint.reply(message.request, Status.OK, message.body())
 
     # --- commits ---
@@ -150,12 +160,25 @@ class DurableStore(SimulatedAgent):
         content = self.world.disk.content
         bodies = [journal.body(content, message) for message in unit.settled if unit.receipt is not None]
         effects = [label_of(body) for body in bodies if body is not None]
-        job = Job((unit, Written(rows, inserted, effects)), grows=rows.grows)
+        state = None
+        if unit.state is not None and unit.receipt is not None:
+            state = unit.receipt.sender, unit.receipt.inc, *unit.state
+        job = Job(Written(rows, inserted, effects, state), functools.partial(self._decided, unit), grows=rows.grows)
+        self._put(job)
+
+    def _put(self, job: Job) -> None:
         refused = self._commits.submit(job)
         if refused is not None:
             self._refuse([job], "store_full" if refused is Refused.FULL else "overloaded")
         elif not self._commits.idle:
             self.process.after(0, self._begin)
+
+    def _decided(self, unit: Unit, more: Any, error: BaseException | None) -> None:
+        assert self.queue is not None
+        if error is None:
+            self.queue.committed(unit, self.world.clock.now, more)
+        else:
+            self.queue.failed(unit, str(error), str(error), self.world.clock.now)
 
     def _begin(self) -> None:
         jobs = self._commits.begin()
@@ -175,22 +198,25 @@ class DurableStore(SimulatedAgent):
             self._begin()
             self._turn()
             return
-        disk.write([job.write[1] for job in jobs])
+        answers = disk.write([job.write for job in jobs])
         self.world.watch.durable("written")
-        self.process.after(self._takes(), self._sync)
+        self.process.after(self._takes(), self._sync, answers)
 
-    def _sync(self) -> None:
+    def _sync(self, answers: list[Any]) -> None:
         self.world.disk.sync()
-        assert self.queue is not None
-        for job in self._commits.committed():
-            self.queue.committed(job.write[0], self.world.clock.now)
+        for job, answer in zip(self._commits.committed(), answers, strict=True):
+            assert job.then is not None
+            if isinstance(answer, Refusal):
+                job.then(None, Code("stale"))
+            else:
+                job.then(answer, None)
         self._begin()
         self._turn()
 
     def _refuse(self, jobs: list[Job], code: str) -> None:
-        assert self.queue is not None
         for job in jobs:
-            self.queue.failed(job.write[0], code, code, self.world.clock.now)
+            assert job.then is not None
+            job.then(None, Code(code))
 
     def _look(self) -> None:
         if self.world.disk.full:

@@ -148,7 +148,7 @@ def _garbage(world: World, process: Process, fault: Fault) -> None:
 
 def _power(world: Any, root: SimulatedRoot, _fault: Fault) -> None:
     """Everybody is gone at once, and so is what the disk has not been told to keep. The machine starts again."""
-    world.disk.power_cut()
+    world.power_cut()
     for process in world.kernel.living():
         if process is not world.heart.process and process is not root.process:
             world.kernel.signal(process, signal.SIGKILL)
@@ -158,6 +158,11 @@ def _power(world: Any, root: SimulatedRoot, _fault: Fault) -> None:
 def _disk_full(world: Any, _root: SimulatedRoot, fault: Fault) -> None:
     world.disk.full = True
     world.clock.after(fault.amount * MS, setattr, world.disk, "full", False)
+
+
+def _jump(world: Any, _root: SimulatedRoot, fault: Fault) -> None:
+    """Somebody, or a time server, sets the clock on the wall."""
+    world.jump((fault.at % 2 * 2 - 1) * fault.amount * SECOND)
 
 
 def _script(world: World, root: SimulatedRoot, fault: Fault) -> None:
@@ -235,12 +240,15 @@ _OF_PROCESSES: Final[dict[str, Callable[[World, Process, Fault], None]]] = {
     "broker_stick": _stick,
     "store_kill": _kill,
     "store_stop": _stop,
+    "scheduler_kill": _kill,
+    "scheduler_stop": _stop,
 }
 _OF_ROOT: Final[dict[str, Callable[[World, SimulatedRoot, Fault], None]]] = {
     "root_kill": _root_kill,
     "script": _script,
     "root_stop": _root_stop,
     "power": _power,
+    "jump": _jump,
     "disk_full": _disk_full,
     "root_slow": _root_slow,
     "resnapshot": _resnapshot,

@@ -93,6 +93,12 @@ class Observer:
     def durable(self, what: str, *arguments: Any) -> None:
         """Of durable messages; `invariants.durable` says which words there are."""
 
+    def timed(self, what: str, *arguments: Any) -> None:
+        """Of timers; `invariants.timers` says which words there are."""
+
+    def stated(self, what: str, *arguments: Any) -> None:
+        """Of states of agents; `invariants.states` says which words there are."""
+
     # --- the run ---
 
     def struck(self, fault: Fault) -> None: ...

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from tests.simulation.durable import DurableWorld
-from tests.simulation.scenario import Fault, Mode, Scenario, draw, draw_durable
+from tests.simulation.scenario import Fault, Mode, Scenario, draw, draw_durable, draw_whole
 from tests.simulation.shrink import ddmin
 from tests.simulation.trace import Trace
+from tests.simulation.whole.world import WholeWorld
 from tests.simulation.world import Outcome, World
 
 #: One of so many seeds runs twice, and must do the same twice.
@@ -64,7 +65,7 @@ class Report:
 
 
 def one(scenario: Scenario, trace: bool = False) -> Outcome:
-    kind = DurableWorld if scenario.durable else World
+    kind = WholeWorld if scenario.timers else DurableWorld if scenario.durable else World
     return kind(scenario, observers=(Trace,) if trace else ()).run()
 
 
@@ -85,7 +86,7 @@ def shrunk(outcome: Outcome, budget: int = 100, draw: Draw = draw) -> Failure:
 
     places = ddmin(tuple(range(len(scenario.faults))), fails, budget)
     chosen = scenario.only(places)
-    world = " --durable" if draw is draw_durable else ""
+    world = " --whole" if draw is draw_whole else " --durable" if draw is draw_durable else ""
     return Failure(one(chosen), chosen.faults, places, len(scenario.faults), world)
 
 

@@ -34,6 +34,8 @@ PER_AGENT: Final = 2
 CALM: Final = 0.8
 #: Events that agents cause on their own, per seed: what a seed may cost.
 _ACTIONS: Final = 260
+#: Timers that agents set or take back on their own, per seed.
+_TIMERS: Final = 40
 #: Durable messages that agents send on their own, per seed.
 _DURABLE: Final = 80
 VERBS: Final = (
@@ -78,6 +80,7 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     programs: tuple[str, ...] = field(default=())
     durable: float = 0.0  # durable messages per second and agent; 0: there is no store
+    timers: float = 0.0  # timers that are set or taken back per second and agent; 0: there is no scheduler
 
     def traps(self, name: str) -> bool:
         return name in self.trapping
@@ -270,10 +273,32 @@ def draw_durable(seed: int, mode: Mode) -> Scenario:
     random = Random(f"{seed}/{mode}/durable")
     scenario = draw(seed, mode)
     scenario = replace(scenario, durable=_DURABLE / (scenario.span / SECOND) / len(scenario.agents))
-    kinds = random.sample(list(DURABLE_KINDS), random.choice((1, 2, 3, 4)))
-    more = [
-        _fault(random, scenario, kind, DURABLE_KINDS) for kind in kinds for _ in range(random.choice((1, 2, 4)))
-    ]
+    return _with_more(random, scenario, DURABLE_KINDS)
+
+
+#: And of the whole node.
+WHOLE_KINDS: Final[dict[str, tuple[str, int, int]]] = {
+    "scheduler_kill": ("scheduler", 0, 0),
+    "scheduler_stop": ("scheduler", 1, 5000),
+    "jump": ("root", 1, 3600),
+    "kill": ("agent", 0, 0),
+    "broker_kill": ("broker", 0, 0),
+    "root_kill": ("root", 0, 0),
+}
+
+
+def draw_whole(seed: int, mode: Mode) -> Scenario:
+    """The durable world of the same seed with all services in it, and what befalls those besides."""
+    random = Random(f"{seed}/{mode}/whole")
+    scenario = draw_durable(seed, mode)
+    scenario = replace(scenario, timers=_TIMERS / (scenario.span / SECOND) / len(scenario.agents))
+    return _with_more(random, scenario, WHOLE_KINDS)
+
+
+def _with_more(random: Random, scenario: Scenario, kinds: dict[str, tuple[str, int, int]]) -> Scenario:
+    """Some of these kinds, some of each."""
+    chosen = random.sample(list(kinds), random.choice((1, 2, 3, 4)))
+    more = [_fault(random, scenario, kind, kinds) for kind in chosen for _ in range(random.choice((1, 2, 4)))]
     return replace(scenario, faults=tuple(sorted((*scenario.faults, *more), key=lambda fault: fault.at)))
 
 

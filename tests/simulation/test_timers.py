@@ -14,7 +14,7 @@ from otpd.agents.services.scheduler.effects import Fire, Instant
 from tests.simulation.smallworlds import lived
 from tests.simulation.timers.world import Broken, World
 
-SEEDS = 60
+SEEDS = 20
 #: Seeds in which earlier mistakes of the machine have shown themselves.
 REGRESSIONS = (4, 20, 23, 50, 59, 262, 274, 366, 473, 565, 576, 763, 904, 1022, 1920, 2048, 2400, 2406)
 

@@ -55,20 +55,8 @@ class Workload:
                 self._told("join", group)
         self._agent.work()
         self._later()
-        if self._agent.durables is not None:
-            self._durably()
-
-    def _durably(self) -> None:
-        """Now and then a durable message, beside everything else."""
-        pause = self._random.expovariate(self._world.scenario.durable)
-        self._agent.process.after(int(pause * SECOND), self._send_durably)
-
-    def _send_durably(self) -> None:
-        durables = self._agent.durables
-        if self._agent.phase == "ready" and not self._world.resting and durables is not None:
-            durables.send(self._random.choice(self._world.scenario.agents))
-            self._agent.work()
-            self._durably()
+        for part in self._agent.parts:
+            part.begin()
 
     def _later(self) -> None:
         pause = self._random.expovariate(self._world.scenario.rate)
@@ -153,10 +141,7 @@ class Workload:
         onward = None if handling is None else handling.onward
         own = [request for request, call in self._agent.calls.items() if request != onward and call.payload is None]
         if own:
-            request = self._random.choice(own)
-            message = self._agent.calls.pop(request)
-            self._agent.endpoint.cancel(request)
-            self._told("cancel", message)
+            self._agent.give_up(self._agent.calls[self._random.choice(own)])
 
     # --- deaths ---
 

@@ -28,6 +28,7 @@ from tests.simulation.kernel import Cookie, Kernel, Process
 from tests.simulation.links import Latency
 from tests.simulation.messages import Mail
 from tests.simulation.observe import Observer, Violation, fan_out
+from tests.simulation.parts import Part
 from tests.simulation.program import SimulatedProgram
 from tests.simulation.root import SimulatedRoot
 from tests.simulation.scenario import CALM, Mode, Scenario, draw
@@ -127,10 +128,14 @@ class World:
             self._until(scenario.span)
             self.resting = True
             self._until(scenario.span + RECOVERY)
+            self._settle()
         else:
             self._until(scenario.span)
         self.watch.finished()
         self._stop()
+
+    def _settle(self) -> None:
+        """What goes on by itself comes to rest, so that it can be seen whether all is well."""
 
     def _until(self, when: int) -> None:
         clock = self.clock
@@ -177,6 +182,9 @@ class World:
 
     def workload(self, agent: SimulatedAgent) -> Workload:
         return Workload(agent)
+
+    def parts(self, agent: SimulatedAgent) -> tuple[Part, ...]:
+        return ()
 
     # --- what faults have left ---
 

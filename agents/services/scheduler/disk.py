@@ -105,8 +105,7 @@ class Disk:
         moved = []
         for record, life in self._sound(connection):
             if not record.wall:
-                due = record.due_wall + shift
-                moved.append(_row(replace(record, due=due, run=None if record.run is None else due), life))
+                moved.append(_row(in_another_boot(record, shift), life))
         connection.execute("BEGIN")
         connection.executemany(_PUT, moved)
         connection.execute("INSERT OR REPLACE INTO facts VALUES ('boot', ?)", (boot,))
@@ -121,11 +120,11 @@ class Disk:
         self.problems.append(f"{self._path} was damaged ({why}) and is now {place}; its schedules are lost")
 
     def load(self) -> Iterator[Record]:
-        """All that is sound. What an earlier life of root had given to an incarnation, none of this life has."""
+        """All that is sound."""
         sound = 0
         for record, life in self._sound(self._connection):
             sound += 1
-            yield record if life == self._life else replace(record, generation=0)
+            yield of_life(record, life, self._life)
         damaged = self._connection.execute("SELECT count(*) FROM schedules").fetchone()[0] - sound
         if damaged:
             self.problems.append(f"schedules left out because they were damaged: {damaged} of {self._path}")
@@ -182,6 +181,17 @@ class Disk:
                 self._connection.rollback()
             return str(error)
         return None
+
+
+def in_another_boot(record: Record, shift: int) -> Record:
+    """Of the monotonic clock, which is `shift` ns beside the wall clock now."""
+    due = record.due_wall + shift
+    return replace(record, due=due, run=None if record.run is None else due)
+
+
+def of_life(record: Record, life: int, now: int) -> Record:
+    """What an earlier life of root had given to an incarnation, none of this life has."""
+    return record if life == now else replace(record, generation=0)
 
 
 def _record(values: list[Any]) -> tuple[Record, int]:

@@ -10,6 +10,8 @@ from tests.simulation.invariants.durable import Durable
 from tests.simulation.invariants.mail import Conservation, Fencing, Order, Outcomes
 from tests.simulation.invariants.names import Choices, Holders, Listeners, Registered
 from tests.simulation.invariants.processes import Processes
+from tests.simulation.invariants.states import States
+from tests.simulation.invariants.timers import Timers
 from tests.simulation.invariants.tree import Delays, Recovered, Restarts
 from tests.simulation.observe import Observer
 
@@ -34,5 +36,7 @@ INVARIANTS: tuple[type[Observer], ...] = (
     Listeners,
     Registered,
     Durable,
+    States,
+    Timers,
     Seen,
 )

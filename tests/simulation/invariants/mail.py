@@ -117,7 +117,7 @@ class Outcomes(Observer):
         self.check(not message.outcomes, 10, f"{message} ends with {how} after {message.outcomes}")
         message.outcomes.append(how)
         late = self.world.clock.now - max(message.deadline, message.at, agent.process.since)
-        self.check(late <= _SLACK, 11, f"{message} ends with {how} {late / MS:.1f} ms too late")
+        self.check(late <= _SLACK or not message.deadline, 11, f"{message} ends with {how} {late / MS:.1f} ms too late")
 
     def _cast(self, message: Message | None, how: str) -> None:
         assert message is not None
