@@ -98,6 +98,8 @@ class Wire:
             data, ancillary, flags, _address = self.socket.recvmsg(_ROOM, _SPACE, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return []
+        except ConnectionResetError:  # it ended with something unread: said once, and before what it has said itself
+            return self.take()
         except OSError:
             return None
         fds = array.array("i")

@@ -96,6 +96,16 @@ def test_no_message_of_a_large_batch_is_lost() -> None:
     one.close(), two.close()
 
 
+def test_what_the_other_end_has_said_is_taken_though_it_ends_with_something_unread() -> None:
+    """The kernel reports such an end before the packets that came ahead of it: the result of a task would be lost."""
+    one, two = (Wire(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    one.put(["run", 2]), one.flush()
+    two.put(["done", 1]), two.flush()
+    two.close()
+    assert (one.take(), one.take()) == ([(["done", 1], [])], None)
+    one.close()
+
+
 def test_what_finds_no_room_waits_and_what_nobody_takes_is_no_error() -> None:
     one, two = (Wire(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     while one.flush():
