@@ -54,6 +54,7 @@ _WORKER: Final[Mapping[str, Check]] = {
 POOL: Final[Mapping[str, Check]] = {
     "size": checks.integer(1, 1000),
     "queue": checks.integer(0, 1_000_000),
+    "queue_bytes": checks.size(2**20, "1MiB"),
     "max_tasks_per_worker": checks.integer(1),
     "memory": checks.size(2**20, "1MiB"),
     "preload": checks.strings,
@@ -124,6 +125,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 _POOLS_ELSEWHERE: Final[Mapping[str, str]] = {
     "workers": "size", "max_workers": "size", "processes": "size", "instances": "size", "max_queue": "queue",
     "max_tasks_per_child": "max_tasks_per_worker", "maxtasksperchild": "max_tasks_per_worker", "imports": "preload",
+    "max_queue_bytes": "queue_bytes",
 }  # fmt: skip
 _ORDER: Final = "unknown key; the order in the file is the start order, and rest_for_one restarts what comes later"
 

@@ -109,6 +109,8 @@ class Desk:
         match message:
             case ["done", int(task), bool(ok), codec, body, sizes]:
                 self._done(task, ok, Payload(codec, body, sizes, fds))
+                if sizes:
+                    self.out.append((["read", task], ()))
                 return
             case ["over", int(task), str(end), str(why)]:
                 self._over(task, end, why)
@@ -189,6 +191,8 @@ def over(name: str, pool: str, end: str, why: str) -> Exit:
             return Exit("cancelled", Exited(f"{task}: it was taken back", reason="shutdown"))
         case "full":
             text = f"{task}: the queue of pool {pool} is full; wait for room with wait=True, or give it a larger queue"
+            if why:
+                text = f"{text}_bytes: of its arguments {why}"
             return Exit("overloaded", Overloaded(text))
         case "draining":
             text = f"{task}: pool {pool} is drained and takes nothing until that is over; wait for it with wait=True"

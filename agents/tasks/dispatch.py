@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from otpd.agents.tasks.machine import Drained, Effect, End, Grant, Hold, Options, Pool, Send, Settled, Start, Stop
+from otpd.agents.tasks.effects import Drained, Effect, End, Grant, Hold, Send, Settled, Start, Stop
+from otpd.agents.tasks.machine import Options, Pool
 from otpd.agents.tasks.payload import PICKLE
 from otpd.agents.tasks.spawned import Spawned
 from otpd.ipc.frames import close_all
@@ -37,6 +38,7 @@ class Owner:
     put: Callable[[list[Any], Sequence[int]], None]
     trusted: bool = True
     tasks: dict[int, int] = field(default_factory=dict)  # its number -> ours
+    unread: dict[int, int] = field(default_factory=dict)  # its number -> bytes of the result in shared memory
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +106,10 @@ class Dispatch:
                 function, int(codec), bytes(body), sizes,
             ] if self._expects(key, verb, number):
                 self._submit(key, number, timeout, patient, detached, (function, codec, body, sizes), fds)
+            case ["read", int(number)]:
+                close_all(fds)
+                size = self.owners[key].unread.pop(number, 0)
+                self._carry_out(self.pool.read(key, size, self._clock()))
             case ["stop", int(number)]:
                 close_all(fds)
                 task = self.owners[key].tasks.get(number)
@@ -138,7 +144,8 @@ class Dispatch:
         name = f"{given[0][0]}:{given[0][1]}" if isinstance(given[0], list) and len(given[0]) == 4 else "(pickled)"
         self.rows[task] = Row(key, number, name, (owner.name, owner.generation), detached, given, fds, now)
         limit = float(timeout) if isinstance(timeout, int | float) and timeout > 0 else None
-        self._carry_out(self.pool.submit(task, key, now, limit, patient, detached))
+        size = len(given[2]) + _bytes(given[3])
+        self._carry_out(self.pool.submit(task, key, now, limit, patient, detached, size))
         if detached and self.pool.has(task):
             owner.put(["accepted", number], ())
 
@@ -164,6 +171,9 @@ class Dispatch:
         if owner is None:
             close_all(fds)
         else:
+            if row.owner is not None and (size := _bytes(answer[2])):
+                owner.unread[row.number] = size
+                self.pool.unread(row.owner, size)
             owner.put(["done", row.number, ok, *answer], fds)
         if row.detached and not ok:
             self._note("failed", row, "")
@@ -244,3 +254,8 @@ class Dispatch:
         owner = self.owners.get(row.owner) if row.owner is not None else None
         if owner is not None:
             owner.put(message, ())
+
+
+def _bytes(sizes: Any) -> int:
+    """That are said to lie in shared memory."""
+    return sum(each for each in sizes if isinstance(each, int) and each > 0) if isinstance(sizes, list) else 0

@@ -30,7 +30,7 @@ MAX_SIZE: Final = 1000
 def options_of(pool: str, given: dict[str, Any]) -> Options:
     """Of the table [pools.NAME], with the defaults of this machine."""
     cores = len(os.sched_getaffinity(0))
-    known = ("queue", "max_tasks_per_worker", "memory", "timeout", "idle", "start_timeout")
+    known = ("queue", "queue_bytes", "max_tasks_per_worker", "memory", "timeout", "idle", "start_timeout")
     size = given.get("size") or max(2, cores * _PER_CORE.get(pool, 1))
     return Options(size=size, **{key: given[key] for key in known if key in given})
 
@@ -134,16 +134,20 @@ class TaskPool(Agent):
         """Counters, workers and tasks, now."""
         pool, counters = self.dispatch.pool, self.dispatch.pool.counters
         now = self._loop.time()
+        queued_bytes, unread_bytes = pool.waiting_bytes
         names = ("submitted", "done", "failed", "timed_out", "killed", "cancelled", "refused")
         return {
             "pool": self.pool_name,
             "size": pool.options.size,
             "queue": pool.options.queue,
+            "queue_bytes": pool.options.queue_bytes,
             "draining": pool.draining,
             "workers": {state.name.lower(): [*pool.workers.values()].count(state) for state in {*pool.workers.values()}},
             "queued": pool.queued,
             "running": pool.running,
             "parked": pool.parked,
+            "queued_bytes": queued_bytes,
+            "unread_bytes": unread_bytes,
             "spawn": self.dispatch.spawn.picture(),
             **{name: getattr(counters, name) for name in names},
             "wait": counters.wait.picture(),

@@ -19,20 +19,21 @@ Workers that end while they start, or are not ready in time and so are ended, ar
 Those of one round of starts count once, however many they are; when no worker is left that could take what waits, and round
 after round has failed, it is told so.
 
-A task is parked when the queue is full and its owner wants to wait: it keeps the task and is told when there is room. To one
-Grant there is one `submit`. An owner that stands still loses the room after a while, and is not asked again before it has
-answered: then its task is accepted if there is room still, else parked anew.
+A task is parked when the queue is full, in number or in bytes, and its owner wants to wait: it keeps the task and is told
+when there is room. To one Grant there is one `submit`. An owner that stands still loses the room after a while, and is not
+asked again before it has answered: then its task is accepted if there is room still, else parked anew.
 """
 
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import Final
 
 from otpd.agents.tasks.counters import Counters
+from otpd.agents.tasks.effects import Drained, Effect, End, Grant, Hold, Send, Settled, Start, Stop
+from otpd.agents.tasks.waiting import Parked, Queue
 
 #: Seconds in which an owner must use the room that it was granted, before it is another's turn.
 GRANT: Final = 1.0
@@ -41,18 +42,6 @@ MAX_FAILURES: Final = 3
 #: Seconds without a start after the first such round; they double with each, up to the second.
 PAUSE, _MAX_PAUSE = 0.1, 5.0
 NEVER: Final = float("inf")
-
-
-class End(enum.StrEnum):
-    """How a task ended."""
-
-    DONE = "done"
-    FAILED = "failed"
-    TIMED_OUT = "timeout"
-    KILLED = "killed"
-    CANCELLED = "cancelled"
-    FULL = "full"  # never accepted
-    DRAINING = "draining"  # never accepted
 
 
 class State(enum.Enum):
@@ -65,58 +54,6 @@ class State(enum.Enum):
 
 _TAKES: Final = (State.IDLE, State.BUSY)  # takes a task, now or after its own
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start a worker of this number; then report it `ready` or `gone`."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Hand a task to an idle worker."""
-
-    worker: int
-    task: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End a worker, by force if it does not go; then report it `gone`."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """There is no room for a task: its owner keeps it until Grant."""
-
-    task: int
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """There is room for a task that is parked: its owner may submit it again."""
-
-    task: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A task is over; its owner hears of it once. `why`: what became of its worker."""
-
-    task: int
-    end: End
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """All that was accepted is over and no worker is left; tasks are accepted again."""
-
-
-Effect: TypeAlias = Start | Send | Stop | Hold | Grant | Settled | Drained
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -124,6 +61,7 @@ class Options:
 
     size: int
     queue: int = 1000
+    queue_bytes: int = 256 * 2**20  # of arguments that wait; and of results that one owner may leave unread
     max_tasks_per_worker: int | None = None
     memory: int | None = None
     timeout: float | None = None
@@ -156,29 +94,34 @@ class Pool:
     counters: Counters = field(default_factory=Counters)
     draining: bool = False
     _tasks: dict[int, _Task] = field(default_factory=dict)  # queued and running
-    _queues: OrderedDict[int | None, deque[int]] = field(default_factory=OrderedDict)  # by owner
-    _parked: OrderedDict[int, int] = field(default_factory=OrderedDict)  # task -> owner, in order
-    _granted: dict[int, tuple[int, float]] = field(default_factory=dict)  # task -> owner, until
-    _late: dict[int, int] = field(default_factory=dict)  # task -> owner; was granted room, which is another's by now
+    _queue: Queue = field(init=False)
+    _parked: Parked = field(default_factory=lambda: Parked(GRANT))
     _workers: dict[int, _Worker] = field(default_factory=dict)
-    _queued: int = 0
     _uses: int = 0
     _failures: int = 0  # rounds of starts, one after another
     _pause: float = NEVER  # until then no worker is started; NEVER: there is no pause
+
+    def __post_init__(self) -> None:
+        self._queue = Queue(self.options.queue_bytes)
 
     # --- questions ---
 
     @property
     def queued(self) -> int:
-        return self._queued
+        return self._queue.count
 
     @property
     def running(self) -> int:
-        return len(self._tasks) - self._queued
+        return len(self._tasks) - self._queue.count
 
     @property
     def parked(self) -> int:
-        return len(self._parked) + len(self._granted) + len(self._late)
+        return len(self._parked)
+
+    @property
+    def waiting_bytes(self) -> tuple[int, int]:
+        """Of arguments that are queued, and of results that nobody has read."""
+        return self._queue.bytes, self._queue.results
 
     @property
     def workers(self) -> dict[int, State]:
@@ -193,7 +136,7 @@ class Pool:
 
     def expects(self, task: int) -> bool:
         """Whether it was granted room, and its owner has not answered yet."""
-        return task in self._granted or task in self._late
+        return self._parked.expects(task)
 
     def worker_of(self, task: int) -> int | None:
         return self._tasks[task].worker if task in self._tasks else None
@@ -201,65 +144,85 @@ class Pool:
     def due(self) -> float:
         """When `tick` must be called next; inf: not by itself."""
         times = [row.until for row in self._workers.values()]
-        return min([self._pause, *times, *(until for _owner, until in self._granted.values())])
+        return min([self._pause, self._parked.due(), *times])
 
     # --- tasks ---
 
     def submit(
-        self, task: int, owner: int, now: float, timeout: float | None = None, patient: bool = False, detached: bool = False
+        self,
+        task: int,
+        owner: int,
+        now: float,
+        timeout: float | None = None,
+        patient: bool = False,
+        detached: bool = False,
+        size: int = 0,
     ) -> list[Effect]:
         """A new task, or one that was granted room. `timeout` None: that of the pool. `patient`: it may have to wait.
 
-        `detached`: nobody's once it is accepted, so that it runs whoever goes. Until then its owner alone has it.
+        `size`: bytes of its arguments. `detached`: nobody's once it is accepted, so that it runs whoever goes; until then
+        its owner alone has it.
         """
-        granted = self._granted.pop(task, None) is not None
-        self._late.pop(task, None)
-        if not granted and (self.draining or not self._room()):
-            return self._no_room(task, owner, patient)
+        granted = self._parked.answered(task)
+        first = self._parked.next() is None  # else a large one would wait for ever, because small ones come all the time
+        if not granted and (self.draining or not first or not self._room(size)):
+            return self._no_room(task, owner, patient, size)
         limit = self.options.timeout if timeout is None else timeout
         whose = None if detached else owner
         self._tasks[task] = _Task(whose, NEVER if limit is None else limit, now)
-        self._queues.setdefault(whose, deque()).append(task)
-        self._queued += 1
+        self._queue.add(task, whose, size)
         self.counters.submitted += 1
         return [*self._assign(now)]
 
-    def _room(self) -> bool:
-        taken = self._queued + len(self._granted)
-        return taken < self.options.queue or taken < self.options.queue + self._free()
+    def _room(self, size: int) -> bool:
+        """In number and in bytes, or because it could run at once."""
+        taken, options = self._queue.count + self._parked.granted, self.options
+        if self._queue.bytes + self._parked.bytes + size > options.queue_bytes:
+            return taken < self._free()
+        return taken < options.queue or taken < options.queue + self._free()
 
     def _free(self) -> int:
         """Tasks that could run at once: they are no queue while their workers are coming."""
         open_ = sum(row.state in (State.IDLE, State.STARTING) for row in self._workers.values())
         return open_ + max(0, self.options.size - len(self._workers))
 
-    def _no_room(self, task: int, owner: int, patient: bool) -> list[Effect]:
+    def _no_room(self, task: int, owner: int, patient: bool, size: int) -> list[Effect]:
         if patient:
-            self._parked[task] = owner
+            self._parked.park(task, owner, size)
             return [Hold(task)]
         self.counters.refused += 1
-        return [Settled(task, End.DRAINING if self.draining else End.FULL)]
+        if self.draining:
+            return [Settled(task, End.DRAINING)]
+        waiting, most = self._queue.bytes, self.options.queue_bytes
+        too_large = waiting + size > most
+        return [Settled(task, End.FULL, f"{waiting} bytes wait, {size} more are over {most}" if too_large else "")]
 
     def withdraw(self, task: int, now: float) -> list[Effect]:
         """Its owner does not want it any more. Harmless when it is over."""
-        if task in self._parked or self.expects(task):
-            for waiting in (self._parked, self._granted, self._late):
-                waiting.pop(task, None)
+        if self._parked.remove(task):
             return [Settled(task, End.CANCELLED), *self._assign(now)]
         row = self._tasks.get(task)
         if row is None or row.fate is not None:
             return []
         if row.worker is not None:
             return [self._end_with_worker(row, End.CANCELLED)]
-        self._unqueue(task, row)
+        self._queue.remove(task, row.owner)
         return [self._settle(task, End.CANCELLED), *self._assign(now)]
 
     def owner_gone(self, owner: int, now: float) -> list[Effect]:
         """All of its tasks end."""
-        waiting = [task for task, who in (*self._parked.items(), *self._late.items()) if who == owner]
-        waiting += [task for task, (who, _until) in self._granted.items() if who == owner]
+        self._queue.forget(owner)
+        waiting = self._parked.of(owner)
         mine = [task for task, row in self._tasks.items() if row.owner == owner]
         return [effect for task in (*waiting, *mine) for effect in self.withdraw(task, now)]
+
+    def unread(self, owner: int, size: int) -> None:
+        """A result of so many bytes was given to it, and lies in shared memory until it says `read`."""
+        self._queue.unread(owner, size)
+
+    def read(self, owner: int, size: int, now: float) -> list[Effect]:
+        self._queue.read(owner, size)
+        return [*self._assign(now)]
 
     # --- workers ---
 
@@ -321,8 +284,8 @@ class Pool:
         self._pause = now + min(PAUSE * 2 ** min(self._failures - 1, 10), _MAX_PAUSE)
         if self._failures >= MAX_FAILURES and not any(each.state in _TAKES for each in self._workers.values()):
             self._failures = 0
-            for task in [task for queue in self._queues.values() for task in queue]:
-                self._unqueue(task, self._tasks[task])
+            for task in self._queue.tasks():
+                self._queue.remove(task, self._tasks[task].owner)
                 yield self._settle(task, End.KILLED, why)
 
     def _overdue(self, row: _Worker, now: float) -> Iterator[Effect]:
@@ -346,10 +309,7 @@ class Pool:
             elif row.until <= now:
                 mine = self._tasks.get(row.task) if row.task is not None else None
                 effects.append(self._leave(number) if mine is None else self._end_with_worker(mine, End.TIMED_OUT))
-        for task, (owner, until) in list(self._granted.items()):
-            if until <= now:
-                del self._granted[task]
-                self._late[task] = owner
+        self._parked.tick(now)
         return [*effects, *self._assign(now)]
 
     def resize(self, size: int, now: float) -> list[Effect]:
@@ -357,7 +317,7 @@ class Pool:
         return self.configure(replace(self.options, size=size), now)
 
     def configure(self, options: Options, now: float) -> list[Effect]:
-        self.options = options
+        self.options, self._queue.limit = options, options.queue_bytes
         return [*self._assign(now)]
 
     def drain(self, now: float) -> list[Effect]:
@@ -383,13 +343,6 @@ class Pool:
         del self._tasks[task]
         return Settled(task, end, why)
 
-    def _unqueue(self, task: int, row: _Task) -> None:
-        queue = self._queues[row.owner]
-        queue.remove(task)
-        self._queued -= 1
-        if not queue:
-            del self._queues[row.owner]
-
     def _end_with_worker(self, row: _Task, fate: End) -> Stop:
         assert row.worker is not None
         row.fate = fate
@@ -410,15 +363,15 @@ class Pool:
             idle.sort(key=self._last_used)
         if len(self._workers) > self.options.size:
             yield from self._shrink(idle)
-        while idle and self._queued:
+        while idle and self._queue.ready:
             yield self._give(idle.pop(), now)
         if self.draining:
             yield from self._drain(idle)
         if self._parked:
             yield from self._grant(now)
-        if self._queued and self._pause == NEVER and len(self._workers) < self.options.size:
+        if self._queue.ready and self._pause == NEVER and len(self._workers) < self.options.size:
             coming = sum(row.state is State.STARTING for row in self._workers.values())
-            for _ in range(min(self._queued - coming, self.options.size - len(self._workers))):
+            for _ in range(min(self._queue.ready - coming, self.options.size - len(self._workers))):
                 yield self._start(now)
 
     def _shrink(self, idle: list[int]) -> Iterator[Effect]:
@@ -432,13 +385,7 @@ class Pool:
         return self._workers[worker].used
 
     def _give(self, worker: int, now: float) -> Send:
-        """Owners in turn: whose task was taken goes to the end."""
-        owner, queue = next(iter(self._queues.items()))
-        task = queue.popleft()
-        self._queues.move_to_end(owner)
-        if not queue:
-            del self._queues[owner]
-        self._queued -= 1
+        task = self._queue.take()
         self._uses += 1
         mine, row = self._tasks[task], self._workers[worker]
         self.counters.wait.add(now - mine.since)
@@ -449,15 +396,13 @@ class Pool:
     def _drain(self, idle: list[int]) -> Iterator[Effect]:
         for worker in idle:
             yield self._leave(worker)
-        if not self._tasks and not self._workers and not self._granted:
+        if not self._tasks and not self._workers and not self._parked.granted:
             self.draining = False
             yield Drained()
 
     def _grant(self, now: float) -> Iterator[Effect]:
-        while self._parked and not self.draining and self._room():
-            task, owner = self._parked.popitem(last=False)
-            self._granted[task] = owner, now + GRANT
-            yield Grant(task)
+        while not self.draining and (size := self._parked.next()) is not None and self._room(size):
+            yield Grant(self._parked.grant(now))
 
     def _start(self, now: float) -> Start:
         number = next(n for n in range(1, len(self._workers) + 2) if n not in self._workers)

@@ -213,6 +213,7 @@ def test_large_arguments_and_results_cross_whole_and_leave_no_descriptor(client:
     before = len(os.listdir("/proc/self/fd"))
     assert client.task("builtins:bytes", data, pool="few", wait=True) == data
     assert len(os.listdir("/proc/self/fd")) == before
+    eventually(lambda: client.call("tasks-few", "facts", timeout=60)["unread_bytes"] == 0, 60, "it is known to be read")
 
 
 def test_pickles_are_for_pools_that_say_so(client: Client) -> None:

@@ -10,7 +10,8 @@ import pytest
 from pytest import MonkeyPatch
 
 from otpd.agents.tasks import desk, dispatch, machine
-from otpd.agents.tasks.machine import End, Send, Settled, State
+from otpd.agents.tasks.effects import End, Send, Settled
+from otpd.agents.tasks.machine import State
 from tests.simulation.pools.world import FAULTS, World
 from tests.simulation.smallworlds import is_found, lived
 
@@ -51,8 +52,7 @@ def what_died_with_its_worker_is_run_again(patch: MonkeyPatch) -> None:
         if row is not None and row.task is not None:
             mine = self._tasks[row.task]
             mine.worker, mine.fate = None, None
-            self._queues.setdefault(mine.owner, machine.deque()).append(row.task)
-            self._queued += 1
+            self._queue.add(row.task, mine.owner, 0)
         return [*self._assign(now)]
 
     patch.setattr(machine.Pool, "gone", again)
@@ -72,7 +72,12 @@ def a_task_is_said_to_be_over_before_it_is(patch: MonkeyPatch) -> None:
 
 
 def the_queue_has_no_bound(patch: MonkeyPatch) -> None:
-    patch.setattr(machine.Pool, "_room", lambda self: True)
+    patch.setattr(machine.Pool, "_room", lambda self, size: True)
+
+
+def arguments_are_bounded_in_number_alone(patch: MonkeyPatch) -> None:
+    room = machine.Pool._room
+    patch.setattr(machine.Pool, "_room", lambda self, size: room(self, -self._queue.bytes - self._parked.bytes))
 
 
 def there_is_one_worker_too_many(patch: MonkeyPatch) -> None:
@@ -80,7 +85,7 @@ def there_is_one_worker_too_many(patch: MonkeyPatch) -> None:
 
     def more(self: Any, now: float) -> Any:
         yield from assign(self, now)
-        if self._queued and len(self._workers) == self.options.size:
+        if self._queue.count and len(self._workers) == self.options.size:
             yield self._start(now)
 
     patch.setattr(machine.Pool, "_assign", more)
@@ -122,7 +127,7 @@ def room_is_never_granted(patch: MonkeyPatch) -> None:
 def a_task_has_no_end_in_time(patch: MonkeyPatch) -> None:
     submit = machine.Pool.submit
 
-    def endless(self: Any, task: int, owner: Any, now: float, _timeout: Any = None, *how: bool) -> list[Any]:
+    def endless(self: Any, task: int, owner: Any, now: float, _timeout: Any = None, *how: Any) -> list[Any]:
         return submit(self, task, owner, now, machine.NEVER, *how)
 
     patch.setattr(machine.Pool, "submit", endless)
@@ -143,6 +148,7 @@ BUGS: list[Callable[[MonkeyPatch], None]] = [
     what_died_with_its_worker_is_run_again,
     a_task_is_said_to_be_over_before_it_is,
     the_queue_has_no_bound,
+    arguments_are_bounded_in_number_alone,
     there_is_one_worker_too_many,
     a_worker_that_is_busy_is_taken_for_idle,
     the_tasks_of_a_dead_owner_go_on,

@@ -72,6 +72,10 @@ PARENT = "expected the name of a supervisor in this file, got "
             OK + '[pools.p]\nspawn = "refuse"\n',
             '4:1: pools.p.spawn: expected "allow", "warn" or "deny", got the string "refuse"',
         ),
+        (
+            OK + '[pools.p]\nqueue_bytes = "1KiB"\n',
+            '4:1: pools.p.queue_bytes: expected at least 1MiB, got the string "1KiB"',
+        ),
         (OK + "[pools.p]\npickle = 1\n", "4:1: pools.p.pickle: expected true or false, got the integer 1"),
         (
             OK + "[pools.commands]\n",

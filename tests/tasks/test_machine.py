@@ -9,25 +9,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from otpd.agents.tasks.machine import (
-    GRANT,
-    MAX_FAILURES,
-    PAUSE,
-    Drained,
-    Effect,
-    End,
-    Grant,
-    Hold,
-    Options,
-    Pool,
-    Send,
-    Settled,
-    Start,
-    State,
-    Stop,
-)
+from otpd.agents.tasks.effects import Drained, Effect, End, Grant, Hold, Send, Settled, Start, Stop
+from otpd.agents.tasks.machine import GRANT, MAX_FAILURES, PAUSE, Options, Pool, State
 
 MIB = 1024 * 1024
+#: Of arguments that wait, and of results that an owner leaves unread.
+BYTES = 100
 
 
 def pool(size: int = 2, queue: int = 10, **options: Any) -> Pool:
@@ -300,12 +287,54 @@ def test_drained_is_when_all_that_was_accepted_is_over_and_every_worker_is_gone(
     assert not found.draining
 
 
+def test_arguments_that_wait_are_bounded_in_bytes_and_who_wants_to_waits_for_room() -> None:
+    found = with_idle(queue_bytes=BYTES)
+    found.submit(1, 1, 0.0, size=60)  # runs: what waits is counted
+    assert found.submit(2, 1, 0.0, size=60) == []
+    assert found.submit(3, 1, 0.0, size=41) == [Settled(3, End.FULL, "60 bytes wait, 41 more are over 100")]
+    assert found.submit(4, 1, 0.0, patient=True, size=41) == [Hold(4)]
+    assert found.submit(5, 1, 0.0, size=1) == [Settled(5, End.FULL)], "nobody comes before one that waits"
+    assert found.done(1, 1.0) == [Settled(1, End.DONE), Send(1, 2), Grant(4)]
+    assert (found.waiting_bytes, found.counters.refused) == ((0, 0), 2)
+    assert found.submit(6, 1, 1.0, size=60) == [Settled(6, End.FULL)], "the room that is granted is taken"
+
+
+def test_one_task_that_is_larger_than_the_queue_runs_when_a_worker_is_free() -> None:
+    found = with_idle(queue_bytes=BYTES)
+    assert found.submit(1, 1, 0.0, size=1000) == [Send(1, 1)]
+    assert found.submit(2, 1, 0.0, patient=True, size=1000) == [Hold(2)]
+    assert found.done(1, 1.0) == [Settled(1, End.DONE), Grant(2)]
+    assert found.submit(2, 1, 1.0, patient=True, size=1000) == [Send(1, 2)]
+
+
+def test_an_owner_that_does_not_read_its_results_is_passed_over_and_others_are_not() -> None:
+    found = with_idle(queue_bytes=BYTES)
+    found.submit(1, 1, 0.0), found.submit(2, 1, 0.0), found.submit(3, 2, 0.0)
+    found.unread(1, BYTES + 1)
+    assert found.done(1, 1.0) == [Settled(1, End.DONE), Send(1, 3)]
+    assert found.done(1, 2.0) == [Settled(3, End.DONE)]
+    assert (found.queued, found.waiting_bytes) == (1, (0, BYTES + 1))
+    assert found.read(1, 1, 3.0) == [Send(1, 2)]
+
+
+def test_nothing_is_unread_of_an_owner_that_is_gone() -> None:
+    found = with_idle(queue_bytes=BYTES)
+    found.submit(1, 1, 0.0)
+    found.submit(2, 1, 0.0, detached=True)
+    found.unread(1, BYTES + 1)
+    assert found.owner_gone(1, 1.0) == [Stop(1)]
+    assert (found.waiting_bytes, found.gone(1, 2.0)) == ((0, 0), [Settled(1, End.CANCELLED), Start(1)])
+
+
 class Pools(RuleBasedStateMachine):
     """Against what everybody may rely on, whatever happens in whatever order."""
 
     @initialize(size=st.integers(1, 3), queue=st.integers(0, 3), wear=st.none() | st.integers(1, 3))
     def begin(self, size: int, queue: int, wear: int | None) -> None:
-        self.pool = pool(size, queue, max_tasks_per_worker=wear, memory=MIB, timeout=5.0, idle=3.0, start_timeout=6.0)
+        bounds = {"queue_bytes": BYTES, "max_tasks_per_worker": wear, "memory": MIB}
+        self.pool = pool(size, queue, timeout=5.0, idle=3.0, start_timeout=6.0, **bounds)
+        self.sizes: dict[int, int] = {}
+        self.unread = dict.fromkeys((1, 2, 3), 0)
         self.now, self.count, self.size = 0.0, 0, size
         self.owners: dict[int, int] = {}  # of tasks that are not over
         self.held: set[int] = set()
@@ -327,6 +356,7 @@ class Pools(RuleBasedStateMachine):
                     assert worker in self.living - self.starting - self.doomed
                     assert worker not in self.sent
                     assert task in self.owners
+                    assert self.unread[self.owners[task]] <= BYTES, "who does not read is passed over"
                     self.sent[worker] = task
                 case Stop(worker):
                     assert worker in self.living
@@ -345,11 +375,26 @@ class Pools(RuleBasedStateMachine):
                     assert not self.living
                     self.drained += 1
 
-    @rule(owner=st.integers(1, 3), patient=st.booleans(), timeout=st.none() | st.floats(0.5, 9))
-    def submit(self, owner: int, patient: bool, timeout: float | None) -> None:
+    @rule(
+        owner=st.integers(1, 3),
+        patient=st.booleans(),
+        timeout=st.none() | st.floats(0.5, 9),
+        size=st.sampled_from((0, BYTES // 2, 2 * BYTES)),
+    )
+    def submit(self, owner: int, patient: bool, timeout: float | None, size: int) -> None:
         self.count += 1
-        self.owners[self.count] = owner
-        self.see(self.pool.submit(self.count, owner, self.now, timeout, patient))
+        self.owners[self.count], self.sizes[self.count] = owner, size
+        self.see(self.pool.submit(self.count, owner, self.now, timeout, patient, size=size))
+
+    @rule(owner=st.integers(1, 3))
+    def unread_result(self, owner: int) -> None:
+        self.unread[owner] += BYTES
+        self.pool.unread(owner, BYTES)
+
+    @rule(owner=st.integers(1, 3))
+    def read(self, owner: int) -> None:
+        size, self.unread[owner] = self.unread[owner], 0
+        self.see(self.pool.read(owner, size, self.now))
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -357,7 +402,7 @@ class Pools(RuleBasedStateMachine):
         task = data.draw(st.sampled_from(sorted(self.asked)))
         self.held.discard(task), self.asked.discard(task)
         assert self.pool.expects(task)
-        self.see(self.pool.submit(task, self.owners[task], self.now, None, True))
+        self.see(self.pool.submit(task, self.owners[task], self.now, None, True, size=self.sizes[task]))
 
     @precondition(lambda self: self.starting)
     @rule(data=st.data())
@@ -398,6 +443,7 @@ class Pools(RuleBasedStateMachine):
 
     @rule(owner=st.integers(1, 3))
     def owner_gone(self, owner: int) -> None:
+        self.unread[owner] = 0
         self.see(self.pool.owner_gone(owner, self.now))
         left = {task for task, who in self.owners.items() if who == owner}
         assert left <= set(self.sent.values()), "what is left of it ends with its worker"
@@ -423,6 +469,7 @@ class Pools(RuleBasedStateMachine):
             return
         assert len(self.living) <= self.size
         assert self.pool.queued <= self.pool.options.queue + self.size
+        assert self.pool.waiting_bytes[0] <= BYTES or self.pool.queued <= self.size, "what could run at once is no queue"
         assert set(self.pool.workers) == self.living
 
     @invariant()
@@ -438,6 +485,8 @@ class Pools(RuleBasedStateMachine):
         """Without disturbance everything comes to its end: nothing starves."""
         if not hasattr(self, "pool"):
             return
+        for owner in self.unread:
+            self.read(owner)
         for _ in range(20 * (self.count + 5)):
             if not self.owners and not self.pool.draining:
                 break
@@ -455,7 +504,7 @@ class Pools(RuleBasedStateMachine):
                 self.see(self.pool.gone(worker, self.now))
             for task in sorted(self.asked):
                 self.held.discard(task), self.asked.discard(task)
-                self.see(self.pool.submit(task, self.owners[task], self.now, None, True))
+                self.see(self.pool.submit(task, self.owners[task], self.now, None, True, size=self.sizes[task]))
         assert (self.owners, self.pool.draining) == ({}, False)
 
 

@@ -1,4 +1,5 @@
-"""A task that waits for room: its owner stands still, or takes it back while it is granted. What both sides say crosses."""
+"""A task that waits for room: its owner stands still, or takes it back while it is granted. What both sides say crosses. And
+results that wait to be read."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 from otpd.agents.tasks.desk import Desk, Entry
 from otpd.agents.tasks.dispatch import Dispatch, Owner
 from otpd.agents.tasks.machine import GRANT, Options
-from otpd.agents.tasks.payload import MSGPACK, Payload
+from otpd.agents.tasks.payload import INLINE, MSGPACK, Payload, encode
 from otpd.agents.tasks.values import Ok, Outcome
 from otpd.ipc.frames import pack
 
@@ -156,3 +157,29 @@ def test_the_death_of_who_waits_to_hand_over_a_detached_task_leaves_nothing_and_
     table.pool.ready(1)
     table.pool.gone(table.owner)
     assert (table.crew.sent, table.pool.pool.running) == ([3], 1)
+
+
+def test_a_result_in_shared_memory_counts_until_its_owner_has_read_it_or_forgotten_it_or_is_gone() -> None:
+    for then in (lambda table: None, lambda table: table.desk.forget(1), lambda table: table.pool.gone(table.owner)):
+        table = Table()
+        table.submit(1)
+        table.carry()
+        table.pool.ready(1)
+        result = encode(bytes(2 * INLINE), MSGPACK)
+        table.pool.done(1, True, 0, (MSGPACK, result.body, list(result.sizes)), [])
+        assert table.pool.pool.waiting_bytes == (0, 2 * INLINE)
+        then(table)
+        (said,) = table.said
+        table.said.clear()
+        table.desk.hear(said, result.fds)
+        if table.pool.owners:
+            table.carry()
+        assert (table.pool.pool.waiting_bytes, os.path.exists(f"/proc/self/fd/{result.fds[0]}")) == ((0, 0), False)
+
+
+def test_sizes_that_are_none_count_as_nothing() -> None:
+    table = Table()
+    what = [[None, True, False], ["m", "f", None, None], MSGPACK, pack([[3], {}])]
+    for number, sizes in enumerate((None, "ten", ["ten", -5, None], {"a": 1}), 1):
+        table.pool.hear(table.owner, ["run", number, *what, sizes], [])
+    assert (table.pool.pool.queued, table.pool.pool.waiting_bytes) == (1, (len(what[-1]), 0))

@@ -87,8 +87,17 @@ class Watch:
         machine = pool.dispatch.pool
         bound = self._world.queue + self._world.size  # those for which workers are coming are no queue
         _check(machine.queued <= bound, f"{machine.queued} tasks wait where {bound} may")
+        self._look_at_bytes(pool)
         counters: Any = machine.counters
         _check(counters.submitted == counters.ended + machine.queued + machine.running, "the counters do not add up")
+
+    def _look_at_bytes(self, pool: Pool) -> None:
+        world, machine = self._world, pool.dispatch.pool
+        waiting, limit = machine.waiting_bytes[0], world.queue_bytes
+        _check(waiting <= limit or machine.queued <= world.size, f"{waiting} bytes of arguments wait where {limit} may")
+        most = limit + (world.size + 1) * world.largest  # the results of those that ran when it was over the limit
+        unread = max((owner.line.unread for owner in world.owners if owner.line is not None), default=0)
+        _check(unread <= most, f"{unread} bytes of results are unread where {most} may be")
 
     def finished(self) -> None:
         """Everybody was given the time to come to an end."""

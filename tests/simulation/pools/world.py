@@ -32,6 +32,8 @@ from tests.simulation.links import Latency, Pipe
 from tests.simulation.pools.watch import Watch
 from tests.simulation.smallworlds import live
 
+#: Bytes of an argument or a result.
+LARGEST: Final = 1000
 #: While everything goes wrong, and in which all must then have come to an end.
 SPAN: Final = 20 * SECOND
 RECOVERY: Final = 900 * SECOND
@@ -50,6 +52,8 @@ class Plan:
     ends: str  # returns, raises, dies
     timeout: float | None
     patient: bool
+    size: int  # bytes of its argument in shared memory
+    result: int
 
 
 class World:
@@ -59,9 +63,11 @@ class World:
         self.kernel = Kernel(self.clock, self.chance)
         self.latency = Latency(Random(f"{seed}/latency"), 20_000, 5 * MS, 0.02)
         draw = self.chance.randrange
-        self.size, self.queue = draw(1, 4), draw(5)
+        self.size, self.queue = draw(1, 4), self.chance.choice((0, 1, 2, 4, 8))
+        self.queue_bytes = self.chance.choice((LARGEST // 2, 3 * LARGEST, 100 * LARGEST))
         self.wear = self.chance.choice((None, draw(1, 6)))
         self.pace = self.chance.choice((400 * MS, 3 * SECOND))  # of the owners: more than can be done, or about as much
+        self.largest = LARGEST
         self.sometimes: Counter[str] = Counter()
         self.told = 0
         self.calm = False
@@ -94,7 +100,9 @@ class World:
         chance = self.chance
         takes = 0 if chance.random() < 0.1 and not self.calm else chance.randrange(MS, 2 * SECOND)
         ends = chance.choices(("returns", "raises", "dies"), (8, 1, 1))[0]
-        plan = Plan(len(self.plans), takes, ends, chance.choice((None, 0.5, 3.0)), chance.random() < 0.6)
+        timeout, patient = chance.choice((None, 0.5, 3.0)), chance.random() < 0.6
+        size, result = (chance.choice((0, LARGEST // 10, LARGEST, most)) for most in (0, LARGEST))
+        plan = Plan(len(self.plans), takes, ends, timeout, patient, size, result)
         if takes == 0 and plan.timeout is None:
             plan.timeout = 2.0
         self.plans[plan.number] = plan
@@ -158,7 +166,8 @@ class Pool:
 
     def __init__(self, world: World, process: Process) -> None:
         self.world, self.process = world, process
-        options = Options(size=world.size, queue=world.queue, max_tasks_per_worker=world.wear, idle=1.0)
+        bounds = {"size": world.size, "queue": world.queue, "queue_bytes": world.queue_bytes}
+        options = Options(**bounds, max_tasks_per_worker=world.wear, idle=1.0)
         self.dispatch = Dispatch(options, self, lambda: world.clock.now / SECOND, self._note)
         self.fruitless = 0  # starts in a row of which nothing came, while tasks waited and nobody was told anything
         self.workers: dict[int, Worker] = {}
@@ -277,7 +286,7 @@ class Worker:
             return
         ok = plan.ends == "returns"
         answer = encode(plan.number if ok else ["ValueError", "no", "", None], MSGPACK)
-        self._say(self._done, ok, (MSGPACK, answer.body, []))
+        self._say(self._done, ok, (MSGPACK, answer.body, [plan.result] if plan.result else []))
 
     def _done(self, ok: bool, answer: Any) -> None:
         self.pool.dispatch.done(self.number, ok, 0, answer, [])
@@ -329,7 +338,8 @@ class Owner:
             self.world.told += 1
             self.world.watch.told(plan, outcome, line)
 
-        entry = Entry("m:f", lambda: (["m", "f", None, None], Payload(MSGPACK, pack([[plan.number], {}]))), told)
+        sent = Payload(MSGPACK, pack([[plan.number], {}]), [plan.size])
+        entry = Entry("m:f", lambda: (["m", "f", None, None], sent), told)
         entry.timeout, entry.patient = plan.timeout, plan.patient
         number = self.desk.submit(entry)
         self.world.watch.asked(plan, me[0], line.pool)
@@ -351,6 +361,7 @@ class Line:
         self._to_pool = Pipe(clock, latency, lambda message: pool.process.do(self._heard, message))
         self._to_owner = Pipe(clock, latency, lambda message: self._process.do(self._told, message))
         self._key: int | None = None
+        self.unread = 0  # bytes of results that are under way to the owner
         self._to_pool.send(None)
         owner.process.at_exit.append(self._owner_died)
         pool.process.at_exit.append(self._pool_died)
@@ -362,13 +373,22 @@ class Line:
 
     def _heard(self, message: list[Any] | None) -> None:
         if message is None:
-            guest = Guest(self.owner.name, self._process.cookie.inc, lambda said, _fds: self._to_owner.send(said))
+            guest = Guest(self.owner.name, self._process.cookie.inc, lambda said, _fds: self._say(said))
             self._key = self.pool.dispatch.come(guest)
         elif self._key is not None and self._key in self.pool.dispatch.owners:
             self.pool.dispatch.hear(self._key, message, [])
         self.pool.turned()
 
+    def _say(self, message: list[Any]) -> None:
+        self.unread += sum(_sizes(message))
+        self._to_owner.send(message)
+
     def _told(self, message: list[Any]) -> None:
+        """There is no shared memory here: the desk is given the rest, and says that it has read."""
+        if sizes := _sizes(message):
+            self.unread -= sum(sizes)
+            message = [*message[:-1], []]
+            self._desk.out.append((["read", message[1]], ()))
         self._desk.hear(message, [])
         if self._desk.out:
             self.flush()
@@ -390,3 +410,8 @@ class Line:
         self._desk.lost("it ended")
         if self.owner.line is self:
             self.owner.line = None
+
+
+def _sizes(message: list[Any]) -> list[int]:
+    """Of what a message to an owner brings in shared memory."""
+    return message[-1] if message[0] == "done" else []
