@@ -324,7 +324,8 @@ class Mailbox:
             self._done(len(firing.body))
 
     def _forget(self, current: Current) -> None:
-        current.finished = True
+        """What is done for the caller is let go, too: it may hold much, and often leads back to this."""
+        current.finished, current.gone = True, None
         self._calls.pop(current.number, None)
 
     def defer(self, current: Current) -> Reply:
@@ -337,10 +338,10 @@ class Mailbox:
 
     def _give_up(self, current: Current) -> None:
         """Nobody waits for this answer any more."""
-        current.cancelled = True
+        current.cancelled, gone = True, current.gone
         self._forget(current)
-        if current.gone is not None:
-            current.gone()
+        if gone is not None:
+            gone()
 
     def _late(self, current: Current, status: Status, value: Any) -> None:
         if current.finished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 import pytest
@@ -108,6 +109,22 @@ async def test_who_gives_up_or_dies_or_loses_the_broker_is_forgotten() -> None:
             await lost
         assert await exchange.call("waiting") == [False, False, False]
         dead.cancel()
+
+
+@scene
+async def test_what_was_to_be_done_for_a_caller_is_let_go_with_its_answer() -> None:
+    """It often leads back to the reply: such a circle would stay, with all that it holds, until garbage is collected."""
+    async with testing.run(Exchange) as exchange:
+        taking = asyncio.ensure_future(exchange.call("take"))
+        await exchange.settle()
+        (reply,) = exchange.instance.takers
+        much = {1}
+        left = weakref.ref(much)
+        reply.when_gone(much.clear)
+        del much
+        reply.answer()
+        await taking
+        assert left() is None
 
 
 @scene

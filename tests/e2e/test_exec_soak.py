@@ -20,7 +20,6 @@ import pytest
 
 from otpd.agents import Client, connect
 from otpd.agents.sandbox import Result
-from otpd.agents.services.commands.book import MOST_KEPT
 from tests.e2e.node import Node, node
 from tests.e2e.test_exec_kills import OWNER, leaves
 from tests.e2e.test_soak import MIB, usage
@@ -43,9 +42,8 @@ rw = ["work"]
 [agents.owner]
 script = "owner.py"
 """
-#: MiB by which a process may be larger after the last command than it was after the first thousand. The service holds the
-#: output of what runs, and its allocator keeps what that had needed: it goes up and down within what may wait to be read.
-GROWTH, OF_SERVICE = 4.0, MOST_KEPT / MIB
+#: MiB by which a process may be larger after the last command than it was after the first thousand.
+GROWTH = 4.0
 #: Commands of a kind that follow each other.
 ROW = 50
 PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run")
@@ -174,5 +172,5 @@ def test_ten_thousand_commands_leave_nothing_behind(one: Node) -> None:
     growth = {name: round(has[name] - had[name], 2) for name in had}
     print(f"{ended}, {9000 / seconds:.0f} a second; MiB more: {growth}\n{after}")
     assert after == before
-    assert not [name for name in growth if growth[name] > (OF_SERVICE if name == "commands" else GROWTH)], f"MiB: {growth}"
+    assert not [name for name in growth if growth[name] > GROWTH], f"MiB: {growth}"
     assert ended.keys() <= {"exited", "signaled", "killed", "not_found", "cancelled"}
