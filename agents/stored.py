@@ -72,14 +72,17 @@ class Stored:
         async with self._turn:
             await self._make_sure(timeout)
             if (transaction := TRANSACTION.get()) is not None:
-                return transaction.save([body, self.version], self._saved)
+                return transaction.save([body, self.version], self._saved, lambda: self._leave_open(body))
             what, version = self._what("save"), self.version
             try:
                 self._saved(await ask(self._conversation, what, "save_state", timeout, body=body, expected=version))
             except (asyncio.CancelledError, CallTimeout):
-                self._unanswered = body
+                self._leave_open(body)
                 raise
         return None
+
+    def _leave_open(self, body: bytes) -> None:
+        self._unanswered = body
 
     async def _make_sure(self, timeout: float | None) -> None:
         """Whether the last save, whose handler was cancelled or had no time left, has taken place: what it has made must not

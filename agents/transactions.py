@@ -19,6 +19,7 @@ The races, and what is done about them:
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
@@ -26,6 +27,7 @@ from typing import Any, Final, Self
 
 from otpd.agents.conversation import Conversation
 from otpd.agents.deliveries import DELIVERY
+from otpd.agents.errors import CallTimeout
 from otpd.agents.submissions import Submission
 from otpd.agents.waiting import Done, Waiting
 
@@ -42,6 +44,7 @@ class Transaction:
         self._events: list[tuple[str, Mapping[str, Any]]] = []
         self._state: Any = None
         self._saved: Callable[[Any], None] = _nothing
+        self._leave_open: Callable[[], None] = lambda: None
         self._token: contextvars.Token[Transaction | None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -79,9 +82,10 @@ class Transaction:
         self._events.append((topic, data))
         return done
 
-    def save(self, state: Any, saved: Callable[[Any], None]) -> None:
-        """`state`: what the store gets; `saved` hears its answer when it is on disk. The last one counts."""
-        self._state, self._saved = state, saved
+    def save(self, state: Any, saved: Callable[[Any], None], leave_open: Callable[[], None]) -> None:
+        """`state`: what the store gets; `saved` hears its answer when it is on disk, `leave_open` that nobody will hear one.
+        The last one counts."""
+        self._state, self._saved, self._leave_open = state, saved, leave_open
 
     async def commit(self) -> None:
         delivery = DELIVERY.get()
@@ -92,7 +96,12 @@ class Transaction:
         deadline = conversation.deadline(None, "transaction of", conversation.endpoint.name)
         waiting = Waiting(conversation.loop.create_future(), "transaction of", conversation.endpoint.name)
         conversation.submissions.put(Submission(waiting, self._requests, settles, self._state, whole=True))
-        _, more = await conversation.within(deadline, waiting, "the store did not say whether it has taken place", "maybe")
+        missing = "the store did not say whether it has taken place"
+        try:
+            _, more = await conversation.within(deadline, waiting, missing, "maybe")
+        except (asyncio.CancelledError, CallTimeout):
+            self._leave_open()
+            raise
         if delivery is not None and settles:
             delivery.settled = True
         self._saved(more)

@@ -38,6 +38,10 @@ class Keeps(Agent):
         self.sync.save(state)
         return self.sync.load()
 
+    async def save_within(self, state: Any) -> None:
+        async with self.transaction():
+            await self.save(state)
+
     @call
     async def look(self) -> Any:
         return await self.load("nothing")
@@ -123,9 +127,12 @@ async def test_a_refusal_of_the_store_is_an_error_of_its_own(code: str, kind: ty
         assert refused.value.executed == ("maybe" if kind is Reject else "no")
 
 
+@pytest.mark.parametrize("in_transaction", [False, True])
 @pytest.mark.parametrize(("found", "expected"), [("its own", 8), ("nothing new", 7), ("another's", 7)])
 @scene
-async def test_the_save_after_a_cancelled_one_replaces_what_that_has_made_and_no_more(found: str, expected: int) -> None:
+async def test_the_save_after_a_cancelled_one_replaces_what_that_has_made_and_no_more(
+    found: str, expected: int, in_transaction: bool
+) -> None:
     """Else it would be refused as if somebody else had saved meanwhile."""
     forever: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -134,12 +141,13 @@ async def test_the_save_after_a_cancelled_one_replaces_what_that_has_made_and_no
 
     agent, store = played([7, None], never(), None, 9)
     async with agent:
-        saving = asyncio.ensure_future(agent.instance.save("a"))
+        saving = asyncio.ensure_future(agent.instance.save_within("a") if in_transaction else agent.instance.save("a"))
         while len(store.heard) < 2:
             await asyncio.sleep(0.01)
         saving.cancel()
         await asyncio.wait((saving,))
-        body = store.heard[1][1]["body"]
+        said = store.heard[1][1]
+        body = said["state"][0] if in_transaction else said["body"]
         store.answers[0] = {"its own": [8, body], "nothing new": [7, None], "another's": [8, body + b"?"]}[found]
         await agent.instance.save("b")
         assert [(method, args.get("expected")) for method, args in store.heard[2:]] == [
