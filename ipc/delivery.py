@@ -14,7 +14,7 @@ from otpd.ipc.events import Events
 from otpd.ipc.frames import FrameError, pack
 from otpd.ipc.inbox import Parcel
 from otpd.ipc.table import Policy
-from otpd.ipc.wire import Kind, message
+from otpd.ipc.wire import HEADER, Kind, message
 
 if TYPE_CHECKING:
     from otpd.ipc.calls import Calls
@@ -32,6 +32,19 @@ _CAST, _SYSTEM = int(Kind.CAST), int(Kind.SYSTEM)
 class Delivery:
     def __init__(self, calls: Calls, events: Events, letters: Letters, timers: Timers, post: Post) -> None:
         self._calls, self._events, self._letters, self._timers, self._post = calls, events, letters, timers, post
+
+    # --- casts as they came ---
+
+    def casts(self, entry: Entry, sender: Peer, count: int, frame: bytes, now: int) -> bool:
+        """Whether all messages of the frame are accepted; else nothing has changed. Mostly their receiver takes them at
+        once, and then no parcel is made: this is what `offer` would do with it."""
+        peer, size = entry.open, len(frame) - HEADER
+        if peer is None or entry.inbox or not peer.allowance.fits(count, size):
+            return self.offer(entry, Parcel(_CAST, sender, count, memoryview(frame)[HEADER:]), now) == ACCEPTED
+        peer.hand(_CAST, sender, 0, count, memoryview(frame)[HEADER:])
+        peer.on_way.append((peer.allowance.sent_messages, count))
+        sender.give_back(count, size)
+        return True
 
     # --- one parcel ---
 

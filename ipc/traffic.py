@@ -71,11 +71,9 @@ class Traffic:
         binding = _binding(sender, handle)
         if not flags and binding.kind == "name" and len(frame) <= MAX_BODY:
             entry = self._table.get(binding.name)
-            if entry is not None:
-                parcel = Parcel(_CAST, sender, count, memoryview(frame)[HEADER:])
-                if self._delivery.offer(entry, parcel, now) == ACCEPTED:
-                    entry.counts.casts += count
-                    return
+            if entry is not None and self._delivery.casts(entry, sender, count, frame, now):
+                entry.counts.casts += count
+                return
         requests = _requests(sender, frame, flags)
         if flags & _KEYED:
             _give_back_keys(sender, requests, frame)
