@@ -258,4 +258,6 @@ class Dispatch:
 
 def _bytes(sizes: Any) -> int:
     """That are said to lie in shared memory."""
-    return sum(each for each in sizes if isinstance(each, int) and each > 0) if isinstance(sizes, list) else 0
+    if not sizes or not isinstance(sizes, list):
+        return 0
+    return sum(each for each in sizes if isinstance(each, int) and each > 0)

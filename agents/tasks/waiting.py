@@ -58,18 +58,19 @@ class Queue:
     def take(self) -> int:
         """The next that may begin; its owner goes to the end."""
         owner, queue = next(iter(self._turns.items()))
-        task = queue[0]
-        self._turns.move_to_end(owner)
-        self.remove(task, owner)
+        task = queue.popleft()
+        if queue:
+            self._turns.move_to_end(owner)
+        else:
+            del self._turns[owner]
+        self.count -= 1
+        self.bytes -= self._sizes.pop(task)
         return task
 
     def remove(self, task: int, owner: Owner) -> None:
         queues = self._of(owner)
         queue = queues[owner]
-        if queue[0] == task:
-            queue.popleft()
-        else:
-            queue.remove(task)
+        queue.remove(task)
         if not queue:
             del queues[owner]
         self.count -= 1
@@ -94,6 +95,8 @@ class Queue:
 
     def _of(self, owner: Owner) -> dict[Owner, deque[int]]:
         """Where its tasks belong."""
+        if not self._unread:
+            return self._turns
         return self._passed if self._unread.get(owner, 0) > self.limit else self._turns
 
     def _sort(self, owner: Owner) -> None:
@@ -150,6 +153,8 @@ class Parked:
 
     def answered(self, task: int) -> bool:
         """Whether room is still kept for it."""
+        if not self._late and not self._granted:
+            return False
         self._late.pop(task, None)
         return self._granted.pop(task, None) is not None
 
@@ -162,7 +167,7 @@ class Parked:
         return [task for waiting in every for task, wish in waiting.items() if wish.owner == owner]
 
     def due(self) -> float:
-        return min((wish.until for wish in self._granted.values()), default=float("inf"))
+        return min([wish.until for wish in self._granted.values()]) if self._granted else float("inf")
 
     def tick(self, now: float) -> None:
         for task, wish in list(self._granted.items()):
