@@ -1,6 +1,6 @@
 """What a task costs: its way to a worker and back, many of them, and a large argument; against other pools in the same run.
 
-Two ways in: PoolExecutor, as ProcessPoolExecutor, loky and pebble are used; and `self.task` of an agent, against
+Two ways in: PoolExecutor, as ProcessPoolExecutor, loky, pebble and Ray are used; and `self.task` of an agent, against
 run_in_executor in the same agent. All pools have two workers.
 """
 
@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
@@ -18,8 +19,10 @@ from otpd.agents import PoolExecutor, connect
 from scripts.benchmarks.table import Row, spread
 from tests.e2e.node import node
 
-WORKERS, ROUNDS, TASKS, REPEATS = 2, 400, 3000, 3
+WORKERS, ROUNDS, TURN, TASKS, REPEATS = 2, 400, 20, 3000, 3
 MIB = 1024 * 1024
+#: Compared where they are installed.
+_OTHERS = ("loky", "pebble", "ray")
 LARGE = 64 * MIB
 
 AGENT = f"""
@@ -88,10 +91,21 @@ def _others() -> Iterator[dict[str, Any]]:
 
             pebble = stack.enter_context(ProcessPool(WORKERS, context=get_context("forkserver")))
             found["pebble"] = _Pebble(pebble)
-        for each in found.values():
-            for future in [each.submit(int) for _ in range(8)]:
-                future.result()
         yield found
+
+
+@contextlib.contextmanager
+def _with_ray() -> Iterator[dict[str, Any]]:
+    """By itself: its services go on working when a task is over, and whoever is measured next would pay for it."""
+    try:
+        import ray
+    except ImportError:
+        yield {}
+        return
+    ray.init(num_cpus=WORKERS, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    with PoolExecutor(WORKERS) as ours:
+        yield {"ours": ours, "ray": _Ray(ray)}
+    ray.shutdown()
 
 
 class _Pebble(Executor):
@@ -102,21 +116,55 @@ class _Pebble(Executor):
         return self._pool.schedule(fn, args=list(args), kwargs=kwargs)
 
 
+class _Ray(Executor):
+    """It takes no classes, such as `int`: its tasks do nothing. A reference has `get`, without a future."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray, self._nothing = ray, ray.remote(lambda *_: 0)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return _Reference(self._ray, self._nothing.remote(*args, **kwargs))
+
+
+@dataclass(frozen=True)
+class _Reference:
+    ray: Any
+    own: Any
+
+    def result(self) -> Any:
+        return self.ray.get(self.own)
+
+
 def _executors() -> Iterator[Row]:
-    with _others() as pools:
-        trips: dict[str, list[float]] = {name: [] for name in pools}
-        for _ in range(ROUNDS):
-            for name, pool in pools.items():
+    compared: set[str] = set()
+    for some in (_others, _with_ray):
+        with some() as pools:
+            compared.update(pools)
+            if pools:
+                yield from _compared(pools)
+    for name in _OTHERS:
+        if name not in compared:
+            yield Row(f"tasks: against {name}", f"{name} is absent (pip install {name})", "1x", met=False)
+
+
+def _compared(pools: dict[str, Any]) -> Iterator[Row]:
+    for future in [pool.submit(int) for pool in pools.values() for _ in range(8)]:
+        future.result()
+    trips: dict[str, list[float]] = {name: [] for name in pools}
+    for _ in range(ROUNDS // TURN):
+        for name, pool in pools.items():
+            pool.submit(int).result()  # while threads of the one before finish what they do
+            for _ in range(TURN):
                 began = time.perf_counter()
                 pool.submit(int).result()
                 trips[name].append((time.perf_counter() - began) * 1e3)
-        rates: dict[str, list[float]] = {name: [] for name in pools}
-        for _ in range(REPEATS):
-            for name, pool in pools.items():
-                began = time.perf_counter()
-                for future in [pool.submit(int, "1") for _ in range(TASKS)]:
-                    future.result()
-                rates[name].append(TASKS / (time.perf_counter() - began))
+    rates: dict[str, list[float]] = {name: [] for name in pools}
+    for _ in range(REPEATS):
+        for name, pool in pools.items():
+            began = time.perf_counter()
+            for future in [pool.submit(int, "1") for _ in range(TASKS)]:
+                future.result()
+            rates[name].append(TASKS / (time.perf_counter() - began))
     yield from _trips("PoolExecutor", trips)
     yield from _rates("PoolExecutor", rates)
 
