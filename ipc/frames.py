@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import functools
 import os
 import socket
 from typing import Any
@@ -93,9 +94,16 @@ def send_packet(channel: socket.socket, value: Any, fds: tuple[int, ...] = ()) -
 
 
 def receive_packet(channel: socket.socket) -> tuple[Any, list[int]] | None:
-    """One value and its descriptors (close-on-exec), or None when the peer is gone. BlockingIOError: nothing there."""
+    """One value and its descriptors (close-on-exec), or None when the peer is gone. BlockingIOError: nothing there.
+
+    A peer that has ended with something unread is no error: the kernel reports that once, and before what the peer has said
+    itself."""
     space = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
-    data, ancillary, _flags, _address = channel.recvmsg(PACKET_LIMIT + 1, space, socket.MSG_CMSG_CLOEXEC)
+    receive = functools.partial(channel.recvmsg, PACKET_LIMIT + 1, space, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, _flags, _address = receive()
+    except ConnectionResetError:
+        data, ancillary, _flags, _address = receive()
     fds = array.array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

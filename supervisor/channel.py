@@ -100,8 +100,6 @@ class Channel:
                 packet = receive_packet(self._socket)
             except BlockingIOError:
                 return False
-            except ConnectionResetError:
-                continue  # it ended with something unread: said once, and before what it has still said itself
             except (FrameError, OSError):
                 packet = None
             if packet is None:

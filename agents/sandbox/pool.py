@@ -257,8 +257,6 @@ class Pool:
             packet = receive_packet(handle.channel)
         except BlockingIOError:
             return False
-        except ConnectionResetError:
-            packet = None
         if packet is None:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(handle.channel.fileno())

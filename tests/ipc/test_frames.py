@@ -76,6 +76,16 @@ def test_the_end_of_the_peer_is_none() -> None:
         assert receive_packet(ours) is None
 
 
+def test_what_a_peer_has_said_is_received_though_it_ends_with_something_unread() -> None:
+    """The kernel reports such an end before the packets that came ahead of it: the outcome of a command would be lost."""
+    ours, theirs = channel_pair()
+    send_packet(ours, "unread")
+    send_packet(theirs, "done")
+    theirs.close()
+    assert (receive_packet(ours), receive_packet(ours)) == (("done", []), None)
+    ours.close()
+
+
 def test_a_packet_of_the_limit_fits_into_the_socket() -> None:
     ours, theirs = channel_pair()
     with ours, theirs:
