@@ -31,7 +31,7 @@ from otpd.ipc.happenings import (
 from otpd.ipc.inflight import Calls
 from otpd.ipc.outbox import Outbox
 from otpd.ipc.questions import Questions
-from otpd.ipc.standing import Standing
+from otpd.ipc.standing import Standing, Word
 from otpd.ipc.urgent import Urgent
 from otpd.ipc.window import Window
 from otpd.ipc.wire import HEADER, INNER, Flag, Kind, Lane, Status, commands, fields, split, split_key
@@ -181,11 +181,9 @@ class Reception:
         """Words about deaths and lives; what is none of these either is dropped."""
         match command:
             case ["down", int(ref), str(name), int(generation), str(reason)]:
-                if self._standing.down(ref, generation):
-                    self.happened.append(Down(ref, name, generation, reason))
+                self._watched(ref, name, Word(generation, reason))
             case ["up", int(ref), str(name), int(generation)]:
-                if self._standing.up(ref, generation):
-                    self.happened.append(Up(ref, name, generation))
+                self._watched(ref, name, Word(generation, None))
             case ["exit", str(name), int(generation), str(reason)]:
                 if self._standing.unlink(name):
                     self.happened.append(Exit(name, generation, reason))
@@ -195,6 +193,10 @@ class Reception:
                 self._standing.unlink(name)
             case _:
                 self.malformed += 1
+
+    def _watched(self, ref: int, name: str, word: Word) -> None:
+        for generation, reason in self._standing.watched(ref, word):
+            self.happened.append(Up(ref, name, generation) if reason is None else Down(ref, name, generation, reason))
 
     def _welcome(self, epoch: str, messages: int, size: int) -> None:
         if self.phase is Phase.GREETING:

@@ -7,8 +7,8 @@ life of the next one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 _GENERATION: Final = 0xFFFFFFFF
 
@@ -18,14 +18,40 @@ def inc_of(own: int, generation: int) -> int | None:
     return own & ~_GENERATION | generation if generation else None
 
 
+class Word(NamedTuple):
+    """Of a monitor: that a life has ended for a reason, or, without one, that it has begun. Generation 0: of nobody."""
+
+    generation: int
+    reason: str | None
+
+
 @dataclass(slots=True)
 class Monitor:
-    """`inc`: the incarnation that is watched, or was last heard of; None while the broker has not said which."""
+    """`inc`: the incarnation that is watched, or was last heard of; None while the broker has not said which. `early`: words
+    that came by the data lane before an older one by the system lane."""
 
     name: str
     follow: bool
     inc: int | None = None
     down: bool = False
+    early: list[Word] = field(default_factory=list)
+
+    def is_early(self, word: Word) -> bool:
+        """Whether an older word is still on its way: each life ends before the next begins, and generations only grow."""
+        if self.early:
+            first = self.early[0]
+            if word.generation > first.generation or (word.generation == first.generation and word.reason is not None):
+                return True
+        return self._is_ahead(word)
+
+    def _is_ahead(self, word: Word) -> bool:
+        known = (self.inc or 0) & _GENERATION
+        is_told = self.down or self.inc is not None
+        return self.follow and is_told and word.generation > known and (word.reason is not None or not self.down)
+
+    def next_early(self) -> Word | None:
+        """The first of those that waited, if it waits for nothing any more."""
+        return self.early.pop(0) if self.early and not self._is_ahead(self.early[0]) else None
 
 
 class Standing:
@@ -82,23 +108,31 @@ class Standing:
 
     # --- words of the broker ---
 
-    def up(self, ref: int, generation: int) -> bool:
-        """Whether the runtime is to be told: a monitor that follows, and did not know."""
+    def watched(self, ref: int, word: Word) -> list[Word]:
+        """What the runtime is to be told, in order. The two lanes may bring a monitor's words out of it."""
         monitor = self._monitors.get(ref)
         if monitor is None:
-            return False
-        inc = inc_of(self._inc, generation)
-        news = monitor.down or monitor.inc != inc
-        monitor.inc, monitor.down = inc, False
-        return monitor.follow and news
+            return []
+        if monitor.is_early(word):
+            monitor.early.append(word)
+            return []
+        news = []
+        due: Word | None = word
+        while due is not None:
+            news += [due] if self._hear(ref, monitor, due) else []
+            due = monitor.next_early()
+        return news
 
-    def down(self, ref: int, generation: int) -> bool:
-        """Whether the runtime is to be told: once for a monitor, and once for each life that one which follows has seen."""
-        monitor = self._monitors.get(ref)
-        if monitor is None or monitor.down:
+    def _hear(self, ref: int, monitor: Monitor, word: Word) -> bool:
+        """Whether it is news: each life and death once for a monitor that follows, else one death."""
+        inc = inc_of(self._inc, word.generation)
+        if word.reason is None:
+            news = monitor.follow and (monitor.down or monitor.inc != inc)
+            monitor.inc, monitor.down = inc, False
+            return news
+        if monitor.down:
             return False
-        monitor.down = True
-        monitor.inc = inc_of(self._inc, generation) or monitor.inc
+        monitor.inc, monitor.down = inc or monitor.inc, True
         if not monitor.follow:
             del self._monitors[ref]
         return True
@@ -109,7 +143,10 @@ class Standing:
     # --- a new broker ---
 
     def restore(self) -> dict[str, Any]:
-        """What the hello on the system lane says besides who this is."""
+        """What the hello on the system lane says besides who this is. What an earlier broker still had to say is not waited
+        for."""
+        for monitor in self._monitors.values():
+            monitor.early.clear()
         return {
             "monitors": [[ref, each.name, each.inc, each.follow] for ref, each in self._monitors.items()],
             "links": [[name, inc] for name, inc in self._links.items()],

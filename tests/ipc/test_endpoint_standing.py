@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from otpd.ipc.happenings import Answered, Down, Exit, Gap, Lost, Up, Welcomed
 from otpd.ipc.wire import commands
 from tests.ipc.hand import Hand, inc
@@ -60,6 +62,23 @@ def test_a_monitor_that_follows_is_told_of_each_life_and_death_once() -> None:
         Up(ref, "feed", 5),
         Down(ref, "feed", 5, "killed"),
     ]
+
+
+LIVES = [[4, None], [4, "killed"], [5, None], [5, "normal"], [6, None], [6, "killed"]]
+
+
+@pytest.mark.parametrize(
+    ("first", "late"), [(2, 1), (3, 1), (3, 2), (4, 1), (5, 1), (5, 2), (5, 3), (5, 4)]
+)
+def test_words_that_the_data_lane_brought_before_older_ones_wait_for_them(first: int, late: int) -> None:
+    """Invariant 17: a follower hears of each life and death once, in order, though the lanes are two. From the word `first`
+    on all came by the data lane, and have overtaken so many `late` ones on the system lane."""
+    words = [*LIVES[: first - late], *LIVES[first:], *LIVES[first - late : first]]
+    hand = Hand.live()
+    ref = hand.end.monitor("feed", follow=True)
+    for generation, reason in words:
+        hand.say(["down", ref, "feed", generation, reason] if reason else ["up", ref, "feed", generation])
+    assert hand.heard() == [Down(ref, "feed", g, reason) if reason else Up(ref, "feed", g) for g, reason in LIVES]
 
 
 def test_a_monitor_that_follows_hears_once_that_nobody_is_there_also_over_a_new_broker() -> None:
