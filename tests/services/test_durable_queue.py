@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from otpd.agents.services.store.messages import Answer, Bounds, State
+from otpd.supervisor.intensity import Window
 from tests.services.durable_world import BOUNDS, Submission, World, cast, event
 
 
@@ -75,6 +76,23 @@ def test_a_pause_is_twice_as_long_each_time_and_bounded() -> None:
             world.pass_time(0.05)
         pauses.append((world.now - began) / 1e9)
     assert [round(pause / expected) for pause, expected in zip(pauses, (1, 2, 4, 8, 8), strict=True)] == [1] * 5
+
+
+def test_a_message_that_kills_does_not_spend_the_budget_of_a_supervisor() -> None:
+    """E6: its deaths are as many as its attempts, but no more of them than a supervisor allows by default come together."""
+    world = World(Bounds(max_attempts=8))
+    world.up("a")
+    sent(world, cast("a"))
+    allowed, window = [], Window(3, 5)
+    while not world.letters():
+        if world.receivers["a"].mailbox:
+            world.handle("a", "crash")
+            allowed.append(window.admit(world.now / 1e9))
+            world.commit_all()
+            world.up("a")
+        world.commit_all()
+        world.pass_time(0.05)
+    assert allowed == [True] * 8
 
 
 def test_the_death_of_an_incarnation_charges_only_the_message_that_it_was_handling() -> None:

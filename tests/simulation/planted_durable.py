@@ -97,7 +97,7 @@ def what_is_with_the_dead_stays_there(patch: MonkeyPatch) -> None:
     patch.setattr(Queue, "_lost", _nothing)
 
 
-@found_by(42, "liveness", 26)
+@found_by(51, "liveness", 26)
 def what_a_broker_has_lost_is_not_said_again(patch: MonkeyPatch) -> None:
     patch.setattr(Queue, "remind", _nothing)
     patch.setattr(Queue, "remind_all", _nothing)

@@ -49,6 +49,9 @@ from otpd.agents.services.store.messages import (
 MEMORY: Final = 10
 MINUTE: Final = 60 * SECOND
 _JITTER: Final = 0.2
+#: Seconds after the second death at one message, then twice as long each time: no four of its deaths fall into 5 s, so that
+#: a message that kills does not spend the budget of a supervisor (E6; 3 restarts in 5 s are allowed by default).
+SUSPECT: Final = 3.0
 #: Characters of an error that are told; the letter has it whole.
 _SHOWN: Final = 200
 #: Reasons of deaths that no message has caused: a supervisor, or a link, has asked for them.
@@ -136,7 +139,7 @@ class Queue(Intake):
         held = [each for each in held if each.state is State.IN_FLIGHT]
         if held and failure is not None:
             target.window = 1
-            self._release(held.pop(0), failure, now)
+            self._release(held.pop(0), failure, now, died=True)
         for message in reversed(held):
             message.attempts -= 1
             self._wait(message, 0, now)
@@ -184,17 +187,20 @@ class Queue(Intake):
         self._count += 1
         heapq.heappush(self._alarms, (due, self._count, target, line))
 
-    def _release(self, message: Message, failure: Failure, now: int) -> None:
-        """An attempt has failed."""
+    def _release(self, message: Message, failure: Failure, now: int, died: bool = False) -> None:
+        """An attempt has failed; `died`: with its incarnation."""
         if message.attempts >= message.max_attempts:
             self._bury(message, failure)
         else:
             self._house.releases.append(message)
-            self._wait(message, now + self._pause(message), now)
+            self._wait(message, now + self._pause(message, died), now)
 
-    def _pause(self, message: Message) -> int:
-        """ns until the next attempt: twice as long each time, and no two alike."""
-        pause = min(self.bounds.backoff_max, self.bounds.backoff * 2 ** min(message.attempts - 1, 30))
+    def _pause(self, message: Message, died: bool) -> int:
+        """ns until the next attempt: twice as long each time, and no two alike. Who has died at it again is given time."""
+        pause = self.bounds.backoff * 2 ** min(message.attempts - 1, 30)
+        if died and message.attempts > 1:
+            pause = max(pause, SUSPECT * 2 ** min(message.attempts - 2, 30))
+        pause = min(self.bounds.backoff_max, pause)
         share = zlib.crc32(b"%d/%d" % (message.seq, message.attempts)) / 0xFFFFFFFF
         return int(pause * SECOND * (1 + _JITTER * (2 * share - 1)))
 
