@@ -451,9 +451,18 @@ def test_one_that_changes_all_that_it_can_is_still_found(strange: Node) -> None:
 
 
 def in_session(n: Node, leader: int) -> list[Any]:
-    """Shells in the session of `leader` other than itself."""
+    """Shells in the session of `leader` other than itself; what one of them forks bears its title until it execs."""
     found = [seen(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return [each for each in found if each and each.title.startswith("harmless") and os.getsid(each.pid) == leader]
+    shells = [each for each in found if each and each.title.startswith("harmless")]
+    return [each for each in shells if _ids(each.pid) == (leader, each.pid)]
+
+
+def _ids(pid: int) -> tuple[int, int]:
+    """Its session and its group; (0, 0) when it is gone."""
+    try:
+        return os.getsid(pid), os.getpgid(pid)
+    except ProcessLookupError:
+        return 0, 0
 
 
 def test_one_that_execs_another_program_stays_who_it_is(strange: Node) -> None:
