@@ -10,6 +10,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,8 @@ def test_a_user_without_free_processes_gets_no_new_ones_but_keeps_his_node() -> 
             for name in ("idle", "sleep"):
                 row = n.worker(name)
                 if row["pid"]:
-                    n.kill(row["pid"])
+                    with suppress(ProcessLookupError):  # it has just ended by itself, for want of processes
+                        n.kill(row["pid"])
                     eventually(lambda pid=row["pid"], name=name: n.worker(name)["pid"] != pid, 5)
         eventually(lambda: {"starting", "backoff"} & set(n.states().values()), 10, "somebody can't be started")
         used = cpu_seconds(root)
