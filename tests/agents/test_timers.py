@@ -237,12 +237,12 @@ async def test_the_death_of_the_scheduler_ends_no_run_and_the_next_one_hears_of_
         async def init(self) -> None:
             self.ends: list[str] = []
 
-        async def work(self) -> None:
+        async def toil(self) -> None:
             await asyncio.sleep(60)
             self.ends.append("done")
 
     async with testing.run(Slow) as slow:
-        run = {"id": "slow/work/1", "run": 1, "method": "work", "args": b""}
+        run = {"id": "slow/toil/1", "run": 1, "method": "toil", "args": b""}
         asked = asyncio.create_task(scheduler(slow).call(Address("slow"), FIRE, run | {"only": None}, None))
         await asyncio.sleep(1)
         asked.cancel()
