@@ -2,7 +2,8 @@
 
 It builds the namespaces and the view; inside, our own init (the compiled one, or an interpreter) does the rest as
 everywhere. What that costs: no slot is ready ahead, and `capability` says what is weaker. As root, bwrap itself runs as
-the slot's uid, and sees what it is to bind on a staging directory, with owners mapped.
+the slot's uid, and sees what it is to bind on a staging directory, with owners mapped: what lies in root's own home, such as
+an interpreter, is closed to that uid by its path.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Bubblewrap(Backend):
         for fd in files.values():
             os.lseek(fd, 0, os.SEEK_SET)
         words, more = self._init_words(slot, base)
-        stage = _Stage(granted.trees, [*self.settings.ro], self._maps, self._own_files()) if self.slot_uid else None
+        stage = _Stage(granted.trees, [*self.settings.ro], self._own_files(), self._maps) if self.slot_uid else None
         inherited += [*files.values(), *more]
         command = [self._program, *self._arguments(profile, granted, files, stage), "--info-fd", str(tell), "--", *words]
         try:
@@ -186,7 +187,7 @@ class Bubblewrap(Backend):
         for index, path in enumerate(sorted(profile.rw)):
             words += ["--bind", stage.granted(index) if stage else path, path]
         if self._launcher:
-            words += ["--ro-bind", self._launcher, _INIT]
+            words += ["--ro-bind", stage.read_only(self._launcher) if stage else self._launcher, _INIT]
         return [*words, *_protected(profile, granted, stage), "--remount-ro", "/"]
 
     def measure(self, slot: Slot, limit: int) -> watch.Usage:
@@ -300,33 +301,24 @@ def _protected(profile: Profile, granted: Granted, stage: _Stage | None) -> Iter
             yield from ("--ro-bind" if depth == len(parts) else "--bind", f"{top}/{beneath}", f"{grant}/{beneath}")
 
 
-def stage_for(in_sight: list[str], places: tuple[str, ...] = view.STAGES) -> str:
-    """The first of `places` that exists and holds none of `in_sight`. SetupFailed when there is none."""
-    resolved = [os.path.realpath(path) + "/" for path in in_sight]
-    for place in places:
-        if os.path.isdir(place) and not any(path.startswith(os.path.realpath(place) + "/") for path in resolved):
-            return place
-    raise SetupFailed(
-        f"none of {', '.join(places)} exists and holds nothing of otpd itself.", layer="bwrap", fix="mkdir /mnt"
-    )
-
-
 class _Stage:
     """For root: where bwrap, as the slot's uid, finds what it binds. In a mount namespace of its own (`_before`)."""
 
-    def __init__(self, trees: list[int], read_only: list[str], maps: IdMaps | None, in_sight: list[str]) -> None:
-        """`in_sight`: paths that bwrap reads where they are, so that the stage must not cover them."""
-        self.directory = stage_for(in_sight)
-        self._read = {path: len(trees) + index for index, path in enumerate(read_only)}
-        self._opened = [open_grant(path, writable=False, maps=maps).tree for path in read_only]
+    def __init__(self, trees: list[int], read_only: list[str], own: list[str], maps: IdMaps | None) -> None:
+        """`own`: what the init is made of; it is otpd's, so a symbolic link may lead there."""
+        self.directory = next(filter(os.path.isdir, view.STAGES), "")
+        if not self.directory:
+            raise SetupFailed(f"none of {', '.join(view.STAGES)} exists.", layer="bwrap", fix="mkdir /mnt")
+        self._read = {path: len(trees) + index for index, path in enumerate([*read_only, *own])}
+        sources = [*read_only, *map(os.path.realpath, own)]
+        self._opened = [open_grant(path, writable=False, maps=maps).tree for path in sources]
         self._trees = [*trees, *self._opened]
 
     def granted(self, index: int) -> str:
         return f"{self.directory}/{index}"
 
     def read_only(self, path: str) -> str:
-        """A path that is no grant, such as an interpreter's, is bound as it is."""
-        return f"{self.directory}/{self._read[path]}" if path in self._read else path
+        return f"{self.directory}/{self._read[path]}"
 
     def build(self) -> None:
         kernel.unshare(kernel.CLONE_NEWNS)

@@ -15,6 +15,7 @@ C.
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import mmap
 import os
@@ -106,7 +107,7 @@ def be_init(slot: int, proc: int, base: list[Record]) -> NoReturn:
 
 def _arrange(slot: int, proc: int) -> None:
     """SOCKET and PROC at their places, nothing else open."""
-    high = [os.dup(slot) if slot < FREE else slot, os.dup(proc) if 0 <= proc < FREE else proc]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FREE) if fd >= 0 else -1 for fd in (slot, proc)]
     os.dup2(high[0], SOCKET, inheritable=False)
     if high[1] >= 0:
         os.dup2(high[1], PROC, inheritable=False)

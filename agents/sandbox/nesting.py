@@ -248,6 +248,7 @@ _FIXES: Final = {
     "clone": "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone), or run as root",
     "user namespace": "allow user namespaces (sysctl user.max_user_namespaces), or a security profile that does",
     "proc": "run the container with an unmasked /proc",
+    "interpreter": "name one that everybody may run as `python` of the profile, such as /usr/bin/python3",
 }
 
 

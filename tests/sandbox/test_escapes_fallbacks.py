@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from otpd.agents.sandbox import Pool, PoolSettings
+from otpd.agents.sandbox.nesting import LAUNCHER
+from tests.sandbox.conftest import SLOT_UIDS
 from tests.sandbox.playing import OWN, PUBLIC, escaped, needs_root, play, who
 
 #: Parts of ids of cases that take no time, from every category.
@@ -52,14 +56,38 @@ def test_only_what_is_announced_escapes_from_a_fallback(backend: str, user: bool
     assert report["capability"]["backend"] == backend
 
 
+def test_bubblewrap_needs_no_way_to_where_otpd_is_installed(tmp_path: Path) -> None:
+    """In root's home, say, which is closed to the uid as which bubblewrap runs."""
+    needs_bwrap()
+    needs_root()
+    if not os.access(LAUNCHER, os.X_OK):
+        pytest.skip("the compiled nest is not built here: no compiler")
+    tmp_path.chmod(0o700)
+    (tmp_path / "home").symlink_to(tmp_path)
+    shutil.copy(LAUNCHER, tmp_path / "nest")
+    assert echo_by_bubblewrap(str(tmp_path / "home" / "nest")) == (b"here\n", "c")
+
+
+def test_bubblewrap_runs_commands_where_there_was_no_compiler() -> None:
+    needs_bwrap()
+    assert echo_by_bubblewrap("") == (b"here\n", "python")
+
+
+def echo_by_bubblewrap(launcher: str) -> tuple[bytes, str]:
+    """What a command says, and which nest has started it."""
+    with Pool(PoolSettings(workers=1, backend="bwrap", slot_uids=SLOT_UIDS), launcher=launcher) as pool:
+        done = pool.run(["echo", "here"])
+        return done.stdout, pool.capability().launcher
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("file", [PUBLIC, OWN], ids=["public", "own"])
 @pytest.mark.parametrize("user", [False, True], ids=["root", "user"])
 @pytest.mark.parametrize(
     "options",
-    [["native", "--launcher", "c"], ["native", "--launcher", "python"], ["bwrap"], ["landlock"]],
-    ids=["native-c", "native-python", "bwrap", "landlock"],
+    [["native"], ["native", "--launcher", "python"], ["bwrap"], ["bwrap", "--launcher", "python"], ["landlock"]],
+    ids=["native-c", "native-python", "bwrap-c", "bwrap-python", "landlock"],
 )
 def test_the_whole_corpus_on_every_backend(options: list[str], user: bool, file: Path) -> None:
     if options[0] == "bwrap":

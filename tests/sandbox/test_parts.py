@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from otpd.agents.sandbox import Result, SandboxError, landlock, records, watch
-from otpd.agents.sandbox.bubblewrap import stage_for
-from otpd.agents.sandbox.errors import SetupFailed
 from otpd.agents.sandbox.landlock import Rule
 from otpd.agents.sandbox.output import Capped
 
@@ -100,15 +97,3 @@ def test_the_next_look_is_soon_when_little_is_left() -> None:
     assert watch.next_look(2**27, 2**27, 1.0) == pytest.approx(0.05)
     assert watch.next_look(2**27, 2**27, 0.0) == watch.SOONEST
     assert watch.next_look(0, 2**40, 0.0) == watch.LATEST
-
-
-def test_the_stage_of_bubblewrap_covers_nothing_of_otpd(tmp_path: Path) -> None:
-    """A checkout below /tmp, say."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    second.mkdir()
-    places = (str(tmp_path / "missing"), str(first), str(second))
-    assert stage_for([str(first / "otpd" / "_nest")], places) == str(second)
-    assert stage_for([f"{first}-beside/_nest"], places) == str(first)
-    with pytest.raises(SetupFailed, match="holds nothing of otpd itself"):
-        stage_for([str(tmp_path / "first" / "x"), str(second / "y")], places)
