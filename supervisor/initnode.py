@@ -51,26 +51,28 @@ args = { greeting = "hello" }   # keyword arguments of its init()
 AGENT: Final = '''\
 """A first agent: says hello when it starts, and then prints a line every few seconds.
 
-Try: otpd start, and in another terminal: otpd tree; otpd signal KILL hello; otpd why hello
+Try: otpd start, and in another terminal: otpd tree; otpd call hello greet name=Ann;
+otpd signal KILL hello; otpd why hello
 """
 
-import asyncio
-import itertools
-
-from otpd.agents import Agent, run
+from otpd.agents import Agent, call, every, run
 
 
 class Hello(Agent):
     """Greets whoever reads its log."""
 
     async def init(self, greeting: str = "hello") -> None:  # `args` in otpd.toml; it is ready when this returns
+        self.greeting, self.number = greeting, 0
         print(f"{greeting}, I am up", flush=True)
-        self.counting = asyncio.create_task(self.count(greeting))
 
-    async def count(self, greeting: str) -> None:
-        for number in itertools.count(1):
-            await asyncio.sleep(3)
-            print(f"{greeting} number {number}", flush=True)
+    @every("3s")
+    async def count(self) -> None:  # from the node's scheduler: `otpd schedule`
+        self.number += 1
+        print(f"{self.greeting} number {self.number}", flush=True)
+
+    @call
+    async def greet(self, name: str) -> str:  # otpd call hello greet name=Ann
+        return f"{self.greeting}, {name}"
 
     async def terminate(self, reason: str) -> None:
         print(f"goodbye: {reason}", flush=True)

@@ -13,6 +13,7 @@ from otpd.supervisor.faults import Rule
 from otpd.supervisor.namescopes import Scopes
 
 _SLEEPS: Final = frozenset({"time.sleep", "asyncio.sleep", "anyio.sleep", "trio.sleep"})
+_ENDLESS: Final = frozenset({"itertools.count", "itertools.cycle"})
 #: What calls a function that it is given.
 _CALLERS: Final = frozenset({"functools.partial", "asyncio.to_thread", "threading.Thread", "anyio.to_thread.run_sync"})
 _CALLING: Final = frozenset({"submit", "run_in_executor", "apply_async"})
@@ -64,7 +65,7 @@ def sightings(module: ast.Module, scopes: Scopes) -> Iterator[Sighting]:
                 yield from _call(node, scopes)
             case ast.ClassDef():
                 yield from _bases(node, scopes)
-            case ast.While():
+            case ast.While() | ast.For():
                 yield from _loop(node, scopes)
     tables = dict(_containers(module))
     changed = set(_changed_names(nodes))
@@ -121,13 +122,24 @@ def _on_itself(name: str, call: ast.Call, scopes: Scopes) -> bool:
             return False
 
 
-def _loop(node: ast.While, scopes: Scopes) -> Iterator[Sighting]:
-    """`while True` with a sleep in it: a timer that nobody owns."""
-    if not (isinstance(node.test, ast.Constant) and node.test.value):
+def _loop(node: ast.While | ast.For, scopes: Scopes) -> Iterator[Sighting]:
+    """`while True`, or `for n in itertools.count()`, with a sleep in it: a timer that nobody owns."""
+    if not _is_endless(node, scopes):
         return
     named = [scopes.name_of(call.func) for call in _within(node) if isinstance(call, ast.Call)]
     for name in sorted({each.name for each in named if each is not None} & _SLEEPS)[:1]:
         yield Sighting(node, faults.SLEEP_LOOP, f"a loop without end around {name}()")
+
+
+def _is_endless(node: ast.While | ast.For, scopes: Scopes) -> bool:
+    match node:
+        case ast.While(test=ast.Constant(value=value)):
+            return bool(value)
+        case ast.For(iter=ast.Call(func=function)):
+            named = scopes.name_of(function)
+            return named is not None and named.name in _ENDLESS
+        case _:
+            return False
 
 
 def _within(node: ast.AST) -> Iterator[ast.AST]:

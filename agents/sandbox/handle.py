@@ -27,7 +27,8 @@ around = importlib.util.find_spec("otpd.agents")
 sys.modules[around.name] = importlib.util.module_from_spec(around)
 runpy.run_module("otpd.agents.sandbox.worker", run_name="__main__")
 """
-ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+#: HOME and PYTHONUSERBASE say where `pip install --user` has put otpd.
+ENVIRONMENT: Final = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "LD_LIBRARY_PATH")
 
 
 class Process(Protocol):

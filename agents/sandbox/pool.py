@@ -458,9 +458,9 @@ class Pool:
         """What the chosen backend gives for this profile, found by building it. SandboxError when nothing can be built."""
         found = self._profile(profile, None)
         if settings(found) not in self._capabilities:
-            self.run(["/bin/true"], profile=found)
-        if settings(found) not in self._capabilities:
-            raise SandboxUnavailable(f"no backend works here ({'; '.join(self._tried)}).")
+            tried = self.run(["/bin/true"], profile=found)
+            if settings(found) not in self._capabilities:
+                raise SandboxUnavailable(**(tried.error or {"text": f"nothing could be tried: {tried.summary()}."}))
         return self._capabilities[settings(found)]
 
     def workers(self) -> list[int]:

@@ -104,6 +104,8 @@ HINTS = [
     ("sleep-loop", "import time\nwhile True:\n  f()\n  time.sleep(1)", 2, "a loop without end around time.sleep()"),
     ("sleep-loop", "from asyncio import sleep\nasync def f():\n  while 1:\n    if x:\n      await sleep(1)", 3,
      "a loop without end around asyncio.sleep()"),
+    ("sleep-loop", "import time\nfrom itertools import count\nfor n in count(1): time.sleep(3)", 3,
+     "a loop without end around time.sleep()"),
     ("own-threads", "from concurrent.futures import ThreadPoolExecutor as T\nT()", 2,
      "concurrent.futures.ThreadPoolExecutor()"),
     ("own-threads", "loop.run_in_executor(None, f)", 1, "run_in_executor()"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import runpy
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from otpd.agents import testing
 from otpd.supervisor import initnode
 from otpd.supervisor.codecheck import check_node
 from otpd.supervisor.config import load
 from otpd.supervisor.initnode import InitError, init_node
 from otpd.supervisor.spec import Launch
+from tests.agents.scenes import scene
 
 
 def test_a_new_node_is_valid_and_free_of_findings(tmp_path: Path) -> None:
@@ -24,6 +28,18 @@ def test_a_new_node_is_valid_and_free_of_findings(tmp_path: Path) -> None:
     assert (node.name, [child.id for child in node.top.children]) == ("node", ["hello"])
     assert (start.script, start.args) == (str(home / "agents" / "hello.py"), {"greeting": "hello"})
     assert check_node(node) == []
+
+
+@scene
+async def test_the_first_agent_greets_and_counts_by_the_scheduler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init_node(tmp_path)
+    hello = runpy.run_path(str(tmp_path / "agents" / "hello.py"))["Hello"]
+    async with testing.run(hello, greeting="hi") as agent:
+        assert await agent.call("greet", name="Ann") == "hi, Ann"
+        await asyncio.sleep(6.5)
+    assert capsys.readouterr().out.splitlines()[:3] == ["hi, I am up", "hi number 1", "hi number 2"]
 
 
 def test_what_is_commented_out_is_valid_too(tmp_path: Path) -> None:
