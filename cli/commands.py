@@ -61,7 +61,7 @@ def exec_(ctx: click.Context, profile: str, timeout: str | None, json_: bool, ar
         say_json(result.to_dict())
     elif result.status != "exited":
         hint = f"; {result.hint}" if result.hint else ""
-        click.echo(f"otpd exec: {harmless(result.summary())}{harmless(hint)}", err=True)
+        click.echo(f"otpd exec: {harmless(result.summary().removesuffix('.'))}{harmless(hint)}", err=True)
     ctx.exit(exit_code(result))
 
 
@@ -85,8 +85,10 @@ def _orders(context: Context) -> Iterator[Client]:
     with client_of(context, 10.0) as client:
         try:
             yield client
-        except (Overloaded, Refused) as error:
+        except Overloaded as error:
             raise Failure(_REFUSED, f"exec: {error}", "see what runs: otpd commands") from error
+        except Refused as error:
+            raise Failure(_REFUSED, f"exec: {error}", "see: otpd exec --help, and [commands] of otpd.toml") from error
 
 
 def _whole(client: Client, argv: tuple[str, ...], options: Options) -> Result:

@@ -194,7 +194,10 @@ def failure_of(error: Exception) -> Failure:
             code = Exit.STATE
         case errors.NodeNotRunning():
             code = Exit.NOT_RUNNING
-        case errors.RemoteError() | errors.Reject():
+        case errors.Reject():
+            own = hint if "otpd " in hint else ""
+            return Failure(Exit.FAILED, what if own else str(error), own or "nothing has crashed: correct what it names, and ask again")
+        case errors.RemoteError():
             return Failure(Exit.FAILED, str(error), "see its last lines with: otpd why NAME")
         case _:
             code = Exit.FAILED

@@ -268,9 +268,14 @@ def _worker(root: Root, view: WorkerView) -> dict[str, Any]:
 def _what(root: Root, view: View) -> str | None:
     """Why it does not run; of one that does, that nothing is heard of it."""
     if view.state != "running":
-        return str(view.reason) if view.reason else None
+        return _in_words(view.reason) if view.reason else None
     live = root.workers.live(view.path)
     return live.silence(root.loop.now) if live else None
+
+
+def _in_words(reason: Any) -> str:
+    """Of a supervisor that did not start, it is a list: what, which child, and that one's reason."""
+    return ": ".join(map(_in_words, reason)) if isinstance(reason, list | tuple) else str(reason)
 
 
 def _tells_alerts(root: Root, view: View, launch: Launch) -> bool:

@@ -39,6 +39,18 @@ def test_what_an_error_says_last_is_the_next_step() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "what", "hint"),
+    [
+        ("no dead letter 9; see them with: otpd letters", "no dead letter 9", "see them with: otpd letters"),
+        ("sold out; try B", "sold out; try B", "nothing has crashed: correct what it names, and ask again"),
+    ],
+)
+def test_an_answer_that_says_no_is_not_told_as_a_crash(said: str, what: str, hint: str) -> None:
+    failure = failure_of(Reject(said))
+    assert (failure.code, failure.what, failure.hint) == (1, what, hint)
+
+
+@pytest.mark.parametrize(
     ("words", "what"),
     [
         (("sku",), "expected an argument such as sku=A or n=3, got 'sku'"),

@@ -59,3 +59,10 @@ def test_of_one_that_runs_nothing_is_said_but_its_silence() -> None:
     assert why(rig, "a", a=Silent("silent for 6.2 s"))["what"] == "silent for 6.2 s"
     rig.gone("a", "error(7)")
     assert why(rig, "a")["what"] == "error(7)"
+
+
+def test_why_a_supervisor_did_not_start_is_said_in_words() -> None:
+    rig = Rig(supervisor("s", worker("x"), backoff=BACKOFF), isolate=True)
+    rig.feed(Boot())
+    rig.fail("s/x", "error(ImportError: no feed)")
+    assert why(rig, "s")["what"] == "failed_to_start_child: x: error(ImportError: no feed)"
