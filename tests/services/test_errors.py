@@ -196,6 +196,17 @@ def test_programs_are_grouped_by_the_traceback_that_they_print(database: Databas
     assert (found["detail"]["exception"], found["detail"]["where"]) == ("ValueError", "/srv/feed.py:21 in parse")
 
 
+@pytest.mark.parametrize("reason", ["killed", "signal(11)", "error(memory: its processes use 458MiB)", "error(7: 3)"])
+def test_a_traceback_that_it_printed_and_survived_is_not_why_it_ended(database: Database, reason: str) -> None:
+    log = Log()
+    trace = ["WARNING durable cast failed", *TRACE.format(line=20, text="12,5").splitlines()]
+    take(database, [log.death(reason), log.event("child.last_lines", lines=trace), log.death(reason)])
+    (group,) = database.groups()
+    assert (group["summary"], group["count"]) == (reason, 2)
+    (_, first) = database.records()
+    assert ("exception" in first["detail"], first["lines"]) == (False, trace)
+
+
 def test_errors_of_one_kind_are_one_group_with_its_first_and_last_time(database: Database) -> None:
     log = Log()
     letters = log.event("broker.dead_letters", "feed", noproc=5)

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 from otpd.agents.services.errors import schema
-from otpd.agents.services.errors.records import HARMLESS, Lines, Record, exception, regrouped
+from otpd.agents.services.errors.records import HARMLESS, Lines, Record, exception, printed, regrouped
 from otpd.agents.services.journal import Cursor
 from otpd.agents.services.sqlite import any_text, passes
 
@@ -355,8 +355,7 @@ def _whole(row: sqlite3.Row) -> dict[str, Any]:
     found = _plain("records", row)
     del found["seq"]
     detail, lines = _parsed(found.pop("detail"), {}), list(map(str, _parsed(found.pop("lines"), [])))
-    if "exception" not in detail:
-        detail |= exception("\n".join(lines))  # of a program, which could only print it
+    detail |= exception(printed(detail, lines))
     return {**found, "detail": detail, "lines": lines}
 
 

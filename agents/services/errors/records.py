@@ -21,6 +21,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -38,6 +39,8 @@ HARMLESS: Final = frozenset({"end"})
 _SUMMARY: Final = 300
 #: Events that stand for several; their numbers say how many.
 _SUMS: Final = (".dead_letters", ".suppressed")
+#: The reason of a program that has exited by itself.
+_STATUS: Final = re.compile(r"error\(\d+\)")
 _KNOWN: Final = frozenset({"at", "event", "name", "path", "generation", "life", "seq", "group"})
 #: Events that are records as they are, by their last words after "otpd." and the service's name.
 _PLAIN: Final[Mapping[str, str]] = {
@@ -194,10 +197,17 @@ def exception(text: str) -> dict[str, str]:
     return {"exception": found.type, "where": f"{innermost.file}:{innermost.line} in {innermost.function}"}
 
 
+def printed(detail: Mapping[str, Any], lines: Sequence[str]) -> str:
+    """The traceback among its last lines that is the reason of its end; "" for none. A program can only print it, and
+    ends with a status then; what stands there of any other end is something that it has survived."""
+    told = "exception" in detail or not _STATUS.fullmatch(str(detail.get("reason")))
+    return "" if told else "\n".join(lines)
+
+
 def regrouped(kind: str, name: str, detail: Mapping[str, Any], lines: Sequence[str]) -> tuple[str, str] | None:
-    """Fingerprint and summary of a death whose last lines tell more than its reason: a program can only print it."""
-    trace = "\n".join(lines)
-    found = None if "exception" in detail else raised(trace)
+    """Fingerprint and summary of a death whose last lines tell more than its reason."""
+    trace = printed(detail, lines)
+    found = raised(trace)
     if found is None or kind == "end":
         return None
     reason = str(detail.get("reason"))
