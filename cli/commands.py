@@ -59,10 +59,20 @@ def exec_(ctx: click.Context, profile: str, timeout: str | None, json_: bool, ar
         result = _whole(client, argv, options) if json_ else _passed_through(client, argv, options)
     if json_:
         say_json(result.to_dict())
-    elif result.status != "exited":
-        hint = f"; {result.hint}" if result.hint else ""
-        click.echo(f"otpd exec: {harmless(result.summary().removesuffix('.'))}{harmless(hint)}", err=True)
+    else:
+        for remark in remarks(result):
+            click.echo(f"otpd exec: {harmless(remark)}", err=True)
     ctx.exit(exit_code(result))
+
+
+def remarks(result: Result) -> Iterator[str]:
+    """What its output and its exit status do not say: how else it ended, and what of the output is missing."""
+    if result.status != "exited":
+        yield result.summary().removesuffix(".") + (f"; {result.hint}" if result.hint else "")
+    for stream in ("stdout", "stderr"):
+        if getattr(result, f"{stream}_truncated"):
+            printed = size(getattr(result, f"{stream}_bytes"))
+            yield f"{stream} is cut: it had {printed}, more than `limits.output`; raise it, or write to a file"
 
 
 def exit_code(result: Result) -> int:

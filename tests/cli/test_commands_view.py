@@ -9,7 +9,7 @@ import pytest
 from otpd.agents.sandbox import Capability, Limits, PoolSettings, Profile, Result
 from otpd.agents.sandbox.capability import Bound, Gap, Unavailable
 from otpd.cli.checkup import Level
-from otpd.cli.commands import exit_code, table
+from otpd.cli.commands import exit_code, remarks, table
 from otpd.cli.output import plain
 from otpd.cli.sandboxes import judge
 
@@ -34,6 +34,14 @@ LAYERS = dict.fromkeys(("no_new_privs", "seccomp", "view", "signals", "net"), ""
 )
 def test_the_exit_status_is_that_of_the_command_or_says_what_ended_it(result: Result, code: int) -> None:
     assert exit_code(result) == code
+
+
+def test_output_that_is_cut_is_no_secret_whatever_the_exit_status() -> None:
+    cut = "stdout is cut: it had 3.0MiB, more than `limits.output`; raise it, or write to a file"
+    assert list(remarks(Result("r", "exited", exit_code=0, stdout_bytes=3 * 2**20, stdout_truncated=True))) == [cut]
+    assert list(remarks(Result("r", "signaled", signal=11, stdout_bytes=5))) == ["signaled SIGSEGV"]
+    gone = {"code": "not_found", "layer": "", "text": "nosuch: not found.", "fix": "look at PATH"}
+    assert list(remarks(Result("r", "not_found", error=gone))) == ["not_found: nosuch: not found; look at PATH"]
 
 
 def test_commands_are_shown_oldest_first_and_then_those_that_run() -> None:
