@@ -195,8 +195,9 @@ def failure_of(error: Exception) -> Failure:
         case errors.NodeNotRunning():
             code = Exit.NOT_RUNNING
         case errors.Reject():
-            own = hint if "otpd " in hint else ""
-            return Failure(Exit.FAILED, what if own else str(error), own or "nothing has crashed: correct what it names, and ask again")
+            if "otpd " not in hint:  # the receiver's words, whatever they are
+                what, hint = str(error), "nothing has crashed: correct what it names, and ask again"
+            code = Exit.FAILED
         case errors.RemoteError():
             return Failure(Exit.FAILED, str(error), "see its last lines with: otpd why NAME")
         case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from otpd.agents import testing
 from otpd.agents.services.asking import ask
+from otpd.agents.services.errors import service
 from otpd.agents.services.errors.service import Errors
 from otpd.agents.services.feed import Feed
 from otpd.agents.services.journal import Cursor, Reader
@@ -130,6 +132,29 @@ def test_a_question_to_root_is_answered_refused_or_fails(tmp_path: Path) -> None
             return answer
 
     assert asyncio.run(talk()) == {"name": "shop"}
+
+
+def test_a_disk_that_takes_the_first_bytes_and_no_more_is_told_once_and_not_each_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    monkeypatch.setenv("OTPD_CONTROL", str(tmp_path / "nobody"))
+    write(tmp_path, death(1, "error(a)"))
+
+    async def live() -> list[str]:
+        with monkeypatch.context() as disk:
+            disk.setattr(service, "absorb", full)
+            async with testing.run(Errors, state_dir=str(tmp_path)) as errors:
+                await asyncio.sleep(60)
+                disk.undo()
+                await asyncio.sleep(10)
+                return [kind for kind, _, _ in errors.notes]
+
+    assert asyncio.run(live()) == ["stalled", "resumed"]
 
 
 def test_a_store_that_cannot_write_says_so_once_lives_on_and_has_everything_later(
