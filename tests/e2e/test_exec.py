@@ -238,7 +238,7 @@ def test_workers_are_children_of_the_service_in_the_tree(one: Node, client: Clie
         environment = Path(f"/proc/{victim['pid']}/environ").read_bytes().split(b"\0")
         return {each.partition(b"=")[0] for each in environment if each}
 
-    kept = {b"PATH", b"PYTHONPATH", b"PYTHONHOME", b"LD_LIBRARY_PATH"}
+    kept = {b"PATH", b"HOME", b"PYTHONPATH", b"PYTHONHOME", b"PYTHONUSERBASE", b"LD_LIBRARY_PATH"}
     cookie = {b"OTPD_NODE", b"OTPD_CHILD", b"OTPD_GENERATION", b"SPT_NOENV"}
     eventually(lambda: variables() <= kept | cookie, 30, "nothing else of our environment reaches it")
     one.kill(victim["pid"])
