@@ -26,6 +26,7 @@ from otpd.agents.errors import (
     CallTimeout,
     CircuitOpen,
     DamagedState,
+    Executed,
     Exited,
     NoProcess,
     OtpdError,
@@ -39,13 +40,14 @@ from otpd.agents.submissions import NO_STORE
 from otpd.agents.transactions import TRANSACTION
 
 STORE: Final = "store"
-#: Seconds: a store that is killed is back in less than one, one that hangs is ended by its watchdog after 10.
+#: Seconds: a store that is killed is back in less than one, one that is stopped is ended by its watchdog after 10.
 TIMEOUT: Final = 30.0
 #: Seconds between two attempts, the first and the longest.
 _PAUSE, _LONGEST = 0.02, 0.5
 _KINDS: Final[dict[str, type[OtpdError]]] = {
     "stale": Stale, "damaged": DamagedState, "too_large": TooLarge, "store_full": StoreFull, "overloaded": Overloaded,
 }  # fmt: skip
+_NOT_SAID: Final = "{}: the store died when it had it, and did not say in time whether it was done; see: otpd why store"
 #: What passes by itself.
 _PASSING: Final = (Exited, BrokerLost, CircuitOpen, Overloaded)
 
@@ -117,27 +119,33 @@ async def ask(conversation: Conversation, what: str, method: str, timeout: float
     """The store's answer; while it, or the broker, is started again it is asked again, until the deadline."""
     deadline = conversation.deadline(timeout, what, STORE)
     pause = _PAUSE
+    executed: Executed = "no"  # of the attempts so far
     while True:
         left = (deadline - conversation.clock()) / 1e9 if deadline else None
         try:
             return await conversation.call(conversation.names.address(STORE), method, args, left)
+        except CallTimeout as late:
+            if (late.executed, executed) == ("no", "maybe"):
+                raise CallTimeout(_NOT_SAID.format(what), "maybe") from late
+            raise
         except Reject as error:
             refusal = _refusal(error)
             if not isinstance(refusal, Overloaded):
                 raise refusal from None
-            _in_time(what, left, pause, refusal)
+            _in_time(what, left, pause, refusal, executed)
         except NoProcess:
             raise NoProcess(NO_STORE.format(what)) from None
         except _PASSING as error:
-            _in_time(what, left, pause, error)
+            executed = "maybe" if error.executed == "maybe" else executed
+            _in_time(what, left, pause, error, executed)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST)
 
 
-def _in_time(what: str, left: float | None, pause: float, why: OtpdError) -> None:
+def _in_time(what: str, left: float | None, pause: float, why: OtpdError, executed: Executed) -> None:
     """CallTimeout when there is no time for another attempt."""
     if left is not None and left <= pause:
-        raise CallTimeout(f"{what}: the store did not take it in time ({why}); see: otpd why store") from why
+        raise CallTimeout(f"{what}: the store did not take it in time ({why}); see: otpd why store", executed) from why
 
 
 def _refusal(error: Reject) -> OtpdError:

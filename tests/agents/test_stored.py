@@ -208,3 +208,23 @@ async def test_a_node_without_a_store_is_an_error_that_says_what_to_do() -> None
         agent._node.gone("store")
         with pytest.raises(NoProcess, match=r"this node has no store just now; if it was stopped: otpd child start store"):
             await agent.instance.save("a")
+
+
+@scene
+async def test_a_save_that_a_store_had_when_it_died_may_have_been_done_whatever_becomes_of_the_next_attempt() -> None:
+    forever: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def never() -> Any:
+        return await forever
+
+    agent, store = played([0, None], never())
+    async with agent:
+        saving = asyncio.ensure_future(agent.instance.save("a"))
+        while len(store.heard) < 2:
+            await asyncio.sleep(0.01)
+        dying = asyncio.ensure_future(agent.down("store"))
+        with pytest.raises(CallTimeout) as late:
+            await saving
+        assert late.value.executed == "maybe"
+        await dying
+    forever.cancel()

@@ -135,7 +135,7 @@ def copying(home: Path) -> Iterator[int]:
 
 
 async def _backed_up(at: Path, copy: Path, acknowledged: Path) -> None:
-    engine = Engine(opened(at), Ballast(at / "store.ballast", 0), _never, _never)
+    engine = Engine(opened(at), Ballast(at / "store.ballast", 0), _never, _never, _never)
     fd = os.open(acknowledged, os.O_WRONLY | os.O_APPEND)
 
     async def save(name: str) -> None:

@@ -81,19 +81,29 @@ def test_more_than_the_disk_takes_is_refused_by_number_and_by_size() -> None:
     assert found[-2:] == [None, Refused.OVERLOADED]
 
 
-def test_the_loop_writes_one_brief_job_alone_after_quick_commits_and_the_thread_all_else() -> None:
+def test_the_loop_waits_for_one_brief_job_alone_after_quick_commits_and_for_nothing_else() -> None:
     machine = Commits()
 
     def written(*jobs: Job, took: float = 0.0) -> bool:
         for job in jobs:
             machine.submit(job)
         machine.begin()
-        by_loop = machine.by_loop
+        awaited = machine.awaited
         machine.committed(took)
-        return by_loop
+        return awaited
 
     brief, other = Job("a", brief=True), Job("b")
     assert [written(brief) for _ in range(commits.TRUSTED + 1)] == [False] * commits.TRUSTED + [True]
     assert (written(other), written(brief, brief), written(brief)) == (False, False, True)
     assert written(brief, took=commits.QUICK) is True, "it was not known before"
     assert [written(brief) for _ in range(commits.TRUSTED + 1)] == [False] * commits.TRUSTED + [True]
+
+
+def test_a_commit_that_does_not_end_is_a_disk_that_hangs_after_a_while() -> None:
+    machine = Commits()
+    submitted(machine, "A")
+    assert (names(machine.begin(10.0)), machine.hangs(14.0), machine.hangs(17.5)) == ("A", 0.0, 7.5)
+    submitted(machine, "B")
+    machine.committed()
+    assert machine.hangs(99.0) == 0.0, "what waits is with nobody"
+    assert (names(machine.begin(20.0)), machine.hangs(22.0)) == ("B", 0.0)

@@ -28,6 +28,10 @@ from tests.services.test_store_database import SCHEMA
 class Told:
     rooms: list[Room] = field(default_factory=list)
     broken: list[BaseException] = field(default_factory=list)
+    hanging: list[bool] = field(default_factory=list)
+
+    def hangs(self, seconds: float) -> None:
+        self.hanging.append(seconds > 0)
 
 
 @asynccontextmanager
@@ -36,7 +40,7 @@ async def running(directory: Path, ballast: int = 0) -> AsyncIterator[tuple[Engi
     database = open_database(directory / "store.db", SCHEMA)
     made = Ballast(directory / "store.ballast", ballast)
     made.make()
-    made_engine = Engine(database, made, told.rooms.append, told.broken.append)
+    made_engine = Engine(database, made, told.rooms.append, told.broken.append, told.hangs)
     await made_engine.alone(lambda it: it.executescript("CREATE TABLE IF NOT EXISTS notes (text UNIQUE)"))
     yield made_engine, told
     await made_engine.close()
@@ -88,28 +92,54 @@ def test_a_request_that_is_refused_undoes_itself_and_nobody_else(tmp_path: Path)
 
 
 @scene
-async def writers(directory: Path) -> None:
-    async with running(directory) as (it, _):
+async def hanging(directory: Path) -> None:
+    """What waits in the thread stands in for an fsync that does not return."""
+    async with running(directory) as (it, told):
+        goes_on = threading.Event()
+        for number in range(commits.TRUSTED + 1):
+            await it.commit(note(f"quick {number}"), brief=True)
+        stuck = it.commit(lambda _: goes_on.wait(60), brief=True)
+        while told.hanging[-1:] != [True]:
+            await asyncio.sleep(0.01)
+        behind = [it.commit(note(f"{number} behind"), brief=True) for number in range(3)]
+        assert it.hangs and not stuck.done(), "the loop has not waited for it"
+        goes_on.set()
+        assert await stuck is True
+        await asyncio.gather(*behind)
+        while told.hanging[-1]:
+            await asyncio.sleep(0.01)
+        assert (it.hangs, told.broken) == (0.0, [])
 
-        def who(_: sqlite3.Connection) -> bool:
-            return threading.current_thread() is threading.main_thread()
 
-        assert [await it.commit(who, brief=True) for _ in range(commits.TRUSTED)] == [False] * commits.TRUSTED
-        assert (await it.commit(who, brief=True), await it.commit(who)) == (True, False)
-        assert await asyncio.gather(it.commit(who, brief=True), it.commit(who, brief=True)) == [False, False]
-        going = threading.Event()
-        held = it.alone(lambda _: going.wait(60))
-        late = it.commit(who, brief=True)
-        await asyncio.sleep(0)
-        going.set()
-        assert (await held, await late, await it.commit(who, brief=True)) == (True, False, True)
-
-
-def test_a_brief_request_alone_is_written_by_the_loop_and_never_while_the_thread_writes(
+def test_a_disk_that_hangs_holds_up_its_commits_and_not_the_loop_and_is_told_until_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for constant in ("HANGING", "LOOK"):
+        monkeypatch.setattr(engine, constant, 0.05)
+    monkeypatch.setattr(commits, "HANGING", 0.04)
     monkeypatch.setattr(commits, "QUICK", 60.0)
-    writers(tmp_path)
+    hanging(tmp_path)
+
+
+@scene
+async def awaited(directory: Path) -> None:
+    async with running(directory) as (it, _):
+        for number in range(commits.TRUSTED):
+            await it.commit(note(f"quick {number}"), brief=True)
+        ended = it.commit(note("at once"), brief=True)
+        in_that_turn: list[bool] = []
+        asyncio.get_running_loop().call_soon(lambda: in_that_turn.append(ended.done()))
+        await ended
+        assert in_that_turn == [True]
+
+
+def test_a_brief_request_alone_is_answered_without_another_turn_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (commits, engine):
+        monkeypatch.setattr(module, "QUICK", 60.0)
+    monkeypatch.setattr(engine, "IDLE", 3600.0)  # no checkpoint in between
+    awaited(tmp_path)
 
 
 @scene

@@ -78,7 +78,7 @@ def shell(home: Path, found: Database) -> Any:
     """The store alone, over this database."""
     it: Any = Store.__new__(Store)
     it._otpd, it._host, it.database, it.told, it.loss, it.broken = Mock(), Mock(), found, home / "store.report", None, None
-    it.engine = Engine(found, Ballast(home / "store.ballast", 0), it._room_changed, it._broken)
+    it.engine = Engine(found, Ballast(home / "store.ballast", 0), it._room_changed, it._broken, it._hanging)
     return it
 
 

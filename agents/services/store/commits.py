@@ -10,8 +10,9 @@ waits for nobody, many share an fsync, and no request ever waits for a timer.
 >>> commits.committed(), commits.begin()
 ([Job(write='a')], [Job(write='b'), Job(write='c')])
 
-Who writes it: a thread, so that the loop goes on meanwhile. But to hand a commit to the thread and back takes as long as
-half of an fsync, and a brief job that is alone has nobody to go on for: on a disk that has been quick the loop writes it.
+Who writes it: a thread, so that the loop goes on meanwhile, however long the disk takes. But to be woken by it costs the
+loop a turn, and while a brief job is written alone there is nobody to go on for: on a disk that has been quick the loop
+waits for the thread, no longer than a quick commit takes.
 
 What a full disk does (`Room`; a job that grows brings new data, the others make room or change nothing):
 | room | submit, grows | submit, other | committed | full | there is room |
@@ -33,8 +34,10 @@ MOST: Final = 1024
 MAX_WAITING, MAX_BYTES = 20_000, 64 * 2**20
 
 
-#: A commit that takes less (seconds) is quick; after so many in a row the loop may write.
+#: A commit that takes less (seconds) is quick; after so many in a row the loop waits for one, at most as long.
 QUICK, TRUSTED = 0.005, 8
+#: Seconds after which a commit that has not ended is no slow one: the disk hangs. Half of what the store's watchdog waits.
+HANGING: Final = 5.0
 
 
 class Room(enum.Enum):
@@ -71,6 +74,7 @@ class Commits:
         self._writing: list[Job] = []
         self._bytes = 0
         self._quick = 0  # quick commits in a row
+        self._began = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._writing)
@@ -90,16 +94,22 @@ class Commits:
         self._bytes += job.size
         return None
 
-    def begin(self) -> list[Job]:
+    def begin(self, now: float = 0.0) -> list[Job]:
         """What to write now; nothing while a commit is being written."""
         if self._writing or not self._waiting:
             return []
+        self._began = now
         self._writing, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
         return self._writing
 
+    def hangs(self, now: float) -> float:
+        """For how many seconds the disk has not taken what was begun; 0.0 as long as that may be mere slowness."""
+        took = now - self._began if self._writing else 0.0
+        return took if took >= HANGING else 0.0
+
     @property
-    def by_loop(self) -> bool:
-        """Whether the loop may write what was begun, if the thread has nothing to do."""
+    def awaited(self) -> bool:
+        """Whether the loop may wait for what was begun, if the thread has nothing else to do."""
         return self._quick >= TRUSTED and len(self._writing) == 1 and self._writing[0].brief
 
     def committed(self, took: float = 0.0) -> list[Job]:

@@ -1,14 +1,14 @@
 """Writes the database: takes the next commit from `commits`, writes it, and tells who asked.
 
-A thread does it, and the loop of the store goes on meanwhile: its heart beats, and requests come in for the next commit.
-What `commits` leaves to the loop is written by the loop while the thread has nothing to do: the two never use the connection
-together (`_out`).
+A thread does it, and the loop of the store goes on meanwhile: its heart beats, and requests come in for the next commit. No
+other touches the connection. For a commit that `commits` says is soon done the loop waits a moment (`_wait`).
 
 Whoever submits is answered after the fsync, on the loop. A `write` gets the connection and returns the answer; what it
 raises undoes what it alone has done (a savepoint), and is its answer.
 
 Guarantees: what was answered is on disk; a commit that failed was answered to nobody as done. What a disk does wrong, but
-being full, ends the engine (`broken`): the store starts again from what is on disk.
+being full, ends the engine (`broken`): the store starts again from what is on disk. A disk that hangs holds up the thread
+and nobody else: `hanging` is told, and when it goes on, so does everything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from otpd.agents.services.store.ballast import Ballast
-from otpd.agents.services.store.commits import Commits, Job, Refused, Room
+from otpd.agents.services.store.commits import HANGING, QUICK, Commits, Job, Refused, Room
 from otpd.agents.services.store.database import Database
 from otpd.agents.services.store.refusals import Refusal, StoreBusy, StoreFull
 
@@ -63,22 +63,32 @@ class Counts:
 
 class Engine:
     """To be used from the loop it is made on. `changed` is called when the disk is full, and when there is room again,
-    `broken` when it can't be written any more."""
+    `broken` when it can't be written any more, `hanging` when it has not answered for so many seconds, and with 0.0 when it
+    goes on."""
 
     def __init__(
-        self, database: Database, ballast: Ballast, changed: Callable[[Room], None], broken: Callable[[BaseException], None]
+        self,
+        database: Database,
+        ballast: Ballast,
+        changed: Callable[[Room], None],
+        broken: Callable[[BaseException], None],
+        hanging: Callable[[float], None],
     ) -> None:
         self._database, self._ballast = database, ballast
-        self._changed, self._broken = changed, broken
+        self._changed, self._broken, self._hanging = changed, broken, hanging
         self._loop = asyncio.get_running_loop()
         self._commits = Commits()
         self.counts = Counts()
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._ends: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # what the loop has to do then
+        self._waits = False  # the loop, for the next of `_ends`
         self._thread = threading.Thread(target=self._work, name="otpd store writer", daemon=True)
         self._thread.start()
         self._out = 0  # orders that the thread has not done yet
         self._soon = False
         self._idle: asyncio.TimerHandle | None = None
+        self._guard: asyncio.TimerHandle | None = None
+        self._hung = False  # and it was told
 
     @property
     def room(self) -> Room:
@@ -91,6 +101,11 @@ class Engine:
     @property
     def seq(self) -> int:
         return self._database.seq
+
+    @property
+    def hangs(self) -> float:
+        """Seconds for which the disk has not answered; 0.0 for one that does, be it slow."""
+        return self._commits.hangs(self._loop.time())
 
     # --- requests ---
 
@@ -153,9 +168,9 @@ class Engine:
         """After everything that was submitted; writes the log back."""
         with contextlib.suppress(StoreBusy):
             await self.read(lambda _: None)
-        if self._idle is not None:
-            self._idle.cancel()
-        self._out += 1  # for good: the connection is the thread's to close
+        for timer in (self._idle, self._guard):
+            if timer is not None:
+                timer.cancel()
         self._orders.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -163,19 +178,47 @@ class Engine:
 
     def _begin(self) -> None:
         self._soon = False
-        jobs = self._commits.begin()
-        if jobs and self._commits.by_loop and not self._out:
-            self._write(jobs)()
-        elif jobs:
-            self._order(lambda: self._tell(self._write(jobs)))
+        jobs = self._commits.begin(self._loop.time())
+        if not jobs:
+            return
+        if self._guard is None:
+            self._guard = self._loop.call_later(HANGING, self._look_at_disk)
+        self._waits = self._commits.awaited and not self._out
+        self._order(lambda: self._tell(self._write(jobs)))
+        if self._waits:
+            self._wait()
 
     def _order(self, order: Callable[[], None]) -> None:
         self._out += 1
         self._orders.put(order)
 
+    def _wait(self) -> None:
+        """Until the thread is done, or it has turned out to take long: then it wakes the loop."""
+        try:
+            first = self._ends.get(timeout=QUICK)
+        except queue.Empty:
+            first = None
+        self._waits = False
+        if first is not None:
+            self._done(first)
+        self._work_off()  # what came before the thread could see that
+
+    def _work_off(self) -> None:
+        while not self._ends.empty():
+            self._done(self._ends.get())
+
     def _done(self, then: Callable[[], None]) -> None:
         self._out -= 1
         then()
+
+    def _look_at_disk(self) -> None:
+        """One timer, however many commits there are."""
+        self._guard = None
+        if not self._commits.idle:
+            self._guard = self._loop.call_later(LOOK, self._look_at_disk)
+        if (self.hangs > 0) is not self._hung:
+            self._hung = not self._hung
+            self._hanging(self.hangs)
 
     def _written(self, outcomes: list[Outcome], took: float) -> None:
         self._answer(self._commits.committed(took), outcomes)
@@ -257,10 +300,10 @@ class Engine:
             order()
 
     def _tell(self, then: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
-            self._loop.call_soon_threadsafe(self._done, then)
-
-    # --- whoever writes ---
+        self._ends.put(then)
+        if not self._waits:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
+                self._loop.call_soon_threadsafe(self._work_off)
 
     def _write(self, jobs: list[Job]) -> Callable[[], None]:
         """What the loop has to do then."""

@@ -60,7 +60,7 @@ class Store(Keeper, Couriers):
             letter_bytes=max_message_bytes, max_attempts=max_attempts, age=max_age,
         )  # fmt: skip
         self.loss: str | None = get_meta(self.database.connection, "loss")
-        await self.begin(Engine(self.database, kept, self._room_changed, self._broken), bounds, max_state)
+        await self.begin(Engine(self.database, kept, self._room_changed, self._broken, self._hanging), bounds, max_state)
         for problem in self.database.report.problems:
             self._problem(problem)
         if not self.database.report.checked:
@@ -147,6 +147,15 @@ class Store(Keeper, Couriers):
             note(self, "room", self.name)
         self._report()
 
+    def _hanging(self, seconds: float) -> None:
+        """Not in the report: to write it would hang, too."""
+        if seconds:
+            self.log.error("the disk has not answered for %.0f s: what is to be stored waits for it", seconds)
+            note(self, "stalled", self.name, why=f"the disk has not answered for {seconds:.0f} s")
+        else:
+            self.log.warning("the disk answers again: what has waited is stored")
+            note(self, "resumed", self.name)
+
     def _broken(self, error: BaseException) -> None:
         """The disk has failed, or the file is damaged: what is on it must be looked at anew."""
         self.broken = error
@@ -158,6 +167,8 @@ class Store(Keeper, Couriers):
     @health
     def well(self) -> str | None:
         """For `otpd tree` and `otpd status`."""
+        if self.engine.hangs:
+            return f"the disk has not answered for {self.engine.hangs:.0f} s, what is to be stored waits for it"
         if self.engine.room is Room.FULL:
             return "the disk is full, nothing new is stored until there is room"
         return f"what was stored may be lost ({self.loss}); see: otpd doctor" if self.loss else None

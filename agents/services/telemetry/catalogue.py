@@ -107,6 +107,8 @@ EVENTS: Final[Mapping[str, Told]] = {
     "store.problem": Told("store", "what was wrong with its files when it started", (), ("detail",)),
     "store.full": Told("store", "the disk is full: nothing new is stored"),
     "store.room": Told("store", "there is room again"),
+    "store.stalled": Told("store", "the disk does not answer: what is to be stored waits", (), ("why",)),
+    "store.resumed": Told("store", "it answers again"),
     "store.letter.dead": Told(_CHILD, "a durable message for it is given up", ("attempts",), _LETTER),
     "store.letter.dropped": Told("store", "a dead letter had to make room", (), ("letter", "why")),
     "scheduler.skipped": Told(_CHILD, "runs of a schedule that did not take place", ("count",), _SCHEDULE),
