@@ -28,6 +28,8 @@ _PRUNE_EVERY: Final = 200
 _SLICE: Final = 500
 #: Seconds until a disk that can't be written is tried again.
 _AGAIN: Final = 1.0
+#: Seconds without a refusal after which it takes everything again: a full one still takes what fits into its last pages.
+_CALM: Final = 5.0
 
 
 class Errors(Agent):
@@ -76,12 +78,13 @@ class Errors(Agent):
         """Read and store, from the cursor on, until a disk does not take it."""
         with closing(Database.open(self._path)) as database:
             self._database = database
+            calm = asyncio.get_running_loop().call_later(_CALM, self._resume)
             try:
                 self._tell_forgotten(database.forgotten)
                 database.prune(self._limits, time.time())
-                self._resume()
                 await self._follow(database)
             finally:
+                calm.cancel()
                 self._database = None
 
     async def _follow(self, database: Database) -> None:
