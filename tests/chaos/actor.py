@@ -22,9 +22,10 @@ TIMEOUT = 1.0
 class Actor(Agent):
     async def init(self, peers: list[str], facts: str, seed: int) -> None:
         self.peers = [peer for peer in peers if peer != self.name]
-        path = os.path.join(facts, f"{self.name}.{os.getpid()}.jsonl")
-        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.random = random.Random(f"{seed}.{self.name}.{os.getpid()}")
+        self.incarnation = f"{self.name}.{time.monotonic_ns()}"  # no pid: an hour of kills brings the same ones again
+        path = os.path.join(facts, f"{self.incarnation}.jsonl")
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self.random = random.Random(f"{seed}.{self.incarnation}")
         self.count, self.hushed = 0, False
         self.note("born", generation=self.generation)
         for peer in self.random.sample(self.peers, min(3, len(self.peers))):
@@ -38,7 +39,7 @@ class Actor(Agent):
 
     def number(self) -> str:
         self.count += 1
-        return f"{self.name}.{os.getpid()}.{self.count}"
+        return f"{self.incarnation}.{self.count}"
 
     async def calling(self) -> None:
         while True:

@@ -44,8 +44,9 @@ import work
 
 class Runner(Agent):
     async def init(self, facts: str) -> None:
-        path = os.path.join(facts, f"{self.name}.{os.getpid()}.jsonl")
-        self.file, self.count, self.hushed = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 0, False
+        path = os.path.join(facts, f"{self.name}.{time.monotonic_ns()}.jsonl")
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self.count, self.hushed = 0, False
         self.note("born", generation=self.generation)
         kinds = {"command": self.command, "task": self.double}
         self.work = [asyncio.create_task(self.each(kind, do)) for kind, do in kinds.items()]

@@ -36,7 +36,7 @@ class Timer:
 
 
 def judge(lives: Mapping[str, Sequence[Fact]], left: Iterable[str], declared: Iterable[str]) -> list[str]:
-    """`lives`: by NAME.PID; `left`: ids that the scheduler has when all is calm, of which `declared` have to be there."""
+    """`lives`: by NAME.BIRTH; `left`: ids that the scheduler has when all is calm, of which `declared` have to be there."""
     timers = _timers(lives)
     lifetimes = _lifetimes(lives)
     problems = [problem for number, timer in timers.items() for problem in _one_shot(number, timer, lifetimes)]
