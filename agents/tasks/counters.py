@@ -72,6 +72,16 @@ class Counters:
     wait: Histogram = field(default_factory=Histogram)
     run: Histogram = field(default_factory=Histogram)
 
+    def outcomes(self) -> dict[str, int]:
+        """How those that are over came to their end, and those that were not accepted."""
+        return {
+            "done": self.done, "failed": self.failed, "timed_out": self.timed_out, "killed": self.killed,
+            "cancelled": self.cancelled, "refused": self.refused,
+        }  # fmt: skip
+
+    def spans(self) -> dict[str, Histogram]:
+        return {"wait": self.wait, "run": self.run}
+
     @property
     def ended(self) -> int:
         return self.done + self.failed + self.timed_out + self.killed + self.cancelled

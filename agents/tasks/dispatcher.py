@@ -121,11 +121,13 @@ class TaskPool(Agent):
     def _emit(self) -> None:
         self._emitting = False
         pool = self.dispatch.pool
-        counters = pool.counters
-        names = ("submitted", "done", "failed", "timed_out", "killed", "cancelled", "refused")
-        told = {name: getattr(counters, name) for name in names}
-        self.emit(f"tasks.{self.pool_name}", queued=pool.queued, running=pool.running, **told)
-        self._host.counts({"queued": pool.queued, "running": pool.running, **told})
+        counters, now = pool.counters, {"queued": pool.queued, "running": pool.running}
+        told = {**now, "submitted": counters.submitted, **counters.outcomes()}
+        self.emit(f"tasks.{self.pool_name}", **told)
+        self._host.counts(told)
+        spans = {name: {"counts": each.counts, "sum": each.sum} for name, each in counters.spans().items()}
+        counted = {"pool": self.pool_name, **now, "ended": counters.outcomes(), **spans}
+        self._otpd.emit("otpd.tasks.counted", {"at": time.time(), **counted})
 
     # --- what operators ask ---
 
@@ -135,7 +137,6 @@ class TaskPool(Agent):
         pool, counters = self.dispatch.pool, self.dispatch.pool.counters
         now = self._loop.time()
         queued_bytes, unread_bytes = pool.waiting_bytes
-        names = ("submitted", "done", "failed", "timed_out", "killed", "cancelled", "refused")
         return {
             "pool": self.pool_name,
             "size": pool.options.size,
@@ -149,9 +150,9 @@ class TaskPool(Agent):
             "queued_bytes": queued_bytes,
             "unread_bytes": unread_bytes,
             "spawn": self.dispatch.spawn.picture(),
-            **{name: getattr(counters, name) for name in names},
-            "wait": counters.wait.picture(),
-            "run": counters.run.picture(),
+            "submitted": counters.submitted,
+            **counters.outcomes(),
+            **{name: each.picture() for name, each in counters.spans().items()},
             "tasks": [self._shown(task, row, now) for task, row in self.dispatch.rows.items()][:_MOST],
             "at": time.time(),
         }

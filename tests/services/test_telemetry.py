@@ -23,6 +23,7 @@ from otpd.agents.services.telemetry.otel import MissingExtra, NotExported, Otel
 from otpd.agents.services.telemetry.reference import replaced
 from otpd.agents.services.telemetry.spans import SPANS, Span, Spans
 from otpd.agents.services.telemetry.subscribers import LONGEST_WAIT, State, Subscribers
+from otpd.agents.tasks.counters import Counters
 from otpd.supervisor import listening, sections
 from otpd.supervisor.notices import NOTICES
 from otpd.supervisor.problems import Invalid
@@ -123,7 +124,7 @@ def test_the_reference_in_the_docs_is_that_of_the_code() -> None:
 
 def test_every_metric_that_the_code_counts_is_in_the_catalogue_and_every_other_way_round() -> None:
     files = (ROOMS / "agents/services/telemetry").glob("*.py")
-    used = [re.findall(r"\.(?:add|set|observe)\(\s*\"(otpd_\w+)\"", path.read_text()) for path in files]
+    used = [re.findall(r"\.(?:add|set|observe|put)\(\s*\"(otpd_\w+)\"", path.read_text()) for path in files]
     assert {name for names in used for name in names} | {LEFT_OUT} == set(METRICS)
 
 
@@ -293,9 +294,32 @@ def test_a_run_of_a_schedule_is_a_span_and_counts_with_those_that_are_not_told_o
     assert value(counting.table, "otpd_span_seconds", "schedule.run").sum == 2.0
 
 
+def test_a_pool_is_counted_as_it_tells_and_has_nothing_under_way_when_it_is_dead() -> None:
+    counters, counting = Counters(submitted=9, done=3, killed=1), Counting(Table())
+    counters.wait.add(0.0003)
+    counters.run.add(7.0)
+    spans = {name: {"counts": each.counts, "sum": each.sum} for name, each in counters.spans().items()}
+    told = {"pool": "cpu", "queued": 2, "running": 3, "ended": counters.outcomes(), **spans}
+    for _ in range(2):
+        counting.pool(told)
+    lines = set(render(from_data(as_data(counting.table.families()))).splitlines())
+    assert lines >= {
+        'otpd_tasks_total{pool="cpu",outcome="done"} 3', 'otpd_tasks_total{pool="cpu",outcome="killed"} 1',
+        'otpd_tasks_queued{pool="cpu"} 2', 'otpd_tasks_running{pool="cpu"} 3',
+        'otpd_task_wait_seconds_bucket{pool="cpu",le="0.0002"} 0', 'otpd_task_wait_seconds_bucket{pool="cpu",le="0.0005"} 1',
+        'otpd_task_run_seconds_bucket{pool="cpu",le="10"} 1', 'otpd_task_run_seconds_sum{pool="cpu"} 7',
+    }  # fmt: skip
+    death = {"event": "otpd.child.death", "name": "tasks-cpu", "path": "tasks/tasks-cpu", "kind": "service", "at": 1.0}
+    counting.take(death)
+    assert (value(counting.table, "otpd_tasks_queued", "cpu"), value(counting.table, "otpd_tasks_running", "cpu")) == (0, 0)
+    with pytest.raises(ValueError, match="expected 22 counts, got 1"):
+        counting.table.put("otpd_task_run_seconds", ("cpu",), [1], 0.0)
+
+
 def test_what_is_only_published_is_published_by_its_service_and_heard_by_telemetry() -> None:
     for topic in PUBLISHED:
-        service = ROOMS / "agents/services" / topic.partition(".")[0] / "service.py"
+        room = topic.partition(".")[0]
+        service = ROOMS / ("agents/tasks/dispatcher.py" if room == "tasks" else f"agents/services/{room}/service.py")
         assert f'emit("otpd.{topic}"' in service.read_text()
         assert f'@on("otpd.{topic}")' in (ROOMS / "agents/services/telemetry/service.py").read_text()
 

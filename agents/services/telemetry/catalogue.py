@@ -144,6 +144,13 @@ PUBLISHED: Final[Mapping[str, Told]] = {
         ("left_out",),
         ("counts", "runs"),
     ),
+    "tasks.counted": Told(
+        "pool",
+        "once a second while something happens: the counters of the `pool` since it was started: how tasks ended (`ended`), "
+        "and `wait` and `run` as `counts` by bucket and `sum` in seconds",
+        ("queued", "running"),
+        ("pool", "ended", "wait", "run"),
+    ),
 }
 #: Of any service, below its own name.
 SUPPRESSED: Final = Told("service", "so many of its events were left out of a storm", ("count",))

@@ -23,6 +23,7 @@ class Counting:
 
     def __init__(self, table: Table) -> None:
         self.table, self._spans = table, Spans()
+        self._pools = set[str]()
 
     def take(self, event: Event) -> list[Span]:
         """Count one event; gives the spans that ended with it."""
@@ -49,6 +50,17 @@ class Counting:
             self.table.set("otpd_schedule_late_seconds", (str(run["schedule"]),), run["late_s"])
         return [self._observed(of_run(run)) for run in told["runs"]]
 
+    def pool(self, told: Mapping[str, Any]) -> None:
+        """What a task pool tells of itself while something happens: its counters since it was started."""
+        pool = (str(told["pool"]),)
+        for outcome, count in told["ended"].items():
+            self.table.set("otpd_tasks_total", (*pool, str(outcome)), count)
+        self.table.set("otpd_tasks_queued", pool, told["queued"])
+        self.table.set("otpd_tasks_running", pool, told["running"])
+        self.table.put("otpd_task_wait_seconds", pool, told["wait"]["counts"], told["wait"]["sum"])
+        self.table.put("otpd_task_run_seconds", pool, told["run"]["counts"], told["run"]["sum"])
+        self._pools.add(pool[0])
+
     def _observed(self, span: Span) -> Span:
         self.table.observe("otpd_span_seconds", (span.name,), span.seconds)
         return span
@@ -69,6 +81,9 @@ class Counting:
         name, word = str(event.get("name")), _WORD.match(str(event.get("reason")))
         reason = word[0] if word is not None and word[0] in _REASONS else "other"
         self.table.add("otpd_child_deaths_total", (name, str(event.get("kind")), reason))
+        if (pool := name.removeprefix("tasks-")) in self._pools and event.get("kind") == "service":
+            self.table.set("otpd_tasks_queued", (pool,), 0)
+            self.table.set("otpd_tasks_running", (pool,), 0)
         used = event.get("resources") or {}
         for mode, key in _CPU.items():
             if key in used:

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+from otpd.agents.tasks.counters import EDGES
+
 #: Series of one metric.
 LIMIT: Final = 1000
 #: Characters of the value of a label.
@@ -41,6 +43,7 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     source: Literal["root", "telemetry"] = "root"
+    buckets: Sequence[float] = BUCKETS
 
 
 METRICS: Final[Mapping[str, Metric]] = {
@@ -69,6 +72,11 @@ METRICS: Final[Mapping[str, Metric]] = {
     "otpd_schedule_runs_total": Metric("counter", "Runs by how they ended; skipped.", ("schedule", "outcome"), "telemetry"),
     "otpd_schedule_seconds_total": Metric("counter", "Seconds that they took.", ("schedule", "outcome"), "telemetry"),
     "otpd_schedule_late_seconds": Metric("gauge", "How late the last run began.", ("schedule",), "telemetry"),
+    "otpd_tasks_total": Metric("counter", "Tasks by how they ended; refused.", ("pool", "outcome"), "telemetry"),
+    "otpd_tasks_queued": Metric("gauge", "Tasks that wait.", ("pool",), "telemetry"),
+    "otpd_tasks_running": Metric("gauge", "Tasks that run.", ("pool",), "telemetry"),
+    "otpd_task_wait_seconds": Metric("histogram", "How long tasks waited.", ("pool",), "telemetry", EDGES),
+    "otpd_task_run_seconds": Metric("histogram", "How long tasks ran.", ("pool",), "telemetry", EDGES),
     "otpd_emits_total": Metric("counter", "Events that agents emitted.", ("name", "event"), "telemetry"),
     "otpd_emits_missed_total": Metric("counter", "Emitted events that came too fast to be counted.", (), "telemetry"),
     "otpd_emit_value": Metric("gauge", "Last value emitted.", ("name", "event", "measurement"), "telemetry"),
@@ -85,7 +93,7 @@ Labels: TypeAlias = tuple[str, ...]
 
 @dataclass(slots=True)
 class Histogram:
-    """`counts[i]`: values up to BUCKETS[i] and over the one before; the last one is for those over all."""
+    """`counts[i]`: values up to the i-th bucket of its metric and over the one before; the last: those over all."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
     sum: float = 0.0
@@ -130,6 +138,15 @@ class Table:
         if key is not None:
             series.setdefault(key, Histogram()).observe(value)
 
+    def put(self, metric: str, labels: Sequence[str], counts: Sequence[int], total: float) -> None:
+        """A histogram that somebody else has counted, in the buckets of METRICS."""
+        series = self._histograms.setdefault(metric, {})
+        key = self._admitted(metric, labels, series)
+        if len(counts) != len(METRICS[metric].buckets) + 1:
+            raise ValueError(f"{metric}: expected {len(METRICS[metric].buckets) + 1} counts, got {len(counts)}")
+        if key is not None:
+            series[key] = Histogram(list(counts), total)
+
     def families(self) -> list[Family]:
         """In the order of METRICS; those without a value are not there."""
         left_out: dict[Labels, float] = {(metric,): float(count) for metric, count in self._left_out.items()}
@@ -171,7 +188,7 @@ def _lines(family: Family) -> Iterator[str]:
 
 def _histogram(name: str, said: list[str], value: Histogram) -> Iterator[str]:
     total = 0
-    for edge, count in zip((*(f"{bucket:g}" for bucket in BUCKETS), "+Inf"), value.counts, strict=True):
+    for edge, count in zip((*(f"{bucket:g}" for bucket in METRICS[name].buckets), "+Inf"), value.counts, strict=True):
         total += count
         yield f"{name}_bucket{_braced([*said, _label('le', edge)])} {total}"
     yield f"{name}_sum{_braced(said)} {_number(value.sum)}"

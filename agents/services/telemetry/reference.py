@@ -11,6 +11,7 @@ from typing import Final
 
 from otpd.agents.services.telemetry.catalogue import EVENTS, PUBLISHED, SUPPRESSED, Told
 from otpd.agents.services.telemetry.metrics import BUCKETS, METRICS
+from otpd.agents.tasks.counters import EDGES
 
 BEGIN: Final = "<!-- reference: made by otpd.agents.services.telemetry.reference -->"
 END: Final = "<!-- /reference -->"
@@ -44,6 +45,7 @@ def _metrics() -> Iterator[str]:
     yield "## Metrics"
     yield ""
     yield f"Buckets of histograms, in seconds: {', '.join(f'{bucket:g}' for bucket in BUCKETS)}."
+    yield f"Of those of tasks: {', '.join(f'{bucket:g}' for bucket in EDGES)}."
     yield ""
     yield "| metric | type | labels | from | what |"
     yield "|---|---|---|---|---|"

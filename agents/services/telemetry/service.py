@@ -78,6 +78,10 @@ class Telemetry(Agent):
         for name in self._subscribers.offer(0, time.monotonic()):
             self._offer(name, (), spans)
 
+    @on("otpd.tasks.counted")
+    async def pool(self, event: Event) -> None:
+        self._counting.pool(event.data)
+
     # --- events ---
 
     async def _follow(self, state_dir: str) -> None:
