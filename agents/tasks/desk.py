@@ -63,10 +63,6 @@ class Desk:
     _ids: Any = field(default_factory=lambda: itertools.count(1))
 
     @property
-    def busy(self) -> bool:
-        return bool(self._open)
-
-    @property
     def count(self) -> int:
         """Tasks that are open."""
         return len(self._open)

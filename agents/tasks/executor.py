@@ -7,23 +7,28 @@ Inside a running node it uses a pool of that; without one it starts a node of it
 or when this process is killed. Unlike ProcessPoolExecutor: the death of a worker fails its future alone (Exited) and the
 executor goes on; `future.cancel()` also ends a task that runs, with its worker. In a pool with pickle = true (as the node of
 its own has) functions, arguments, results and exceptions are whatever pickle takes; in others what msgpack does.
+
+Two read the line to the pool, never both at a time: the executor's own thread, and in its stead a thread that waits for a
+result, which so need not be woken by another. What calls back is called by the executor's thread alone.
 """
 
 from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import select
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from otpd.agents.errors import NodeNotRunning, OtpdError
+from otpd.agents.errors import Exited, NodeNotRunning, OtpdError
 from otpd.agents.locate import control_socket
 from otpd.agents.tasks.desk import Desk, Entry
 from otpd.agents.tasks.embedded import POOL, Embedded
@@ -66,10 +71,14 @@ class PoolExecutor(concurrent.futures.Executor):
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._desk = Desk(name, original=True)
-        self._over: list[tuple[_Future, Outcome]] = []  # futures whose outcome is known, and that are not told yet
+        self._open: set[_Future] = set()  # those that were not told their outcome
+        self._over: list[tuple[_Future, Outcome]] = []  # those of them whose outcome is known
         self._settling: set[int] = set()  # threads that tell them
         self._wire: Wire | None = None
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake, self._nudge = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
+        self._epoll = select.epoll()  # what the reader watches
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._leader: int | None = None  # the thread that waits for its result, and reads the line in the reader's stead
         self._closed = False
         self._reader: threading.Thread | None = None
         self._at_exit: weakref.WeakMethod[Callable[..., None]] = weakref.WeakMethod(self.shutdown)
@@ -109,6 +118,7 @@ class PoolExecutor(concurrent.futures.Executor):
             if self._wire is None:
                 self._connect()
             future.number = self._desk.submit(entry)
+            self._open.add(future)
             if self._desk.count <= _AT_ONCE:
                 self._flush()
             elif len(self._desk.out) == 1:
@@ -120,7 +130,7 @@ class PoolExecutor(concurrent.futures.Executor):
 
         In a callback of a future it does not wait: what it would wait for is told after that callback.
         """
-        if self._pid != os.getpid() or not hasattr(self, "_at_exit"):
+        if self.forked or not hasattr(self, "_at_exit"):
             return
         with self._lock:
             first, self._closed = not self._closed, True
@@ -134,7 +144,7 @@ class PoolExecutor(concurrent.futures.Executor):
 
     def _finish(self) -> None:
         with self._lock:
-            self._idle.wait_for(lambda: not (self._desk.busy or self._over or self._settling))
+            self._idle.wait_for(lambda: not (self._open or self._settling or self._leader))
             wake, self._wake = self._wake, -1
             if wake < 0:
                 return
@@ -143,7 +153,9 @@ class PoolExecutor(concurrent.futures.Executor):
         reader = self._reader
         if reader is not None:
             reader.join()
+        self._epoll.close()
         os.close(wake)
+        os.close(self._nudge)
         if self._embedded is not None:
             self._embedded.stop()
 
@@ -151,8 +163,13 @@ class PoolExecutor(concurrent.futures.Executor):
 
     def _here(self) -> None:
         """Before the lock: in a fork nobody may be left who would release it."""
-        if self._pid != os.getpid():
+        if self.forked:
             raise RuntimeError("this process was forked from the one that made the executor; make one here")
+
+    @property
+    def forked(self) -> bool:
+        """This process is another one, which has neither its threads nor its line."""
+        return self._pid != os.getpid()
 
     def _connect(self) -> None:
         sock = reach_blocking(self._control, self._desk.pool)
@@ -166,6 +183,7 @@ class PoolExecutor(concurrent.futures.Executor):
         for message, fds in messages:
             self._desk.hear(message, fds)
         self._wire = wire
+        self._epoll.register(wire, select.EPOLLIN)
         self._reader = threading.Thread(target=self._read, args=(wire, self._wake), name="otpd executor", daemon=True)
         self._reader.start()
 
@@ -180,11 +198,8 @@ class PoolExecutor(concurrent.futures.Executor):
             os.eventfd_write(self._wake, 1)  # the reader waits for room
 
     def _read(self, wire: Wire, wake: int) -> None:
-        poll = select.poll()
-        poll.register(wake, select.POLLIN)
-        poll.register(wire, select.POLLIN)
         while True:
-            for fd, _event in poll.poll(None if wire.pause is None else wire.pause * 1000):
+            for fd, _event in self._epoll.poll(wire.pause):
                 if fd == wake:
                     os.eventfd_read(wake)
             with self._lock:
@@ -192,7 +207,11 @@ class PoolExecutor(concurrent.futures.Executor):
             self._settle()
             if not goes_on:
                 return
-            poll.modify(wire, select.POLLIN | (select.POLLOUT if wire.pending and wire.pause is None else 0))
+
+    def _watch(self, wire: Wire) -> None:
+        """With the lock: what the reader is to be woken for."""
+        reads = select.EPOLLIN if self._leader is None else 0
+        self._epoll.modify(wire, reads | (select.EPOLLOUT if wire.pending and wire.pause is None else 0))
 
     def _settle(self) -> None:
         """Without the lock: a future calls back, and what it calls may wait for a thread that submits here."""
@@ -204,34 +223,131 @@ class PoolExecutor(concurrent.futures.Executor):
         for future, outcome in over:
             future.end(outcome)
         with self._lock:
+            self._open.difference_update(future for future, _ in over)
             self._settling.discard(me)
             self._idle.notify_all()
+            if over and self._leader is not None:
+                os.eventfd_write(self._nudge, 1)
 
     def _turn(self, wire: Wire) -> bool:
-        """With the lock: False when this line is done with."""
-        if self._wake < 0 or self._wire is not wire:
+        """The reader's, with the lock: False when this line is done with."""
+        if self._wake < 0:
             self._leave(wire, "it was closed")
             return False
+        goes_on = self._leader is not None or self._hear(wire)
+        self._flush()
+        if not goes_on:
+            self._leave(wire, "it ended, or was ended")
+            return False
+        self._watch(wire)
+        return True
+
+    def _hear(self, wire: Wire) -> bool:
+        """With the lock: False when nothing will come any more."""
         while messages := wire.take():
             for message, fds in messages:
                 self._desk.hear(message, fds)
-        self._flush()
-        if messages is None:
-            self._leave(wire, "it ended, or was ended")
-            return False
-        return True
+        return messages is not None
+
+    # --- a thread that waits ---
+
+    def lead(self, future: _Future, timeout: float | None) -> float | None:
+        """Who waits for a future reads the line itself, unless another does. The seconds that are left then."""
+        if self.forked:
+            return timeout
+        end = None if timeout is None else time.monotonic() + timeout
+        me = threading.get_ident()
+        taken: Wire | None = None
+        try:
+            with self._lock:
+                wire = self._wire
+                if wire is None or self._leader not in (None, me) or threading.current_thread() is self._reader:
+                    return timeout
+                taken, self._leader = wire if self._leader is None else None, me  # else in a signal's handler of its own
+                self._watch(wire)
+            self._lead(wire, future, end)
+        finally:
+            if taken is not None:
+                self._follow(taken)
+        return None if end is None else max(0.0, end - time.monotonic())
+
+    def _follow(self, wire: Wire) -> None:
+        """The line is the reader's again."""
+        with self._lock:
+            self._leader = None
+            self._watch(wire)
+            self._idle.notify_all()
+
+    def _lead(self, wire: Wire, future: _Future, end: float | None) -> None:
+        poll, left = select.poll(), None
+        poll.register(wire, select.POLLIN)
+        poll.register(self._nudge, select.POLLIN)
+        while not future.done():
+            if end is not None and (left := end - time.monotonic()) <= 0:
+                return
+            for fd, _event in poll.poll(None if left is None else left * 1000):
+                if fd == self._nudge:
+                    with contextlib.suppress(BlockingIOError):  # a signal's handler that waited here has read it
+                        os.eventfd_read(self._nudge)
+            if not self._listen(wire):
+                return
+
+    def _listen(self, wire: Wire) -> bool:
+        """One turn of a thread that leads. A line that has ended is left to the reader, and so is one that was not heard to
+        the end, as a signal's handler has raised: what was lost then can't be told."""
+        goes_on = False
+        try:
+            with self._lock:
+                goes_on = self._hear(wire)
+                self._flush()
+                self._settle_silent()
+        except BaseException:
+            goes_on = False
+            raise
+        finally:
+            if not goes_on:
+                with contextlib.suppress(OSError):
+                    wire.socket.shutdown(socket.SHUT_RDWR)
+        return goes_on
+
+    def _settle_silent(self) -> None:
+        """With the lock. Those that call back are left to the reader, as whoever waits may hold what they want; who adds a
+        callback from now on finds its future done."""
+        over, self._over = self._over, []
+        for future, outcome in over:
+            if future.calls_back:
+                self._over.append((future, outcome))
+            else:
+                future.end(outcome)
+                self._open.discard(future)
+        if self._over:
+            os.eventfd_write(self._wake, 1)
+
+    def watched(self, future: _Future) -> None:
+        """It is about to get a callback."""
+        if not self.forked:
+            with self._lock:
+                future.calls_back = True
 
     def _leave(self, wire: Wire, why: str) -> None:
+        self._epoll.unregister(wire)  # a fork may have it still, and then it would go on being told of
         wire.close()
-        if self._wire is wire:
-            self._wire, self._reader = None, None
+        self._wire, self._reader = None, None
         self._desk.lost(why)
+        lost = Exit("killed", Exited("what waited for this task was interrupted while it was told of its end", reason=why))
+        told = {future for future, _ in self._over}
+        self._over += [(future, lost) for future in self._open if future not in told and not future.done()]
+        self._open = {future for future, _ in self._over}
 
     def withdraw(self, number: int) -> None:
         """End the task of a future that was cancelled."""
+        if self.forked:
+            return
         with self._lock:
             self._desk.withdraw(number)
             self._flush()
+            if self._leader is not None:
+                os.eventfd_write(self._nudge, 1)  # it may be the one that is waited for
 
 
 class _Future(concurrent.futures.Future[Any]):
@@ -241,6 +357,17 @@ class _Future(concurrent.futures.Future[Any]):
         super().__init__()
         self._executor = executor
         self.number = 0
+        self.calls_back = False
+
+    def result(self, timeout: float | None = None) -> Any:
+        return super().result(timeout if self.done() else self._executor.lead(self, timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return super().exception(timeout if self.done() else self._executor.lead(self, timeout))
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        self._executor.watched(self)
+        super().add_done_callback(fn)
 
     def cancel(self) -> bool:
         cancelled = super().cancel()
@@ -251,7 +378,7 @@ class _Future(concurrent.futures.Future[Any]):
     def end(self, outcome: Outcome) -> None:
         if isinstance(outcome, Exit) and outcome.reason == "cancelled":
             super().cancel()
-        if not self.set_running_or_notify_cancel():
+        if not self.running() and not self.set_running_or_notify_cancel():
             return
         if isinstance(outcome, Exit):
             self.set_exception(outcome.error)

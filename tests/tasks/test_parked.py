@@ -115,7 +115,7 @@ def test_a_task_that_is_taken_back_while_it_is_granted_never_begins() -> None:
         take_back(table.desk, number)  # `stop 2` and `go 2` are under way
         table.carry_to_desk()
         table.carry()
-        assert (table.crew.sent, table.pool.rows, table.pool.pool.parked, table.desk.busy) == ([1], {}, 0, False)
+        assert (table.crew.sent, table.pool.rows, table.pool.pool.parked, table.desk.count) == ([1], {}, 0, 0)
 
 
 def test_a_task_that_is_taken_back_after_its_grant_was_answered_is_told_once() -> None:
