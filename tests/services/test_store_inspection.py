@@ -16,7 +16,7 @@ from otpd.agents.services.store import database, salvage
 from otpd.agents.services.store.ballast import Ballast
 from otpd.agents.services.store.database import Database, open_database
 from otpd.agents.services.store.engine import Engine
-from otpd.agents.services.store.inspection import STEP, Inspection
+from otpd.agents.services.store.inspection import STEP, Inspection, _is_copied, copy_of
 from otpd.agents.services.store.refusals import DamagedState
 from otpd.agents.services.store.schema import get_meta
 from otpd.agents.services.store.service import SCHEMA, Store
@@ -24,7 +24,7 @@ from otpd.agents.services.store.state import get_state
 from tests.agents.scenes import scene
 from tests.services.store_kills import damage_a_page
 from tests.services.test_store_damage import stored
-from tests.services.test_store_database import bodies, left_behind, opened, saved
+from tests.services.test_store_database import BODY, bodies, left_behind, opened, saved
 
 NO_TEXT = "CAST(x'61ff' AS TEXT)"
 
@@ -96,6 +96,7 @@ async def read_through(home: Path, names: list[str]) -> None:
     await it.engine.commit(lambda connection: connection.execute("UPDATE meta SET value = value WHERE key = 'seq'"))
     await reading
     problems = [f"a row of state is damaged: {name}" for name in names]
+    assert not copy_of(home / "store.db").exists()
     assert (told(home)["checked"], told(home)["problems"]) == (True, problems)
     assert bool(it.loss) == bool(names) and it.loss == await it.engine.read(lambda it: get_meta(it, "loss"))
     await it.engine.close()
@@ -147,3 +148,58 @@ def test_a_page_that_can_t_be_read_ends_the_store_and_the_next_start_saves_the_o
     assert (second.report.why or "").startswith("database disk image is malformed")
     assert 10 < second.report.saved_rows["state"] < 30
     second.close()
+
+
+def list_a_page_in_use_as_free(path: Path) -> None:
+    """The last of those on the first page of the list of free pages: its second word says how many there are."""
+    data = bytearray(path.read_bytes())
+    at = (int.from_bytes(data[32:36], "big") - 1) * 4096
+    last = at + 4 + 4 * int.from_bytes(data[at + 4 : at + 8], "big")
+    used = (data.index(BODY) // 4096) + 1
+    data[last : last + 4] = used.to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+def test_a_page_that_is_in_use_and_listed_as_free_is_found_before_more_than_a_few_writes_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows are well, as long as nobody needs a page."""
+    monkeypatch.setattr(database, "ROWS_CHECKED_AT_START", 1000)
+    monkeypatch.setattr(database, "CHECKED_AT_START", 1000)
+    names = [f"{number:03}" for number in range(60)]
+    first = opened(tmp_path, SCHEMA)
+    saved(first, names)
+    first.connection.execute("DELETE FROM state WHERE name < '030'")
+    first.close()
+    list_a_page_in_use_as_free(tmp_path / "store.db")
+    second = opened(tmp_path, SCHEMA)
+    assert inspected(second.connection, 1000)[1] == [] and len(bodies(second)) == 30
+    second.close()
+    unreadable(tmp_path)
+    third = opened(tmp_path, SCHEMA)
+    assert (sorted(bodies(third)), bool(third.report.quarantine)) == (names[30:], True)
+    with pytest.raises(DamagedState):
+        get_state(third.connection, "nobody")
+    third.close()
+
+
+@scene
+async def no_room(home: Path) -> None:
+    it = shell(home, opened(home, SCHEMA))
+    path, aside = home / "store.db", copy_of(home / "store.db")
+    inner = it.engine.alongside
+
+    def full(connection: sqlite3.Connection, _: Any) -> None:
+        aside.write_bytes(b"as much as there was room for")
+        connection.executescript("PRAGMA max_page_count = 1; CREATE TABLE more (x)")
+
+    it.engine.alongside = lambda _: inner(full)
+    assert (await _is_copied(it.engine, path, aside), aside.exists()) == (False, False)
+    it.engine.alongside = inner
+    assert (await _is_copied(it.engine, path, aside), aside.exists()) == (True, True)
+    aside.unlink()
+    await it.engine.close()
+
+
+def test_a_disk_without_room_for_a_copy_is_no_damage(tmp_path: Path) -> None:
+    no_room(tmp_path)

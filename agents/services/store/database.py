@@ -64,8 +64,8 @@ class _Damaged(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What the start has found. `lost_commits`: first and last. `damaged_rows`: (table, key). Nothing of it is empty talk:
-    an untroubled start has no `problems`."""
+    """What the start has found. `whole`: its pages were checked; `checked`: its rows, too. `lost_commits`: first and last.
+    `damaged_rows`: (table, key). Nothing of it is empty talk: an untroubled start has no `problems`."""
 
     path: str
     sqlite: str = sqlite3.sqlite_version
@@ -73,6 +73,7 @@ class Report:
     migrated_from: int | None = None
     seq: int = 0
     checked: bool = True
+    whole: bool = True
     quarantine: str | None = None
     why: str | None = None
     saved_rows: Mapping[str, int] = field(default_factory=dict)
@@ -228,10 +229,9 @@ class _Opening:
 
     def _quick_check(self, connection: sqlite3.Connection) -> None:
         if self._path.stat().st_size > CHECKED_AT_START:
-            return  # and its rows are not read either: `inspection` does
-        found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
-        if found != ["ok"]:
-            raise _Damaged("; ".join(line.replace("\n", " ") for line in found))
+            self._report = replace(self._report, whole=False)  # and its rows are not read either: `inspection` does
+        else:
+            salvage.quick_check(connection)
 
     def _migrate(self, connection: sqlite3.Connection, wanted: int) -> None:
         """One transaction for each step, with the version in it."""

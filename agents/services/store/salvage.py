@@ -11,6 +11,15 @@ from otpd.agents.services import sqlite
 from otpd.agents.services.store.schema import Table
 
 
+def quick_check(connection: sqlite3.Connection) -> None:
+    """SQLite's own, of all pages and of which are free. sqlite3.DatabaseError (SQLITE_CORRUPT): what it has found."""
+    found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
+    if found != ["ok"]:
+        error = sqlite3.DatabaseError("; ".join(line.replace("\n", " ") for line in found))
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+
 def damaged(connection: sqlite3.Connection, table: Table) -> Iterator[sqlite3.Row]:
     """The rows that are not as they were written."""
     return (row for row in rows(connection, f"SELECT * FROM {table.name}") if not table.intact(row))

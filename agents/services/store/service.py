@@ -25,7 +25,7 @@ from otpd.agents.services.store.commits import Room
 from otpd.agents.services.store.couriers import Couriers
 from otpd.agents.services.store.database import Database, Unusable, open_database
 from otpd.agents.services.store.engine import Ending, Engine
-from otpd.agents.services.store.inspection import inspect
+from otpd.agents.services.store.inspection import check_whole, copy_of, inspect
 from otpd.agents.services.store.keeper import Keeper
 from otpd.agents.services.store.messages import Bounds
 from otpd.agents.services.store.refusals import Refusal
@@ -75,6 +75,7 @@ class Store(Keeper, Couriers):
         except Unusable as error:
             self._tell(unusable=str(error))
             raise
+        copy_of(directory / "store.db").unlink(missing_ok=True)
 
     async def begin(self, engine: Any, bounds: Bounds, max_state: int) -> None:
         """With what is on the disk of this engine."""
@@ -97,18 +98,24 @@ class Store(Keeper, Couriers):
         try:
             damaged = await inspect(self.engine, SCHEMA.tables)
             await self._inspected(tuple(damaged))
+            if not self.database.report.whole:
+                await check_whole(self.engine, Path(self.database.report.path))
         except sqlite3.Error as error:
             self._broken(error)
+        else:
+            self.database.report = dataclasses.replace(self.database.report, checked=True, whole=True)
+            self._report()
 
     async def _inspected(self, damaged: tuple[tuple[str, str], ...]) -> None:
         before = self.database.report
-        self.database.report = dataclasses.replace(before, checked=True, damaged_rows=damaged)
+        self.database.report = dataclasses.replace(before, damaged_rows=damaged)
         if damaged:
             self.loss = await self._fenced(f"{len(damaged)} damaged rows")
         for problem in self.database.report.problems:
             if problem not in before.problems:
                 self._problem(problem)
-        self._report()
+        if damaged:
+            self._report()
 
     async def _fenced(self, why: str) -> str:
         """However long the disk is full."""
