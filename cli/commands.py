@@ -23,12 +23,12 @@ import click
 from otpd.cli.arguments import json_option, to_seconds
 from otpd.cli.context import Context
 from otpd.cli.failures import Exit, Failure
-from otpd.cli.messages import client_of
+from otpd.cli.messages import client_of, failure_of
 from otpd.cli.output import Line, Span, Style, columns, harmless, say, say_json, say_lines
 from otpd.cli.words import ago, duration, signal_name, size
 
 if TYPE_CHECKING:
-    from otpd.agents import Client, Result
+    from otpd.agents import Client, OtpdError, Result
     from otpd.agents.blocking import BlockingCommand
     from otpd.agents.commands import Options
 
@@ -89,16 +89,35 @@ def exit_code(result: Result) -> int:
 
 @contextmanager
 def _orders(context: Context) -> Iterator[Client]:
-    """What keeps an order from being taken is 125, unless there is no node."""
-    from otpd.agents import Overloaded, Refused
+    from otpd.agents import OtpdError
 
     with client_of(context, 10.0) as client:
         try:
             yield client
-        except Overloaded as error:
-            raise Failure(_REFUSED, f"exec: {error}", "see what runs: otpd commands") from error
-        except Refused as error:
-            raise Failure(_REFUSED, f"exec: {error}", "see: otpd exec --help, and [commands] of otpd.toml") from error
+        except OtpdError as error:
+            raise undone(error) from error
+
+
+def undone(error: OtpdError) -> Failure:
+    """What keeps an order from being taken, or its result from coming, is 125, unless the command line is wrong or there
+    is no node: 1 is the command's own."""
+    from otpd.agents import BrokerLost, Exited, Overloaded, Refused
+
+    found = failure_of(error)
+    match error:
+        case Exited():
+            what, hint = "the service that ran it has died, and the command was ended", "see why: otpd why commands"
+        case BrokerLost():
+            what, hint = "the broker has died, and the command was ended", "it comes back by itself; run it again"
+        case Overloaded():
+            what, hint = str(error), "see what runs: otpd commands"
+        case _ if found.code in (Exit.USAGE, Exit.NOT_RUNNING):
+            return found
+        case Refused():
+            what, hint = str(error), "see: otpd exec --help, and [commands] of otpd.toml"
+        case _:
+            what, hint = found.what, found.hint
+    return Failure(_REFUSED, f"exec: {what}", hint)
 
 
 def _whole(client: Client, argv: tuple[str, ...], options: Options) -> Result:

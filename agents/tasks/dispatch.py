@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from otpd.agents.tasks.effects import Drained, Effect, End, Grant, Hold, Send, Settled, Start, Stop
+from otpd.agents.tasks.functions import Named
 from otpd.agents.tasks.machine import Options, Pool
 from otpd.agents.tasks.payload import PICKLE
 from otpd.agents.tasks.spawned import Spawned
@@ -141,7 +142,7 @@ class Dispatch:
         if task is None:
             self._count += 1
             task = owner.tasks[number] = self._count
-        name = f"{given[0][0]}:{given[0][1]}" if isinstance(given[0], list) and len(given[0]) == 4 else "(pickled)"
+        name = str(Named(*given[0])) if isinstance(given[0], list) and len(given[0]) == 4 else "(pickled)"
         self.rows[task] = Row(key, number, name, (owner.name, owner.generation), detached, given, fds, now)
         limit = float(timeout) if isinstance(timeout, int | float) and timeout > 0 else None
         size = len(given[2]) + _bytes(given[3])

@@ -41,7 +41,12 @@ class Named:
     home: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.module}:{self.name}"
+        """
+        >>> str(Named("math", "sqrt")), str(Named("__main__", "parse", "/srv/feed.py"))
+        ('math:sqrt', 'feed.py:parse')
+        """
+        place = os.path.basename(str(self.file)) if self.module == "__main__" and self.file else self.module
+        return f"{place}:{self.name}"
 
     def to_wire(self) -> list[str | None]:
         return [self.module, self.name, self.file, self.home]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,8 +124,7 @@ class _Crew:
 
     def _found(self, function: Any) -> Any:
         named = Named(*function)
-        title = f"{os.path.basename(named.file)}:{named.name}" if named.module == "__main__" and named.file else str(named)
-        known = self.known.get(title)
+        known = self.known.get(str(named))
         return known if callable(known) else self._library.find(named)
 
     def _do(self, what: Any, *args: Any) -> None:

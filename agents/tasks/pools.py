@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 
 from otpd.agents.errors import NotData, OtpdError
 from otpd.agents.tasks.desk import Desk, Entry, Packed, no_pickle
-from otpd.agents.tasks.functions import Named, named
+from otpd.agents.tasks.functions import named
 from otpd.agents.tasks.lines import Line
 from otpd.agents.tasks.payload import MSGPACK, PICKLE, encode
 from otpd.agents.tasks.values import Exit
@@ -68,12 +67,7 @@ def _what(function: str | Callable[..., Any]) -> What:
     found = named(function)
     if found is None:
         return What(getattr(function, "__qualname__", repr(function)), None, function)
-    return What(_title(found), found.to_wire(), None)
-
-
-def _title(found: Named) -> str:
-    file = found.file
-    return f"{os.path.basename(file)}:{found.name}" if found.module == "__main__" and file else str(found)
+    return What(str(found), found.to_wire(), None)
 
 
 def packer(what: What, args: Sequence[Any], kwargs: Mapping[str, Any], pickles: Callable[[], bool]) -> Callable[[], Packed]:

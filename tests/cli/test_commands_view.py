@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from otpd.agents import BadArguments, BrokerLost, Exited, NodeNotRunning, NoProcess, OtpdError, Overloaded, Refused
 from otpd.agents.sandbox import Capability, Limits, PoolSettings, Profile, Result
 from otpd.agents.sandbox.capability import Bound, Gap, Unavailable
 from otpd.cli.checkup import Level
-from otpd.cli.commands import exit_code, remarks, table
+from otpd.cli.commands import exit_code, remarks, table, undone
 from otpd.cli.output import plain
 from otpd.cli.sandboxes import judge
 
@@ -34,6 +35,23 @@ LAYERS = dict.fromkeys(("no_new_privs", "seccomp", "view", "signals", "net"), ""
 )
 def test_the_exit_status_is_that_of_the_command_or_says_what_ended_it(result: Result, code: int) -> None:
     assert exit_code(result) == code
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "hint"),
+    [
+        (Exited("call of commands.read: it died", reason="killed"), 125, "see why: otpd why commands"),
+        (BrokerLost("x"), 125, "it comes back by itself; run it again"),
+        (Overloaded("x"), 125, "see what runs: otpd commands"),
+        (Refused("x"), 125, "see: otpd exec --help, and [commands] of otpd.toml"),
+        (NoProcess("nobody is called commands; look: otpd status"), 125, "look: otpd status"),
+        (BadArguments("argv; see docs"), 2, "see docs"),
+        (NodeNotRunning("none; start it"), 7, "start it"),
+    ],
+)
+def test_what_otpd_could_not_do_is_not_told_by_an_exit_status_of_the_command(error: OtpdError, code: int, hint: str) -> None:
+    failure = undone(error)
+    assert (failure.code, failure.hint) == (code, hint)
 
 
 def test_output_that_is_cut_is_no_secret_whatever_the_exit_status() -> None:
