@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from otpd.agents.conversation import Conversation
 from otpd.agents.data import decode
 from otpd.agents.host import Host, Parent
-from otpd.agents.services.store.couriers import Then, Write
+from otpd.agents.services.store.errands import Then, Write
 from otpd.agents.services.store.messages import Bounds
 from otpd.agents.services.store.service import SCHEMA
 from otpd.agents.services.store.service import Store as StoreAgent
@@ -64,7 +64,7 @@ class MemoryStore(StoreAgent):
         await self.begin(MemoryEngine(), Bounds(), 2**20)
 
     async def terminate(self, reason: str) -> None:
-        self.end_couriers()
+        self.end_errands()
         await super().terminate(reason)
 
 

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from otpd.agents.services.store import couriers
+from otpd.agents.services.store import errands
 from otpd.agents.services.store.couriers import Couriers
 from otpd.agents.services.store.engine import StoreFull
 from otpd.agents.services.store.messages import Answer, Deliver, Receipt, Unit
@@ -40,7 +40,7 @@ def shell(world: World) -> Any:
     """The couriers alone, with a queue that has recovered from this world."""
     it: Any = Couriers.__new__(Couriers)
     it._otpd = Mock(loop=asyncio.get_running_loop(), clock=lambda: world.now)
-    it._queue, it._bodies, it.engine = world.queue, couriers.Bodies(), Disk(world.disk)
+    it._queue, it._bodies, it.engine = world.queue, errands.Bodies(), Disk(world.disk)
     it._units, it._leaving, it._written = deque(), deque(), asyncio.Event()
     it._arm = lambda due: None  # time does not pass
     return it
@@ -59,7 +59,7 @@ async def stuck() -> None:
 
 
 def test_a_message_whose_body_can_t_be_read_now_is_delivered_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "_AGAIN", 0.001)
+    monkeypatch.setattr(errands, "_AGAIN", 0.001)
     stuck()
 
 
@@ -84,7 +84,7 @@ async def behind() -> None:
 
 
 def test_who_has_submitted_behind_what_must_be_written_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "_AGAIN", 0.001)
+    monkeypatch.setattr(errands, "_AGAIN", 0.001)
     behind()
 
 
@@ -111,10 +111,10 @@ def test_what_can_t_be_written_is_answered_and_ends_nothing() -> None:
 @scene
 async def operator() -> None:
     it, reply = shell(World()), Mock(waiting=True)
-    it._effect(Answer(couriers._Operator(reply), code="noproc", text="there is no dead letter 7"))
+    it._effect(Answer(errands.Operator(reply), code="noproc", text="there is no dead letter 7"))
     (error,) = reply.fail.call_args.args
     assert (error.message, error.data, reply.answer.called) == ("there is no dead letter 7", {"code": "noproc"}, False)
-    it._effect(Answer(couriers._Operator(reply), [8]))
+    it._effect(Answer(errands.Operator(reply), [8]))
     reply.answer.assert_called_once_with([8])
 
 

@@ -55,7 +55,7 @@ _ELSEWHERE = (
     ("ipc/delivery.py", "inbox.", {"broker.inbox.high", "broker.inbox.low"}),
     ("supervisor/healthlink.py", 'f"health.{state}"', {"health.healthy", "health.unhealthy"}),
     ("supervisor/healthlink.py", "f\"alert.{'raised' if raised else 'cleared'}\"", {"alert.raised", "alert.cleared"}),
-    ("agents/services/store/couriers.py", '"letter.dead"', {"store.letter.dead", "store.letter.dropped"}),
+    ("agents/services/store/errands.py", '"letter.dead"', {"store.letter.dead", "store.letter.dropped"}),
     ("agents/services/scheduler/telling.py", "_NOTED: Final = (", SCHEDULER),
     ("agents/tasks/dispatch.py", "self._note(",
      {f"tasks.{kind}" for kind in ("failed", "timeout", "killed", "spawned", "spawn_refused", "unguarded")}),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from otpd.agents.agent import Agent
 from otpd.agents.errors import Reject
 from otpd.agents.services.store.refusals import Refusal, Stale, TooLarge
 from otpd.agents.services.store.state import Fence
+
+#: Bits of an incarnation's number that count generations; above them is the life of root.
+_GENERATION: Final = 32
 
 
 class Asked(Agent):
@@ -18,10 +23,14 @@ class Asked(Agent):
         """Name and inc of who calls. Reject when a newer incarnation has been here: it speaks for nobody any more (A8)."""
         current = self.current
         assert current is not None
-        inc = self._otpd.endpoint.inc >> 32 << 32 | current.generation
+        inc = self._inc(current.generation)
         if not self.fence.admits(current.caller, inc):
             raise rejected(Stale(f"{current.caller}: a newer incarnation has taken over"))
         return current.caller, inc
+
+    def _inc(self, generation: int) -> int:
+        """All processes of a node have the life of their root."""
+        return self._otpd.endpoint.inc >> _GENERATION << _GENERATION | generation
 
     def _only_operators(self) -> None:
         current = self.current

@@ -15,7 +15,7 @@ from typing import Any
 from otpd.agents.decorators import call
 from otpd.agents.services.store import state
 from otpd.agents.services.store.asked import Asked, rejected
-from otpd.agents.services.store.couriers import Write
+from otpd.agents.services.store.errands import Write
 from otpd.agents.services.store.refusals import Refusal
 
 

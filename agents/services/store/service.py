@@ -85,10 +85,10 @@ class Store(Keeper, Couriers):
         self.reading = None
         self.engine = engine
         self.fence = state.Fence()
-        await self.begin_couriers(bounds)
+        await self.begin_errands(bounds)
 
     async def terminate(self, reason: str) -> None:
-        self.end_couriers()
+        self.end_errands()
         if self.reading is not None:
             self.reading.cancel()
         if self.broken is None:
