@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import runpy
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from otpd.agents import connect
+from otpd.agents import Reject, Result, connect, testing
 from scripts.benchmarks.ordered import ATTACKS
+from tests.agents.scenes import scene
 from tests.e2e.node import Node
 from tests.sandbox.codebox import attacks, box, play
 from tests.sandbox.conftest import why_not_native
 
+ROOMS = Path(__file__).parents[2]
 #: Of each kind one: what it uses up, what it leaves, whom it kills, what it prints, where it looks.
 SLICE = (
     "A01-forkbomb-py", "A06-membomb", "A11-tmp-fill", "A20-stdout-flood", "B02-daemon", "B06-kill-all", "B25-kill-init",
@@ -72,3 +78,24 @@ def test_others_are_answered_while_four_snippets_attack_at_once(codebox: Node) -
         assert [each.result()["ended"].partition(" ")[0] for each in asked] == ["killed"] * len(ATTACKS)
     after = {row["name"]: row["generation"] for row in codebox.ask("status") if not row["name"].startswith("commands-")}
     assert before == after
+
+
+@scene
+async def test_a_box_that_is_lost_or_not_to_be_had_is_an_answer_and_no_crash() -> None:
+    codebox = runpy.run_path(str(ROOMS / "examples" / "codebox" / "agents" / "codebox.py"))["Codebox"]
+
+    async def dies(_method: str, _args: dict[str, Any]) -> None:
+        service.end("killed")
+        await asyncio.Event().wait()
+
+    async with testing.run(codebox) as agent:
+        service = agent.peer("commands", dies)
+        with pytest.raises(Reject, match="has been lost"):
+            await agent.call("run", code="pass")
+        assert await agent.call("stats") == {"running": 0, "ended": {}}
+    async with testing.run(codebox) as agent:
+        full = {"code": "queue_full", "layer": "queue", "text": "100 commands wait.", "fix": "try again"}
+        agent.commands(lambda _argv, _options: Result("", "busy", error=full))
+        with pytest.raises(Reject, match="try again in a moment"):
+            await agent.call("run", code="pass")
+        assert await agent.call("stats") == {"running": 0, "ended": {}}

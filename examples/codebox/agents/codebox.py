@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from otpd.agents import Agent, Overloaded, Reject, Reply, Result, call, run
+from otpd.agents import Agent, BrokerLost, Exited, Overloaded, Reject, Reply, Result, call, run
 
 
 class Codebox(Agent):
@@ -31,6 +31,8 @@ class Codebox(Agent):
             result = await self.exec_python(code, profile=self.profile, stdin=stdin, timeout=seconds)
         except Overloaded:
             reply.fail(Reject("all boxes are taken and many wait; try again in a moment"))
+        except (Exited, BrokerLost):  # the service of the boxes, or the way to it, has died; the others' snippets go on
+            reply.fail(Reject("its box has been lost, and all that ran in it; run it again"))
         else:
             self.ended[result.killed_by or result.status] += 1
             reply.answer(shown(result))
