@@ -15,12 +15,14 @@ from otpd.agents.sandbox.reading import environment
 
 #: What a snippet of Python is called in a list of what may run.
 SNIPPET: Final = b"exec_python"
-#: Variables by which a program runs what somebody else wrote: libc's, those of interpreters and shells, git's, those that
-#: name further programs or options, and where settings are read from.
+#: Variables by which a program runs what somebody else wrote: libc's, those of interpreters and shells, git's, those of
+#: compilers and what builds with them, those that name further programs or options, and where settings are read from.
 _STEERING: Final = (
     "PATH", "LD_*", "GCONV_PATH", "PYTHON*", "BASH_ENV", "BASH_FUNC_*", "BASHOPTS", "SHELLOPTS", "ENV", "ZDOTDIR", "GIT_*",
-    "PERL5*", "RUBYOPT", "RUBYLIB", "LUA_*", "MAKEFILES", "*MAKEFLAGS", "*_OPTIONS", "*PAGER", "*EDITOR", "VISUAL",
-    "LESSOPEN", "LESSCLOSE", "*_ASKPASS", "*_RSH", "HOME", "XDG_*",
+    "PS4", "PROMPT_COMMAND", "FPATH", "PERL5*", "RUBYOPT", "RUBYLIB", "LUA_*", "NODE_*", "PHP*", "CLASSPATH", "AWK*",
+    "COMPILER_PATH", "GCC_*", "CC", "CXX", "CPP", "LD", "AS", "AR", "*FLAGS", "*_WRAPPER", "CARGO*", "RUST*", "DOTNET_*",
+    "PIP_*", "NPM_CONFIG_*", "npm_config_*", "OPENSSL_*", "MAKE", "MAKEFILES", "SHELL", "*_OPTIONS", "*_OPTS", "*PAGER",
+    "*EDITOR", "VISUAL", "VIMINIT", "EXINIT", "LESSOPEN", "LESSCLOSE", "*_ASKPASS", "*_RSH", "HOME", "XDG_*",
 )  # fmt: skip
 Text = str | bytes | os.PathLike[str]
 

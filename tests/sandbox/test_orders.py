@@ -58,7 +58,11 @@ def test_what_is_wrong_is_said(ask: Callable[[], Any], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "LD_PRELOAD", "PYTHONPATH", "ENV", "GIT_SSH_COMMAND", "NODE_OPTIONS", "TAR_OPTIONS", "HOME"]
+    "name",
+    [
+        "PATH", "LD_PRELOAD", "PYTHONPATH", "ENV", "PS4", "GIT_SSH_COMMAND", "NODE_OPTIONS", "TAR_OPTIONS", "HOME",
+        "COMPILER_PATH", "GCC_EXEC_PREFIX", "CC", "MAKEFLAGS", "GOFLAGS", "RUSTC_WRAPPER", "npm_config_script_shell",
+    ],  # fmt: skip
 )
 def test_no_variable_makes_an_allowed_command_another_one(name: str) -> None:
     asked = {name: "own/x"}
