@@ -82,7 +82,13 @@ class Backend(abc.ABC):
         """Open what the profile lets a command write. GrantRefused."""
 
     def measure(self, slot: Slot, limit: int) -> watch.Usage:
-        return self.with_cgroup(watch.measure(slot.proc, limit) if slot.proc >= 0 else watch.Usage())
+        seen = watch.measure(slot.proc, limit, bounded=self.bounded) if slot.proc >= 0 else watch.Usage()
+        return self.with_cgroup(seen)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a cgroup sees to the limit of memory."""
+        return self.leaf is not None and self.leaf.memory
 
     def with_cgroup(self, seen: watch.Usage) -> watch.Usage:
         """A cgroup also counts those for whom nobody waits."""

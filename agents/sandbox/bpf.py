@@ -89,6 +89,9 @@ def _tree(blocks: Sequence[Block], otherwise: Op) -> list[_Code]:
         return [code for block in blocks for code in _encode(block.ops)] + _encode([otherwise])
     middle = len(blocks) // 2
     low = _tree(blocks[:middle], otherwise)
+    while len(low) > _FARTHEST and middle > 1:
+        middle -= 1
+        low = _tree(blocks[:middle], otherwise)
     if len(low) > _FARTHEST:
         raise ValueError(f"expected a jump of 0 to {_FARTHEST} instructions, got {len(low)}")
     return [(_JGE, len(low), 0, blocks[middle].number), *low, *_tree(blocks[middle:], otherwise)]

@@ -141,7 +141,7 @@ class Carry:
             clock.usage = now + watch.next_look(self.last.memory, self.course.limits.memory, now - self.course.began)
         if self.disk is not None and now >= clock.disk:
             self._do(self.course.stored(self.disk.look(), now))
-            clock.disk = time.monotonic() + PAUSE
+            clock.disk = time.monotonic() + self.disk.pause()
 
     def _do(self, means: Means | None) -> None:
         match means:

@@ -51,7 +51,7 @@ class Locked(Backend):
             raise SandboxUnavailable(f"no table of system calls for {kernel.machine()}", fix="run on x86_64 or aarch64")
         if not self._abi:
             raise SandboxUnavailable("the kernel has no Landlock", layer="landlock", fix="boot with lsm=landlock,...")
-        self._scratch = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_TOP)
+        self._scratch = os.path.realpath(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_TOP))
         self._fresh_scratch()
         self.leaf = self._nest.leaf = cgroup.make_leaf("nest")
         self._nest.start()
@@ -165,7 +165,8 @@ class Locked(Backend):
 
     def measure(self, slot: Slot, limit: int) -> watch.Usage:
         pid = _pid_of(slot.init)
-        found = self.with_cgroup(watch.measure_tree(pid, limit) if pid > 0 else watch.Usage())
+        seen = watch.measure_tree(pid, limit, bounded=self.bounded) if pid > 0 else watch.Usage()
+        found = self.with_cgroup(seen)
         return dataclasses.replace(found, tmp=self._disk.look(), tmp_files=self._disk.files)
 
     def after(self) -> None:

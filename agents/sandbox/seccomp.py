@@ -17,7 +17,7 @@ from typing import Final
 from otpd.agents.sandbox import bpf, kernel, syscalls
 from otpd.agents.sandbox.bpf import ALLOW, ERRNO, KILL_PROCESS, Block, Op, any_bit, argument, equal, mask, verdict
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 _DENIED: Final = tuple(
     """
@@ -33,7 +33,7 @@ _DENIED: Final = tuple(
 _TRACING: Final = ("ptrace", "process_vm_readv", "process_vm_writev")
 #: Programs and libc fall back to something else.
 _MISSING: Final = (
-    "io_uring_setup", "io_uring_enter", "io_uring_register", "clone3", "openat2", "statmount", "listmount",
+    "io_uring_setup", "io_uring_enter", "io_uring_register", "io_setup", "clone3", "openat2", "statmount", "listmount",
     "lsm_get_self_attr", "lsm_list_modules",
 )  # fmt: skip
 _IPC: Final = ("shmget", "semget", "msgget", "mq_open")
@@ -50,6 +50,9 @@ _STREAM, _DATAGRAM = 1, 2
 #: IP, ICMP (ping without privileges), TCP, UDP, ICMPv6.
 _PROTOCOLS: Final = (0, 1, 6, 17, 58)
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+#: FS_IOC_RESVSP, FS_IOC_RESVSP64, FS_IOC_ZERO_RANGE: fallocate() by another name.
+_RESERVE: Final = (0x40305828, 0x4030582A, 0x40305839)
+_PUNCH_HOLE: Final = 3  # with FALLOC_FL_KEEP_SIZE, without which there is none
 _F_SETLEASE, _F_NOTIFY = 1024, 1026
 _LOCK_UN: Final = 8
 _REAL_TIME: Final = (1, 2, 6)  # SCHED_FIFO, SCHED_RR, SCHED_DEADLINE
@@ -118,7 +121,10 @@ def _rules(policy: Policy) -> dict[str, list[Op]]:
         "unshare": [argument(0), any_bit(_NAMESPACES | kernel.CLONE_NEWTIME, "deny")],
         "socket": _socket(policy),
         "socketpair": [argument(0), equal(_AF_UNIX, "allow", "deny")],
-        "ioctl": [argument(1), equal(_TIOCSTI, "deny"), equal(_TIOCLINUX, "deny")],
+        "ioctl": [argument(1), *(equal(each, "deny") for each in (_TIOCSTI, _TIOCLINUX, *_RESERVE))],
+        # A disk is full of what was reserved before any watch has looked; libc writes zeros instead.
+        "fallocate": [argument(1), equal(_PUNCH_HOLE, "allow", "deny"), verdict(ERRNO | errno.EOPNOTSUPP, "deny")],
+        "prlimit64": [argument(0), equal(0, "allow", "deny")],  # its init has the same uid
         "personality": [argument(0), *_only(_PERSONALITIES + ((_NO_RANDOMIZE,) if policy.debug else ()))],
         "sched_setscheduler": _no_real_time(),
         "fcntl": [argument(1), equal(_F_SETLEASE, "deny"), equal(_F_NOTIFY, "deny")],
@@ -191,7 +197,7 @@ def _among_strangers() -> dict[str, list[Op]]:
     own = [argument(0), equal(0, "", "deny"), argument(1), equal(0, "allow", "deny")]  # PRIO_PROCESS, self
     own_io = [argument(0), equal(1, "", "deny"), argument(1), equal(0, "allow", "deny")]  # IOPRIO_WHO_PROCESS, self
     return {
-        "prlimit64": first, "sched_setparam": first, "sched_setattr": first, "sched_setaffinity": first,
+        "sched_setparam": first, "sched_setattr": first, "sched_setaffinity": first,
         "sched_setscheduler": [argument(0), equal(0, "", "deny"), *_no_real_time()],
         "setpriority": own, "ioprio_set": own_io,
     }  # fmt: skip

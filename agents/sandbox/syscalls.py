@@ -18,9 +18,9 @@ LAST: Final = 469
 _TABLE: Final = """
 acct 163 89 | add_key 248 217 | adjtimex 159 171 | bpf 321 280 | chmod 90 - | chroot 161 51 | clock_adjtime 305 266
 clock_settime 227 112 | clone 56 220 | creat 85 - | create_module 174 - | delete_module 176 106 | execve 59 221
-execveat 322 281 | fanotify_init 300 262 | fanotify_mark 301 263 | fchmod 91 52 | fchmodat 268 53 | fcntl 72 25
-finit_module 313 273 | flock 73 32 | fork 57 - | get_kernel_syms 177 - | init_module 175 105 | ioctl 16 29
-ioperm 173 - | iopl 172 - | ioprio_set 251 30 | kcmp 312 272 | kexec_file_load 320 294 | kexec_load 246 104
+execveat 322 281 | fallocate 285 47 | fanotify_init 300 262 | fanotify_mark 301 263 | fchmod 91 52 | fchmodat 268 53
+fcntl 72 25 | finit_module 313 273 | flock 73 32 | fork 57 - | get_kernel_syms 177 - | init_module 175 105 | ioctl 16 29
+io_setup 206 0 | ioperm 173 - | iopl 172 - | ioprio_set 251 30 | kcmp 312 272 | kexec_file_load 320 294 | kexec_load 246 104
 keyctl 250 219 | kill 62 129 | lookup_dcookie 212 18 | mbind 237 235 | memfd_create 319 279 | migrate_pages 256 238
 mknod 133 - | mknodat 259 33 | modify_ldt 154 - | mount 165 40 | move_pages 279 239 | mq_open 240 180 | msgget 68 186
 name_to_handle_at 303 264 | nfsservctl 180 42 | open 2 - | open_by_handle_at 304 265 | openat 257 56

@@ -112,7 +112,7 @@ def test_what_becomes_of_a_command_is_in_its_result(client: Client) -> None:
     ended = client.exec(["sh", "-c", "cat; id -un >&2; exit 3"], stdin="hello", env={"A": "1"})
     assert (ended.status, ended.exit_code, ended.stdout, ended.stderr) == ("exited", 3, b"hello", b"sandbox\n")
     assert (ended.killed_by, ended.stdout_truncated, ended.limits["wall"]["value"]) == (None, False, 60.0)
-    assert {"pidns", "seccomp:1"} <= set(ended.isolation["layers"])
+    assert {"pidns", "seccomp:2"} <= set(ended.isolation["layers"])
     late = client.exec(["sleep", "60"], timeout=0.3)
     assert (late.status, late.killed_by) == ("killed", "timeout")
     read = "import sys; print(sys.argv, open('in.txt').read())"

@@ -10,7 +10,7 @@ import pytest
 
 from otpd.agents.sandbox import GrantRefused
 from otpd.agents.sandbox.clearing import remove_tree
-from otpd.agents.sandbox.disk import DiskWatch
+from otpd.agents.sandbox.disk import PAUSE, REST, DiskWatch
 from otpd.agents.sandbox.grants import check_grant, fill_first_missing
 from tests.helpers import eventually
 
@@ -104,6 +104,37 @@ def test_disk_follows_nothing_and_a_sparse_file_is_small(tmp_path: Path) -> None
     with open(inside / "sparse", "wb") as file:
         file.truncate(2**40)
     assert watch.look() < 2**16
+
+
+def test_disk_follows_no_link_that_takes_the_place_of_a_directory_on_the_way(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "out", tmp_path / "in"
+    (outside / "deep").mkdir(parents=True)
+    (inside / "a" / "deep").mkdir(parents=True)
+    watch = DiskWatch((str(inside),), at_once=2)
+    for number in range(10):
+        (outside / "deep" / str(number)).touch()
+    watch.look()  # knows `a` and `deep`, and has been in neither
+    (inside / "a").rename(inside / "b")
+    (inside / "a").symlink_to(outside)
+    watch.look()
+    assert watch.files == 2
+
+
+def test_disk_counts_empty_files_too_and_each_once_whatever_names_it_has(tmp_path: Path) -> None:
+    watch = eventually(lambda: (begun := DiskWatch((str(tmp_path),))).look() < 2**12 and begun)
+    for number in range(100):
+        (tmp_path / str(number)).touch()
+    for number in range(100, 120):
+        os.link(tmp_path / "0", tmp_path / str(number))
+    assert watch.look() == 99 * 4096 + 21 * (4096 // 21)
+
+
+def test_disk_goes_on_sooner_while_it_has_not_seen_all(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "b").touch()
+    watch = DiskWatch((str(tmp_path),), at_once=1)
+    pauses = [watch.look() * 0 + watch.pause() for _ in range(4)]
+    assert pauses == [REST, REST, PAUSE, REST]
 
 
 def test_disk_looks_at_a_part_at_a_time(tmp_path: Path) -> None:

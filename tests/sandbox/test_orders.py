@@ -57,13 +57,13 @@ def test_what_is_wrong_is_said(ask: Callable[[], Any], said: str) -> None:
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "PATH", "LD_PRELOAD", "PYTHONPATH", "ENV", "PS4", "GIT_SSH_COMMAND", "NODE_OPTIONS", "TAR_OPTIONS", "HOME",
-        "COMPILER_PATH", "GCC_EXEC_PREFIX", "CC", "MAKEFLAGS", "GOFLAGS", "RUSTC_WRAPPER", "npm_config_script_shell",
-    ],  # fmt: skip
-)
+STEERING = [
+    "PATH", "LD_PRELOAD", "PYTHONPATH", "ENV", "PS4", "GIT_SSH_COMMAND", "NODE_OPTIONS", "TAR_OPTIONS", "HOME",
+    "COMPILER_PATH", "GCC_EXEC_PREFIX", "CC", "MAKEFLAGS", "GOFLAGS", "RUSTC_WRAPPER", "npm_config_script_shell",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEERING)
 def test_no_variable_makes_an_allowed_command_another_one(name: str) -> None:
     asked = {name: "own/x"}
     for profile, allowed in ((Profile(commands=("git",)), None), (Profile(), {"feed": ["git"]})):

@@ -67,7 +67,7 @@ def test_a_result_says_what_was_used_and_what_was_in_force(pool: Pool) -> None:
     assert result.status == "exited"
     assert 0.005 < result.cpu_s <= result.wall_s * os.cpu_count() + 0.1  # type: ignore[operator]
     assert 30 << 20 < result.max_rss < 200 << 20
-    assert {"userns", "pidns", "mntns", "netns", "caps", "no_new_privs", "seccomp:1"} <= set(result.isolation["layers"])
+    assert {"userns", "pidns", "mntns", "netns", "caps", "no_new_privs", "seccomp:2"} <= set(result.isolation["layers"])
     assert result.limits["wall"] == {"value": 10.0, "enforced": "hard", "by": "clock of the worker"}
 
 
