@@ -141,7 +141,7 @@ def keys_wait_for_nobody(patch: MonkeyPatch) -> None:
     patch.setattr(Target, "next", eager)
 
 
-@found_by(1, "safety", 29)
+@found_by(25, "safety", 29)
 def what_failed_goes_to_the_end_of_its_line(patch: MonkeyPatch) -> None:
     def give_back(self: Target, message: Any, due: int, now: int) -> None:
         line = self.line(message.key)

@@ -1,8 +1,9 @@
 """The order of what waits for one agent: one line per key, lines by turns, and how much may be with the agent at once.
 
 A line sends its messages one after the other (messaging.md, E4); other lines go on meanwhile. How many may be with the agent
-(`window`) begins at 1, grows with each acknowledgement, and begins anew when an incarnation dies of what it had: so the
-message that kills it is soon alone, and no other is charged for it.
+(`window`) begins at 1, grows with each acknowledgement, and begins anew when an incarnation dies of what it had. All that it had
+is suspect from then on, and each of that is sent alone: so the message that kills is charged for every death but its first, also
+when the last words about those before it die with the process.
 """
 
 from __future__ import annotations
@@ -81,13 +82,18 @@ class Target:
 
     def next(self) -> Message | None:
         """Whose turn it is, if there is room at the agent; it is counted as with it from now on."""
-        if not self.inc or not self.ready or len(self.flight) >= self.window:
+        if not self.inc or not self.ready or len(self.flight) >= self.window or self._is_kept_apart():
             return None
         line = self.ready.popleft()
         line.is_ready = False
         message = line.current = line.waiting.popleft()
         self.flight[message.seq] = message
         return message
+
+    def _is_kept_apart(self) -> bool:
+        """A suspect shares the agent with nobody: a first one that is with it is the only one."""
+        with_it = next(iter(self.flight.values()), None)
+        return with_it is not None and (with_it.suspect or self.ready[0].waiting[0].suspect)
 
     def drop(self, message: Message, now: int) -> None:
         """One that waits is taken out of its line."""

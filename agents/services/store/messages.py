@@ -58,6 +58,7 @@ class Message:
     origin: int = 0
     since: int = 0
     state: State = State.JOURNALING
+    suspect: bool = False  # its receiver has died while it had this and perhaps others
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,8 @@ class Queue(Intake):
         held = [each for each in held if each.state is State.IN_FLIGHT]
         if held and failure is not None:
             target.window = 1
+            for message in held:
+                message.suspect = True
             self._release(held.pop(0), failure, now, died=True)
         for message in reversed(held):
             message.attempts -= 1

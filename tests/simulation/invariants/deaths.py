@@ -195,6 +195,7 @@ class Links(Observer):
         if command[0] == "unlink" and len(command) == 2:
             self._unlink(linked, who, command[1])
             linked.unlinked[frozenset({who[0], command[1]})] = self.world.clock.now
+            linked.debts = [debt for debt in linked.debts if (debt.to, debt.dead[0]) != (who, command[1])]  # still in its grace
 
     def _unlink(self, linked: Linked, who: Incarnation, name: str) -> None:
         linked.pairs = {pair for pair in linked.pairs if not (who in pair and any(each[0] == name for each in pair))}
