@@ -107,6 +107,17 @@ def _slow(world: World, process: Process, fault: Fault) -> None:
     world.mark(process, "slow", fault.amount)
 
 
+def _ill(world: World, process: Process, fault: Fault) -> None:
+    """For so long it says that it is not well."""
+    world.mark(process, "ill", 1)
+    world.clock.after(fault.amount * MS, world.mark, process, "ill", 0)
+
+
+def _greedy(world: World, process: Process, fault: Fault) -> None:
+    """It has so many descriptors open."""
+    world.mark(process, "files", fault.amount)
+
+
 def _deaf(world: World, process: Process, _fault: Fault) -> None:
     world.mark(process, "deaf", 1)
 
@@ -242,6 +253,10 @@ _OF_PROCESSES: Final[dict[str, Callable[[World, Process, Fault], None]]] = {
     "store_stop": _stop,
     "scheduler_kill": _kill,
     "scheduler_stop": _stop,
+    "health_kill": _kill,
+    "health_stop": _stop,
+    "ill": _ill,
+    "greedy": _greedy,
 }
 _OF_ROOT: Final[dict[str, Callable[[World, SimulatedRoot, Fault], None]]] = {
     "root_kill": _root_kill,

@@ -99,6 +99,9 @@ class Observer:
     def stated(self, what: str, *arguments: Any) -> None:
         """Of states of agents; `invariants.states` says which words there are."""
 
+    def health(self, what: str, *arguments: Any) -> None:
+        """Of health; `invariants.health` says which words there are."""
+
     # --- the run ---
 
     def struck(self, fault: Fault) -> None: ...

@@ -31,6 +31,7 @@ from otpd.supervisor.events import (
     TimerFired,
     TreeEnded,
 )
+from otpd.supervisor.healthlink import HealthLink
 from otpd.supervisor.life import Life
 from otpd.supervisor.spec import INFINITY, ChildSpec, ChildType, NodeSpec
 from otpd.supervisor.tree import Tree
@@ -60,8 +61,6 @@ class Loop:
 
 
 
-
-
 class Paths:
     """No file is ever made."""
 
@@ -74,6 +73,19 @@ class Paths:
         return []
 
 
+class Journal:
+    """What root writes down of health is seen, and nowhere kept."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def clock(self) -> float:
+        return self._world.clock.now / SECOND
+
+    def event(self, kind: str, name: str, _path: str = "", generation: int = 0, **_: Any) -> None:
+        self._world.watch.health("told", kind, name, generation)
+
+
 class SimulatedRoot:
     """One life of root: a program like any other, whose children are all workers."""
 
@@ -82,10 +94,11 @@ class SimulatedRoot:
         self.life = Life(life)
         self.loop = Loop(process)
         self.paths, self.node_id = Paths(), "simulated"
-        node = NodeSpec(name="simulated", state_dir="/simulated", config="", top=world.scenario.top)
-        top = services.with_services(node, tuple(row for row in services.ROWS if row.name in world.services))
+        self.node = NodeSpec(name="simulated", state_dir="/simulated", config="", top=world.scenario.top)
+        top = services.with_services(self.node, tuple(row for row in services.ROWS if row.name in world.services))
         self.tree = Tree(ChildSpec(id=TOP, start=top, type=ChildType.SUPERVISOR, shutdown=INFINITY))
-        self.link = SimulatedLink(self)
+        self.link, self.journal = SimulatedLink(self), Journal(world)
+        self.health = HealthLink(self)  # type: ignore[arg-type]
         self.clients = Clients(self)
         self.workers = Workers(self)
         self.stopping = False
@@ -118,6 +131,10 @@ class SimulatedRoot:
         self._requests += 1
         self._replies[self._requests] = then
         self.feed(Request(self._requests, op))
+
+    @staticmethod
+    def shown(path: str) -> str:
+        return path.partition("/")[2]
 
     # --- the tree ---
 

@@ -17,14 +17,19 @@ from otpd.supervisor.spec import (
     Backoff,
     ChildSpec,
     ChildType,
+    Health,
     Inbox,
     Launch,
     Restart,
+    RestartWhen,
     Strategy,
     SupervisorSpec,
+    TcpReady,
 )
 from tests.simulation.clock import MS, SECOND
 
+#: Descriptors that a child with limits may have open.
+FILES: Final = 100
 Mode = Literal["safety", "liveness"]
 MODES: Final[tuple[Mode, ...]] = ("safety", "liveness")
 GROUPS: Final = ("g1", "g2")
@@ -280,6 +285,10 @@ def draw_durable(seed: int, mode: Mode) -> Scenario:
 WHOLE_KINDS: Final[dict[str, tuple[str, int, int]]] = {
     "scheduler_kill": ("scheduler", 0, 0),
     "scheduler_stop": ("scheduler", 1, 5000),
+    "health_kill": ("health", 0, 0),
+    "health_stop": ("health", 1, 8000),
+    "ill": ("agent", 1000, 30_000),
+    "greedy": ("worker", 90, 300),
     "jump": ("root", 1, 3600),
     "kill": ("agent", 0, 0),
     "broker_kill": ("broker", 0, 0),
@@ -292,7 +301,36 @@ def draw_whole(seed: int, mode: Mode) -> Scenario:
     random = Random(f"{seed}/{mode}/whole")
     scenario = draw_durable(seed, mode)
     scenario = replace(scenario, timers=_TIMERS / (scenario.span / SECOND) / len(scenario.agents))
-    return _with_more(random, scenario, WHOLE_KINDS)
+    watched = _watched(Random(f"{seed}/{mode}/health"), scenario.top, may_age=mode == "safety")
+    return _with_more(random, replace(scenario, top=watched), WHOLE_KINDS)
+
+
+def _watched(random: Random, top: SupervisorSpec, may_age: bool) -> SupervisorSpec:
+    """The same tree, and whose health is looked at. Who has an age is never at rest."""
+
+    def child(spec: ChildSpec) -> ChildSpec:
+        if isinstance(spec.start, SupervisorSpec):
+            return replace(spec, start=_watched(random, spec.start, may_age))
+        assert isinstance(spec.start, Launch)
+        limits = RestartWhen(files=FILES, age=random.choice((None, None, 20.0)) if may_age else None)
+        health = _health(random, spec.start)
+        chosen = random.choice(((health, None), (health, limits), (None, limits), (None, None)))
+        return replace(spec, start=replace(spec.start, health=chosen[0], restart_when=chosen[1]))
+
+    return replace(top, children=tuple(map(child, top.children)))
+
+
+def _health(random: Random, launch: Launch) -> Health:
+    interval = random.choice((2.0, 5.0, 10.0))
+    return Health(
+        check="call" if launch.kind == "agent" else TcpReady(port=1),
+        interval=interval,
+        timeout=min(interval, random.choice((1.0, 2.0))),
+        failures=random.choice((1, 2, 3)),
+        successes=random.choice((1, 2)),
+        grace=random.choice((0.0, 5.0)),
+        action=random.choice(("report", "restart")),
+    )
 
 
 def _with_more(random: Random, scenario: Scenario, kinds: dict[str, tuple[str, int, int]]) -> Scenario:

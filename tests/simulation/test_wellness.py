@@ -16,7 +16,7 @@ from otpd.supervisor.healthlink import HealthLink
 from tests.simulation.smallworlds import lived
 from tests.simulation.wellness.world import FAULTS, World
 
-SEEDS = 25
+SEEDS = 18
 #: Seeds in which a planted bug may need to be looked for.
 HUNT = 150
 

@@ -103,8 +103,15 @@ class Live:
     ladder: ladder.Ladder | None = None
     tick: Entry | None = None
     timers: dict[Due, Entry] = field(default_factory=dict)
-    ready_at: int | None = None
+    ready_since: int | None = None  # ns
     asked_at: int | None = None
+    asked_by: str | None = None
+    tells_health: bool = False
+
+    @property
+    def ready_at(self) -> float:
+        """Seconds, as root counts them."""
+        return (self.ready_since or 0) / SECOND
 
     @property
     def name(self) -> str:
@@ -162,6 +169,8 @@ class Workers:
 
     def end(self, live: Live, why: str) -> None:
         """Root's own wish."""
+        if live.incarnation.phase is Phase.RUNNING:
+            self._world.watch.health("ended", live, why)
         self._act(live, live.incarnation.over_limit(why))
 
     def terminate(self, live: Live, reason: str) -> None:
@@ -171,6 +180,15 @@ class Workers:
 
     def of(self, name: str) -> Live | None:
         return next((live for live in self.table.values() if live.name == name), None)
+
+    def named(self, name: str) -> Live | None:
+        """The incarnation that has a process now."""
+        live = self.of(name)
+        return live if live is not None and live.process is not None else None
+
+    def running(self) -> list[Live]:
+        """Those that are ready."""
+        return [live for live in self.table.values() if live.incarnation.phase is Phase.RUNNING]
 
     # --- processes come ---
 
@@ -330,7 +348,7 @@ class Workers:
 
     def _last_beat(self, live: Live) -> int | None:
         assert live.launch.watchdog is not None
-        process, began = live.process, live.ready_at
+        process, began = live.process, live.ready_since
         if process is None or began is None or not process.alive:
             return None
         step = round(live.launch.watchdog * SECOND) // BEATS
@@ -342,12 +360,14 @@ class Workers:
         if isinstance(event, Exited | StartFailed | StartIgnored):
             self._forget(live, event)
         else:
-            live.ready_at = self._clock.now
+            live.ready_since = self._clock.now
             self._root.link.ready(live)
+            self._root.health.tell(live)  # type: ignore[arg-type]
         self._root.feed(event)
 
     def _forget(self, live: Live, event: Exited | StartFailed | StartIgnored) -> None:
         if self.table.get(live.path) is live:
             del self.table[live.path]
+        self._root.health.died(live)  # type: ignore[arg-type]
         self._root.link.died(live, live.incarnation.last_reason)
         self._world.watch.incarnation_ended(self._root, live, live.incarnation.last_reason)

@@ -16,12 +16,13 @@ import asyncio
 import os
 import time
 from collections.abc import Coroutine, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from otpd.agents import Agent, BrokerLost, CallTimeout, Exited, NoMethod, NoProcess, OtpdError, Reject, Reply, call, run
+from otpd.agents import Agent, Reply, call, run
 from otpd.agents.current import CURRENT
 from otpd.agents.services.health import asking
 from otpd.agents.services.health.alerts import DEFAULTS, Threshold
+from otpd.agents.services.health.calling import CALL, Calls
 from otpd.agents.services.health.commands import Command, user_of
 from otpd.agents.services.health.host import PERIOD as HOST_PERIOD
 from otpd.agents.services.health.host import Host
@@ -32,13 +33,6 @@ from otpd.agents.services.health.threads import Lookups
 from otpd.agents.services.health.usage import Sampler, next_delay
 from otpd.agents.services.health.ward import Effect, Report, Target, Ward
 
-#: The method that every agent answers.
-HEALTH: Final = "otpd.health"
-#: Seconds in which the broker must answer, or it is not the agent's fault that it did not.
-_BROKER_HAS: Final = 1.0
-#: Seconds by which a deadline may be late and still be the child's.
-_STILL: Final = 0.2
-
 
 class Health(Agent):
     """Watches the health of children, what they use, and the host."""
@@ -47,6 +41,7 @@ class Health(Agent):
         self, state_dir: str, alerts: Mapping[str, Mapping[str, float] | Literal[False]] | None = None
     ) -> None:
         self._ward = Ward(thresholds(alerts or {}))
+        self._calls = Calls(self._otpd, lambda ask: self._ward.late(ask, self._now()))
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._lacking = False
@@ -128,12 +123,12 @@ class Health(Agent):
 
     async def _verdict(self, ask: Ask) -> Verdict:
         try:
-            if ask.plan.check == ["call"]:
-                return await self._call(ask)
+            if ask.plan.check == CALL:
+                return await self._calls.put(ask)
             async with asyncio.timeout(ask.plan.timeout):
                 return await self._put(ask)
         except TimeoutError:
-            return self._late(ask)
+            return self._ward.late(ask, self._now())
         except Exception as error:
             return asking.failed(error)
 
@@ -153,39 +148,6 @@ class Health(Agent):
             return await command.wait()
         finally:
             command.end()
-
-    async def _call(self, ask: Ask) -> Verdict:
-        """Only what the agent is to blame for counts: while the broker is away nobody has failed."""
-        epoch = self._otpd.epoch
-        try:
-            wrong = await self.call(ask.name, HEALTH, timeout=ask.plan.timeout)
-        except CallTimeout as error:
-            late = self._late(ask)
-            if epoch is None or self._otpd.epoch != epoch or not await self._broker_answers(ask):
-                return Verdict(None, f"could not ask: {error}")
-            return late
-        except (NoProcess, BrokerLost, Exited) as error:
-            return Verdict(None, f"could not ask: {error}")
-        except NoMethod:
-            return Verdict(True)
-        except (OtpdError, Reject) as error:
-            return Verdict(False, str(error))
-        return Verdict(True) if wrong is None else Verdict(False, str(wrong))
-
-    def _late(self, ask: Ask) -> Verdict:
-        """No answer in time; unless it was this process that stood still, and perhaps so did the whole machine."""
-        row = self._ward.probes.row(ask.name)
-        if row is not None and self._now() - row.began > ask.plan.timeout + _STILL:
-            return Verdict(None, "could not ask: the health service itself stood still")
-        return Verdict(False, f"no answer within {ask.plan.timeout:g}s")
-
-    async def _broker_answers(self, ask: Ask) -> bool:
-        """Whether it is there, and the one who was asked still is."""
-        try:
-            found = await self._otpd.ask("whereis", ask.name, timeout=_BROKER_HAS)
-        except OtpdError:
-            return False
-        return found is not None and found["generation"] == ask.generation
 
     # --- what they use ---
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from otpd.agents.services.health import probes
 from otpd.agents.services.health.alerts import Alerts, Threshold
 from otpd.agents.services.health.limits import Allowed, Limits, Over, Usage
 from otpd.agents.services.health.probes import Ask, Drop, Mark, Plan, Probes, Replace, State, Verdict
+
+#: Seconds by which a deadline may be late and still be the child's.
+_STILL: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,13 @@ class Ward:
 
     def answered(self, ask: Ask, verdict: Verdict, now: float) -> list[Effect]:
         return self._told(self.probes.answered(ask.name, ask.generation, ask.number, verdict, now))
+
+    def late(self, ask: Ask, now: float) -> Verdict:
+        """No answer by the deadline; unless it was this process that stood still, and perhaps so did the whole machine."""
+        row = self.probes.row(ask.name)
+        if row is not None and now - row.began > ask.plan.timeout + _STILL:
+            return Verdict(None, "could not ask: the health service itself stood still")
+        return Verdict(False, f"no answer within {ask.plan.timeout:g}s")
 
     def _told(self, effects: list[probes.Effect]) -> list[Effect]:
         found: list[Effect] = []

@@ -1,9 +1,9 @@
 """The order of what waits for one agent: one line per key, lines by turns, and how much may be with the agent at once.
 
 A line sends its messages one after the other (messaging.md, E4); other lines go on meanwhile. How many may be with the agent
-(`window`) begins at 1, grows with each acknowledgement, and begins anew when an incarnation dies of what it had. All that it had
-is suspect from then on, and each of that is sent alone: so the message that kills is charged for every death but its first, also
-when the last words about those before it die with the process.
+(`window`) begins at 1, grows with each acknowledgement, and begins anew when an incarnation dies of what it had. All that
+it had is suspect from then on, and each of that is sent alone: so the message that kills is charged for every death but its
+first, also when the last words about those before it die with the process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The invariants of messaging.md 5.3 that concern this world, as observers of it."""
+"""The invariants of messaging.md 5.3 that concern this world, and what must hold of health, as observers of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from tests.simulation.invariants.bounds import Credit, Gaps, Inside
 from tests.simulation.invariants.breakers import Breakers
 from tests.simulation.invariants.deaths import Links, Monitors, Released
 from tests.simulation.invariants.durable import Durable
+from tests.simulation.invariants.health import Health
 from tests.simulation.invariants.mail import Conservation, Fencing, Order, Outcomes
 from tests.simulation.invariants.names import Choices, Holders, Listeners, Registered
 from tests.simulation.invariants.processes import Processes
@@ -38,5 +39,6 @@ INVARIANTS: tuple[type[Observer], ...] = (
     Durable,
     States,
     Timers,
+    Health,
     Seen,
 )

@@ -1,9 +1,10 @@
-"""Invariant 16: an open breaker lets no request through, a half-open one a single probe."""
+"""Invariant 16: an open breaker lets no request through, a half-open one a single probe; but for questions about health."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from otpd.ipc import limits
 from otpd.ipc.breaker import Circuit
 from otpd.ipc.wire import OUTER, Kind
 from tests.simulation.broker import SimulatedBroker
@@ -29,7 +30,7 @@ class Breakers(Observer):
         self._probes.pop(packet[2], None)
 
     def router_took(self, broker: SimulatedBroker, who: tuple[str, int], message: Message, frame: bytes) -> None:
-        if message.kind is not Kind.CALL:
+        if message.kind is not Kind.CALL or message.sender == limits.HEALTH:
             return
         router = broker.router
         identity = next((id for id, peer in router._peers.items() if (peer.name, peer.inc) == who), None)

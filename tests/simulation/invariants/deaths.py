@@ -195,7 +195,8 @@ class Links(Observer):
         if command[0] == "unlink" and len(command) == 2:
             self._unlink(linked, who, command[1])
             linked.unlinked[frozenset({who[0], command[1]})] = self.world.clock.now
-            linked.debts = [debt for debt in linked.debts if (debt.to, debt.dead[0]) != (who, command[1])]  # still in its grace
+            of = who, command[1]  # one that has just died, too
+            linked.debts = [debt for debt in linked.debts if (debt.to, debt.dead[0]) != of]
 
     def _unlink(self, linked: Linked, who: Incarnation, name: str) -> None:
         linked.pairs = {pair for pair in linked.pairs if not (who in pair and any(each[0] == name for each in pair))}

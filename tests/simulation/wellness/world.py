@@ -8,7 +8,7 @@ Everything is decided by the seed. After the faults there is a long calm, at the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
@@ -20,8 +20,9 @@ from otpd.agents.services.health.ward import Effect, Report, Ward
 from otpd.supervisor.spec import Health, RestartWhen
 from tests.simulation.clock import MS, SECOND, Clock, Entry
 from tests.simulation.links import Latency, Pipe
+from tests.simulation.scenario import FILES
 from tests.simulation.wellness.root import Child, SimulatedRoot
-from tests.simulation.wellness.watch import Watch
+from tests.simulation.wellness.watch import Patient, Watch
 
 STORM, CALM = 60 * SECOND, 100 * SECOND
 FAULTS: Final = (
@@ -163,6 +164,21 @@ class World:
     def seconds(self) -> float:
         return self.clock.now / SECOND
 
+    # --- what is watched ---
+
+    @property
+    def alerts(self) -> Collection[str]:
+        return self.root.link.alerts
+
+    def patient(self, name: str) -> Patient | None:
+        return self.root.children.get(name)
+
+    def patients(self) -> Sequence[Patient]:
+        return self.root.running()
+
+    def shown(self, patient: Any) -> dict[str, Any] | None:
+        return self.root.shown_of(patient)
+
     def next_pid(self) -> int:
         """Numbers come back soon."""
         self._pid = self._pid % 40 + 1
@@ -241,7 +257,7 @@ class World:
             grace=random.choice((0.0, 0.0, 5.0)),
             action=random.choice(("report", "restart")),
         )
-        limits = RestartWhen(files=100, age=random.choice((None, 30.0)))
+        limits = RestartWhen(files=FILES, age=random.choice((None, 30.0)))
         return random.choice((health, health, health, None)), random.choice((limits, None))
 
     def _strike(self, fault: str) -> None:
@@ -274,10 +290,10 @@ class World:
                 self.root.deleted(child)
             case "ill" | "hang" | "well":
                 child.ills = {"ill": "ill", "hang": "hangs", "well": ""}[fault]
-                self.watch.changed(child)
+                self.watch.looked_at(child.name, child.generation, child.files)
             case "greedy":
                 child.files = self.random.choice((90, 101, 500))
-                self.watch.changed(child)
+                self.watch.looked_at(child.name, child.generation, child.files)
             case "reload":
                 health, child.limits = self._spec()
                 same = health is not None and child.health is not None and self.random.random() < 0.5

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
-from otpd.agents.errors import OtpdError, RemoteError, failure
+from otpd.agents.errors import BrokerLost, CallTimeout, OtpdError, RemoteError, failure
 from otpd.ipc import happenings
 from otpd.ipc.endpoint import Address
 from otpd.ipc.wire import Kind, Status
@@ -129,13 +129,19 @@ class Talk:
     def __init__(self, agent: SimulatedAgent) -> None:
         self._agent = agent
         self.calls: dict[int, tuple[Waiting, Message]] = {}  # by request
-        agent.process.at_exit.append(self.calls.clear)
+        self._questions: dict[int, Waiting] = {}  # by ref
+        agent.process.at_exit += [self.calls.clear, self._questions.clear]
         self.loop = Loop(agent.process)
 
+    @property
+    def epoch(self) -> str | None:
+        return self._agent.epoch
+
     async def call(self, to: Address, method: str, args: dict[str, Any], timeout: float | None) -> Any:
-        """Without a deadline. What the answer is, its receiver has written on the message."""
+        """What the answer is, its receiver has written on the message."""
         waiting = Waiting()
-        message = self._agent.say(Kind.CALL, to.name, (method, args))
+        deadline = 0 if timeout is None else self._agent.world.clock.now + round(timeout * SECOND)
+        message = self._agent.say(Kind.CALL, to.name, (method, args), deadline)
         self.calls[message.request] = waiting, message
         self._agent.process.after(0, self._agent.work)
         try:
@@ -144,8 +150,28 @@ class Talk:
             if self.calls.pop(message.request, None) is not None:
                 self._agent.give_up(message)
 
+    async def ask(self, question: str, *arguments: Any, timeout: float) -> Any:
+        waiting = Waiting()
+        ref = self._agent.endpoint.ask(question, *arguments)
+        self._questions[ref] = waiting
+        self._agent.world.watch.verb(self._agent, "ask", ref, question, *arguments)
+        late = CallTimeout(f"{question}: the broker has not answered", "maybe")
+        alarm = self.loop.call_at(self.loop.time() + timeout, lambda: self._answer(ref, None, late))
+        self._agent.process.after(0, self._agent.work)
+        try:
+            return await waiting
+        finally:
+            alarm.cancel()
+            self._questions.pop(ref, None)
+
+    def _answer(self, ref: int, value: Any, error: OtpdError | None) -> None:
+        if ref in self._questions:
+            self._questions.pop(ref).result(value, error)
+
     def hear(self, happening: happenings.Happening) -> None:
         match happening:
+            case happenings.Answered(ref, ok, value):
+                self._answer(ref, value, None if ok else BrokerLost(f"no answer: {value}"))
             case happenings.Replied(request=request, status=status) if request in self.calls:
                 waiting, message = self.calls.pop(request)
                 waiting.result(message.answer, None if status is Status.OK else RemoteError("it raised"))

@@ -24,6 +24,7 @@ from tests.simulation.kernel import Process
 from tests.simulation.observe import Observer
 from tests.simulation.parts import Part
 from tests.simulation.scenario import Scenario, draw_whole
+from tests.simulation.whole.health import HEALTH, SimulatedHealth, Well
 from tests.simulation.whole.records import Records
 from tests.simulation.whole.saved import Saved
 from tests.simulation.whole.scheduler import SCHEDULER, SimulatedScheduler
@@ -44,7 +45,7 @@ _BACK: Final = 2 * 3600 * SECOND
 
 
 class WholeWorld(DurableWorld):
-    services = ("broker", "store", "scheduler")
+    services = ("broker", "store", "scheduler", "health")
 
     def __init__(self, scenario: Scenario, observers: tuple[type[Observer], ...] = ()) -> None:
         self.records = Records()
@@ -52,7 +53,7 @@ class WholeWorld(DurableWorld):
         begin = Random(f"{scenario.seed}/night").choice(NIGHTS)
         self.ahead = int(datetime.datetime.fromisoformat(begin).replace(tzinfo=datetime.UTC).timestamp()) * SECOND
         self._least = self.ahead - _BACK
-        self.hushed = False  # no timer rings any more
+        self.hushed = False  # no timer rings any more, and nobody is asked for his health
         super().__init__(scenario, observers)
 
     @property
@@ -72,7 +73,7 @@ class WholeWorld(DurableWorld):
             return (durables,)
         saved = Saved(agent)
         durables.state_with_effect, durables.committed_state = saved.with_effect, saved.saved
-        return durables, saved, Timed(agent, saved)
+        return durables, saved, Timed(agent, saved), Well(agent)
 
     def send_durably(self, agent: SimulatedAgent) -> None:
         self.sometimes["a timer sends what is durable, and there is no store"] += self.store is None
@@ -126,6 +127,7 @@ class WholeWorld(DurableWorld):
 _SERVICES: Final[dict[str, Callable[[WholeWorld, Process, Job], Worker]]] = {
     SCHEDULER: SimulatedScheduler,
     STORE: WholeStore,
+    HEALTH: SimulatedHealth,
 }
 
 
