@@ -139,9 +139,10 @@ class Queue(Intake):
         held = [each for each in held if each.state is State.IN_FLIGHT]
         if held and failure is not None:
             target.window = 1
+            self._release(held[0], failure, now, died=True)
             for message in held:
                 message.suspect = True
-            self._release(held.pop(0), failure, now, died=True)
+            del held[0]
         for message in reversed(held):
             message.attempts -= 1
             self._wait(message, 0, now)
@@ -200,8 +201,8 @@ class Queue(Intake):
     def _pause(self, message: Message, died: bool) -> int:
         """ns until the next attempt: twice as long each time, and no two alike. Who has died at it again is given time."""
         pause = self.bounds.backoff * 2 ** min(message.attempts - 1, 30)
-        if died and message.attempts > 1:
-            pause = max(pause, SUSPECT * 2 ** min(message.attempts - 2, 30))
+        if died and (message.suspect or message.attempts > 1):
+            pause = max(pause, SUSPECT * 2 ** min(max(0, message.attempts - 2), 30))
         pause = min(self.bounds.backoff_max, pause)
         share = zlib.crc32(b"%d/%d" % (message.seq, message.attempts)) / 0xFFFFFFFF
         return int(pause * SECOND * (1 + _JITTER * (2 * share - 1)))
