@@ -9,7 +9,7 @@ from typing import Final
 
 from otpd.agents.sandbox.backend import Backend
 from otpd.agents.sandbox.bubblewrap import Bubblewrap
-from otpd.agents.sandbox.errors import SandboxUnavailable
+from otpd.agents.sandbox.errors import SandboxUnavailable, SetupFailed
 from otpd.agents.sandbox.locked import Locked
 from otpd.agents.sandbox.native import Native
 from otpd.agents.sandbox.profile import Settings
@@ -52,7 +52,7 @@ def claim_slot_uid(uids: tuple[int, int]) -> tuple[int, socket.socket | None]:
             return uid, claim
         claim.close()
     fix = "widen commands.slot_uids, or use fewer workers"
-    raise SandboxUnavailable(f"no free uid among {uids[0]}-{uids[1]} to run commands as", layer="slot_uid", fix=fix)
+    raise SetupFailed(f"no free uid among {uids[0]}-{uids[1]} to run commands as", layer="slot_uid", fix=fix)
 
 
 def _is_mapped(uid: int) -> bool:

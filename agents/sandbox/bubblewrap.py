@@ -25,7 +25,7 @@ from typing import Final
 from otpd.agents.sandbox import bundle, cgroup, kernel, seccomp, view, watch
 from otpd.agents.sandbox.backend import Backend, Granted, open_grants
 from otpd.agents.sandbox.capability import Bound, Capability, Gap, common_limits, landlock_layer, memory_bound
-from otpd.agents.sandbox.errors import SandboxUnavailable, SetupFailed
+from otpd.agents.sandbox.errors import NotInTime, SandboxUnavailable, SetupFailed
 from otpd.agents.sandbox.grants import IdMaps, open_grant
 from otpd.agents.sandbox.native import NAMESPACES, own_place
 from otpd.agents.sandbox.nesting import LAUNCHER, boot_words, interpreter, interpreter_paths, memory
@@ -68,6 +68,8 @@ class Bubblewrap(Backend):
         self.leaf = cgroup.make_leaf("bwrap")
         try:
             slot = self.take(Profile(), Granted())
+        except NotInTime:
+            raise
         except SetupFailed as error:
             raise SandboxUnavailable(f"bwrap builds no sandbox: {error.text}", layer="bwrap", fix=error.fix) from error
         if self.leaf is not None:
@@ -235,7 +237,10 @@ def _pidfd_of(told: int) -> int:
     """Of pid 1 inside, as bwrap tells it. SetupFailed."""
     end, text = time.monotonic() + _PATIENCE, b""
     while b"}" not in text:
-        if not select.select([told], [], [], max(0.0, end - time.monotonic()))[0] or not (chunk := os.read(told, 4096)):
+        if not select.select([told], [], [], max(0.0, end - time.monotonic()))[0]:
+            why = f"bwrap has built nothing within {_PATIENCE:g} s"
+            raise NotInTime(why, layer="bwrap", fix="look at the load of the machine")
+        if not (chunk := os.read(told, 4096)):
             raise SetupFailed("bwrap ended before its sandbox stood.", layer="bwrap")
         text += chunk
     return os.pidfd_open(json.loads(text)["child-pid"])

@@ -17,6 +17,7 @@ class Counters:
     truncated: int = 0
     workers_started: int = 0
     workers_lost: int = 0
+    workers_late: int = 0  # not ready in time, and so tried again
     queue_s: float = 0.0
     run_s: float = 0.0
 

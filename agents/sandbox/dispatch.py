@@ -4,6 +4,10 @@ A worker belongs to one key (settings and tenant) for its life, because its netw
 shared by what it runs one after the other. A run waits in the queue of its caller; callers take turns.
 
     worker   STARTING -ready-> IDLE -send-> BUSY -done-> IDLE ... -stop-> LEAVING -gone->
+             STARTING -late-> LEAVING -gone->
+
+A worker that is not ready in time is tried again after a rest that grows, and what waits for one goes on waiting; after
+`ATTEMPTS` such rounds it waits no longer than anybody in a queue.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from typing import Final, TypeAlias
 
 #: How often a run is given to another worker when one dies before it has begun.
 ATTEMPTS: Final = 3
+#: Seconds without a start after a worker was not ready in time; they double with each round, up to the second.
+REST, _MAX_REST = 1.0, 30.0
 
 
 class State(enum.Enum):
@@ -97,6 +103,8 @@ class Dispatch:
     _queues: OrderedDict[str, deque[_Waiting]] = field(default_factory=OrderedDict)
     _callers: dict[int, str] = field(default_factory=dict)  # of runs that wait or run
     _count: int = 0
+    _slow: int = 0  # rounds of starts that were not ready in time, one after another
+    _rest: float = float("inf")  # until then no worker is started; inf: there is no rest
 
     # --- questions ---
 
@@ -109,7 +117,12 @@ class Dispatch:
     def due(self) -> float:
         """When `tick` must be called next; inf: not by itself."""
         heads = (queue[0] for queue in self._queues.values())
-        return min((head.until for head in heads if not self._coming(head.key)), default=float("inf"))
+        return min([self._rest, *(head.until for head in heads if not self._coming(head.key))])
+
+    @property
+    def slow(self) -> bool:
+        """Workers were not ready in time, again and again."""
+        return self._slow >= ATTEMPTS
 
     # --- events ---
 
@@ -129,7 +142,9 @@ class Dispatch:
         return self.workers - sum(row.state is State.BUSY for row in self._rows.values())
 
     def _coming(self, key: Hashable) -> bool:
-        """Whether a worker for this key is being started: waiting for that is not waiting in a queue."""
+        """Whether a worker for this key is being started, or will be: waiting for that is not waiting in a queue."""
+        if self._rest < float("inf") and not self.slow:
+            return True
         return any(row.state is State.STARTING and row.key == key for row in self._rows.values())
 
     def withdraw(self, run: int) -> bool:
@@ -143,8 +158,18 @@ class Dispatch:
         return False
 
     def ready(self, worker: int) -> list[Effect]:
+        if self._rows[worker].state is not State.STARTING:  # it is being ended, as it was late
+            return []
         self._rows[worker].state = State.IDLE
+        self._slow, self._rest = 0, float("inf")
         return list(self._assign())
+
+    def late(self, worker: int, now: float) -> None:
+        """It was not ready in time, and is being ended. Those that are late together count once."""
+        self._rows[worker].state = State.LEAVING
+        if self._rest == float("inf"):
+            self._rest = now + min(REST * 2**self._slow, _MAX_REST)
+            self._slow = min(self._slow + 1, 10)
 
     def done(self, worker: int, *, worn: bool) -> list[Effect]:
         """The worker's run is over. `worn`: the worker is not to be used again."""
@@ -175,6 +200,9 @@ class Dispatch:
                 run = queue.popleft().run
                 self._forget(run, caller)
                 effects.append(Expire(run))
+        if self._rest <= now:
+            self._rest = float("inf")
+            effects += self._assign()
         return effects
 
     def refuse(self, key: Hashable | None = None) -> list[int]:
@@ -218,6 +246,8 @@ class Dispatch:
 
     def _make_room(self) -> Iterator[Effect]:
         """A worker for each waiting run that none is coming for; where there is no room, an idle one of another key goes."""
+        if self._rest < float("inf"):
+            return
         wanted: dict[Hashable, int] = {}
         for queue in self._queues.values():
             for each in queue:

@@ -72,6 +72,12 @@ class SetupFailed(SandboxError):
     code = "setup"
 
 
+class NotInTime(SetupFailed):
+    """A step has taken too long: the machine is under load, which says nothing about what it allows."""
+
+    code = "late"
+
+
 class PoolClosed(SandboxError):
     """The pool takes no more commands."""
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 
 from otpd.agents.sandbox import bundle, kernel, nest
 from otpd.agents.sandbox.cgroup import Leaf
-from otpd.agents.sandbox.errors import SandboxUnavailable
+from otpd.agents.sandbox.errors import NotInTime, SandboxUnavailable
 from otpd.agents.sandbox.grants import IdMaps
 from otpd.agents.sandbox.profile import Settings
 from otpd.agents.sandbox.slot import Slot
@@ -66,7 +66,7 @@ class Nest:
         self._pidfd = -1
 
     def start(self) -> None:
-        """SandboxUnavailable says which step this machine does not allow."""
+        """SandboxUnavailable says which step this machine does not allow. NotInTime; BrokenPipeError: it was killed."""
         while True:
             try:
                 return self._start()
@@ -146,10 +146,14 @@ class Nest:
     def _hear(self) -> str:
         assert self._control is not None
         if not select.select([self._control], [], [], _PATIENCE)[0]:
-            self._lost(f"nest: no answer within {_PATIENCE:g} s")
+            raise NotInTime(
+                f"a nest was not ready within {_PATIENCE:g} s", layer="nest", fix="look at the load of the machine"
+            )
         text = self._control.recv(4096).decode(errors="replace")
-        if not text or text.startswith("!"):
-            self._lost(text[1:] or "nest: it ended by itself")
+        if not text:
+            raise BrokenPipeError(errno.EPIPE, "a nest ended before it was ready")
+        if text.startswith("!"):
+            self._lost(text[1:])
         return text
 
     def _say(self, word: bytes) -> None:

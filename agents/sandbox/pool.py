@@ -27,6 +27,7 @@ from otpd.agents.sandbox.counters import Counters
 from otpd.agents.sandbox.dispatch import Dispatch
 from otpd.agents.sandbox.errors import (
     CommandRefused,
+    NotInTime,
     PoolClosed,
     ProfileError,
     SandboxBusy,
@@ -273,6 +274,8 @@ class Pool:
                 self._proved.add(handle.backend)
                 self._capabilities[handle.settings] = Capability.from_dict(table)
                 self._apply(self._dispatch.ready(handle.number))
+            case ["unavailable", {"code": NotInTime.code}]:
+                self._not_in_time(handle)
             case ["unavailable", error]:
                 self._unavailable(handle, error)
             case ["starting" | "returned" as word, number] if number in self._runs:
@@ -341,6 +344,13 @@ class Pool:
             why = SandboxUnavailable(text, layer=error["layer"], fix=error["fix"])
             self._refuse(self._dispatch.refuse(), why.to_dict())
 
+    def _not_in_time(self, handle: Handle) -> None:
+        """Tried again with the same backend: an overload is no reason for a weaker sandbox."""
+        if self._dispatch.state(handle.number) is dispatch.State.STARTING:
+            self.counters.workers_late += 1
+            handle.deadline = time.monotonic() + _STOP
+            self._dispatch.late(handle.number, time.monotonic())
+
     def _refuse(self, runs: Sequence[int], error: dict[str, Any]) -> None:
         for number in runs:
             self._finish(self._runs[number], Result(f"r-{number}", "refused", error=error))
@@ -394,9 +404,7 @@ class Pool:
                 self._over_time(handle)
             elif now >= handle.deadline:
                 handle.kill()
-                if handle.run is None and self._dispatch.state(handle.number) is dispatch.State.STARTING:
-                    text = f"a worker was not ready within {_START:g} s."
-                    self._unavailable(handle, SandboxUnavailable(text, fix="look at the load of the machine").to_dict())
+                self._not_in_time(handle)
 
     # --- effects ---
 
@@ -411,12 +419,17 @@ class Pool:
                     self._handles[number].say("stop")
                     self._handles[number].deadline = time.monotonic() + _STOP
                 case dispatch.Expire(number):
-                    waited = self.settings.queue_timeout
-                    error = SandboxBusy(
-                        f"no worker was free within {waited:g} s.", fix="raise commands.workers or queue_timeout"
-                    )
-                    self._finish(self._runs[number], failure(f"r-{number}", "busy", error, queue_s=waited))
+                    self._expired(self._runs[number])
         self._wake_leader()
+
+    def _expired(self, run: Run) -> None:
+        waited = self.settings.queue_timeout
+        error = SandboxBusy(f"no worker was free within {waited:g} s.", fix="raise commands.workers or queue_timeout")
+        if self._dispatch.slow:
+            waited = time.monotonic() - run.submitted
+            text = f"no worker was ready within {_START:g} s, again and again; the next one is tried."
+            error = SandboxBusy(text, fix="look at the load of the machine")
+        self._finish(run, failure(run.id, "busy", error, queue_s=waited))
 
     def _start_worker(self, number: int, key: Any) -> None:
         chosen, _tenant = key

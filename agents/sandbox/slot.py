@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Final
 
-from otpd.agents.sandbox.errors import SetupFailed
+from otpd.agents.sandbox.errors import NotInTime, SetupFailed
 from otpd.agents.sandbox.records import Report, Word
 
 #: Setting up a slot takes milliseconds. So long, and the machine is not well.
@@ -42,7 +42,7 @@ class Slot:
 
     def _receive(self) -> tuple[bytes, list[int]]:
         if not select.select([self.link], [], [], _PATIENCE)[0]:
-            raise SetupFailed(
+            raise NotInTime(
                 f"a slot was not ready within {_PATIENCE:g} s", layer="nest", fix="look at the load of the machine"
             )
         data, fds, _, _ = socket.recv_fds(self.link, 4096, 4, socket.MSG_CMSG_CLOEXEC)

@@ -212,6 +212,13 @@ class Life(RuleBasedStateMachine):
         self.workers[worker] = "idle"
         self.perform(list(self.dispatch.ready(worker)))
 
+    @precondition(lambda self: "starting" in self.workers.values())
+    @rule(data=st.data())
+    def late(self, data: st.DataObject) -> None:
+        worker = self.some("starting", data)
+        self.workers[worker] = "leaving"
+        self.dispatch.late(worker, self.now)
+
     @precondition(lambda self: "busy" in self.workers.values())
     @rule(data=st.data(), worn=st.booleans())
     def done(self, data: st.DataObject, worn: bool) -> None:
@@ -251,8 +258,49 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_beside_room(self) -> None:
         if self.dispatch.waiting():
-            assert len(self.workers) == 3 or "starting" in self.workers.values()
+            assert len(self.workers) == 3 or "starting" in self.workers.values() or self.dispatch._rest < float("inf")
 
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=40, stateful_step_count=40)
+
+
+# --- workers that are not ready in time ---
+
+
+def test_a_worker_that_is_late_is_tried_again_after_a_rest_that_grows_and_what_waits_does_not_expire() -> None:
+    made = dispatch(timeout=5.0)
+    effects, now, rests = made.submit(1, "k", "a", 0.0), 0.0, []
+    for number in (1, 2):
+        assert effects == [Start(number, "k")]
+        now += 30.0
+        made.late(number, now)
+        assert (made.gone(number), made.tick(now), made.slow) == ([], [], False)
+        rests.append(made.due() - now)
+        now = made.due()
+        effects = made.tick(now)
+    assert (rests, effects, made.ready(3)) == ([1.0, 2.0], [Start(3, "k")], [Send(3, 1)])
+    assert (made.due(), made.slow) == (float("inf"), False)
+
+
+def test_what_waits_for_workers_that_are_late_three_times_in_a_row_expires_and_the_next_run_has_one_tried() -> None:
+    made, now = dispatch(timeout=5.0), 0.0
+    made.submit(1, "k", "a", now)
+    for number in (1, 2, 3):
+        now += 30.0
+        made.late(number, now)
+        made.gone(number)
+        if number < 3:
+            now = made.due()
+            made.tick(now)
+    assert (made.slow, made.due() <= now, made.tick(now)) == (True, True, [Expire(1)])
+    assert (made.submit(2, "k", "a", now), made.due() - now) == ([], 4.0)
+    assert made.tick(made.due()) == [Start(4, "k")]
+
+
+def test_workers_that_are_late_together_count_once_and_one_that_is_ready_too_late_gets_nothing() -> None:
+    made = dispatch()
+    made.submit(1, "k", "a", 0.0), made.submit(2, "k", "a", 0.0)
+    made.late(1, 30.0), made.late(2, 30.0)
+    assert (made.ready(1), made.gone(1), made.gone(2), made.due()) == ([], [], [], 31.0)
+    assert made.tick(31.0) == [Start(3, "k"), Start(4, "k")]

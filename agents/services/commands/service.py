@@ -71,7 +71,7 @@ class Commands(Agent):
         self._book: Book[Standing] = Book(self.generation)
         self._nursery = Nursery(self, settings.workers)
         self._pool = Pool(settings, spawn=self._nursery.spawn)
-        self._lost = 0
+        self._lost = self._late = 0
         self._asking: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._pool.fileno(), self._turn)
@@ -281,10 +281,18 @@ class Commands(Agent):
             self._lost = self._pool.counters.workers_lost
             for delay in _SWEEP:
                 self._loop.call_later(delay, cgroup.sweep)
+        if self._pool.counters.workers_late > self._late:
+            self._late = self._pool.counters.workers_late
+            self._tell_late()
         if self._timer is not None:
             self._timer.cancel()
         due = min((self._pool.due(), *(entry.drop_at for entry in self._book)))
         self._timer = self._loop.call_at(due, self._turn) if due < float("inf") else None
+
+    def _tell_late(self) -> None:
+        why = "a worker of the sandbox was not ready in time; it is tried again, with the same backend"
+        self.log.warning("%s; look at the load of the machine", why)
+        note(self, "late", self.name, why=why, count=self._late)
 
     def _unread(self) -> dict[str, int]:
         """Bytes of output that wait to be read, by command."""

@@ -126,6 +126,7 @@ EVENTS: Final[Mapping[str, Told]] = {
     "tasks.unguarded": Told("pool", "spawn = \"deny\" is without its kernel filter", (), _TASK),
     "commands.ended": Told(_CHILD, "a command that it ordered has ended", ("wall_s", "cpu_s"), _COMMAND),
     "commands.refused": Told(_CHILD, "a command that it ordered was refused", ("wall_s", "cpu_s"), _COMMAND),
+    "commands.late": Told("commands", "workers were not ready in time, and are tried again", ("count",), ("why",)),
     "errors.stalled": Told("errors", "errors.db can't be written; tried again each second", (), ("why",)),
     "errors.resumed": Told("errors", "it can be written again"),
     "errors.quarantined": Told("errors", "errors.db could not be used and was set aside", (), ("file", "why", "moved_to")),
