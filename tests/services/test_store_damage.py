@@ -74,8 +74,6 @@ def test_it_is_told_by_the_store_that_begins() -> None:
     ("receipts", "answer = x'c1'", "sender = 's'"),
     ("receipts", f"sender = {_BROKEN}", "sender = 's'"),
     ("receipts", "number = 'one'", "sender = 's'"),
-    ("finished", f"target = {_BROKEN}", "id = 'o1'"),
-    ("finished", "seq = 9", "id = 'o1'"),
     ("subscriptions", f"pattern = {_BROKEN}", "name = 'b'"),
     ("subscriptions", "name = 'c'", "name = 'b'"),
 ])  # fmt: skip
@@ -88,7 +86,19 @@ def test_a_damaged_row_of_what_is_remembered_is_dropped_and_the_others_stay(tabl
     assert [message.seq for message in found.messages] == [2, 3, 4]
     assert [each.sender for each in found.receipts] == (["t"] if table == "receipts" else ["s", "t"])
     assert found.subscriptions == ({} if table == "subscriptions" else {"b": ("news",)})
-    assert journal.finished(world.disk, [("s", "o1")]) == ({} if table == "finished" else {("s", "o1", "a"): 1})
+
+
+@pytest.mark.parametrize("change", [f"target = {_BROKEN}", "seq = 9", "minute = 99"])
+def test_a_damaged_row_of_ids_that_have_ended_says_nothing_and_no_start_looks_for_it(change: str) -> None:
+    """There may be millions of them."""
+    world = written()
+    assert journal.finished(world.disk, [("s", "o1")]) == {("s", "o1", "a"): 1}
+    world.disk.execute(f"UPDATE finished SET {change} WHERE id = 'o1'")
+    asked: list[str] = []
+    world.disk.set_trace_callback(asked.append)
+    recovered(world)
+    assert [each for each in asked if "finished" in each] == []
+    assert journal.finished(world.disk, [("s", "o1")]) == {}
 
 
 @pytest.mark.parametrize("change", ["UPDATE minutes SET minute = 'x'", "DELETE FROM minutes"])

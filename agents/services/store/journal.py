@@ -7,7 +7,8 @@
 |---|---|
 | messages | never delivered: a dead letter, `corrupt`; one whose counters alone were damaged can be replayed |
 | letters | stays, is shown, can't be replayed |
-| finished, receipts, subscriptions | dropped; agents subscribe again at their start |
+| receipts, subscriptions | dropped at the start; agents subscribe again at theirs |
+| finished | not believed, and forgotten in its time |
 """
 
 from __future__ import annotations
@@ -81,19 +82,21 @@ def _intact(row: sqlite3.Row) -> bool:
         same = zlib.crc32(row["body"], row_sum(*fixed[:7])) == row["crc"]
     except (TypeError, IndexError):  # a byte that says what kind of value it is, or that is in the name of a column
         return False
-    numbers = (row[name] for name in _NUMBERS if name in set(row.keys()))
+    there = row.keys()
+    numbers = (row[name] for name in _NUMBERS if name in there)
     return same and isinstance(row["at"], float) and all(isinstance(each, int) for each in numbers)
 
 
 _MESSAGES: Final = Table("messages", ("seq",), _intact, "seq")
 #: What is known of who has sent and who wants what; without a row of it the store goes on.
 _MEMORIES: Final = (
-    Table("finished", ("sender", "id", "target"), intact, "id"),
     Table("subscriptions", ("name", "pattern"), intact, "name"),
     Table("receipts", ("sender",), intact, "sender"),
 )
+#: All that senders have named in ten minutes: millions, which no start may wait for. A row is checked when it is asked for.
+_FINISHED: Final = Table("finished", ("sender", "id", "target"), intact, "id")
 #: For the engine: what is checked at its start, and saved from a damaged file.
-TABLES: Final = (_MESSAGES, Table("letters", ("seq",), _intact, "seq"), *_MEMORIES)
+TABLES: Final = (_MESSAGES, Table("letters", ("seq",), _intact, "seq"), _FINISHED, *_MEMORIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +296,10 @@ def body(connection: sqlite3.Connection, message: Message) -> bytes | None:
 
 def finished(connection: sqlite3.Connection, named: Sequence[tuple[str, str]]) -> Finished:
     """Which of these (sender, id) belong to messages that have ended within memory: their targets and seqs."""
-    query = "SELECT sender, id, target, seq FROM finished WHERE sender = ? AND id = ?"
-    rows = (row for pair in dict.fromkeys(named) for row in connection.execute(query, pair))
-    return {(sender, id, target): seq for sender, id, target, seq in rows}
+    query = "SELECT * FROM finished WHERE sender = ? AND id = ?"
+    with salvage.any_text(connection):
+        rows = [row for pair in dict.fromkeys(named) for row in connection.execute(query, pair)]
+    return {(sender, id, target): seq for sender, id, target, seq, *rest in rows if intact((sender, id, target, seq, *rest))}
 
 
 # --- dead letters ---
