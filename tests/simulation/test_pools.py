@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pytest import MonkeyPatch
 
-from otpd.agents.tasks import desk, dispatch, machine
+from otpd.agents.tasks import desk, dispatch, machine, waiting
 from otpd.agents.tasks.effects import End, Send, Settled
 from otpd.agents.tasks.machine import State
 from tests.simulation.pools.world import FAULTS, World
@@ -78,6 +78,10 @@ def the_queue_has_no_bound(patch: MonkeyPatch) -> None:
 def arguments_are_bounded_in_number_alone(patch: MonkeyPatch) -> None:
     room = machine.Pool._room
     patch.setattr(machine.Pool, "_room", lambda self, size: room(self, -self._queue.bytes - self._parked.bytes))
+
+
+def results_that_nobody_reads_are_unbounded(patch: MonkeyPatch) -> None:
+    patch.setattr(waiting.Queue, "unread", lambda self, owner, size: None)
 
 
 def there_is_one_worker_too_many(patch: MonkeyPatch) -> None:
@@ -149,6 +153,7 @@ BUGS: list[Callable[[MonkeyPatch], None]] = [
     a_task_is_said_to_be_over_before_it_is,
     the_queue_has_no_bound,
     arguments_are_bounded_in_number_alone,
+    results_that_nobody_reads_are_unbounded,
     there_is_one_worker_too_many,
     a_worker_that_is_busy_is_taken_for_idle,
     the_tasks_of_a_dead_owner_go_on,

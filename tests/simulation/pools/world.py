@@ -39,7 +39,7 @@ SPAN: Final = 20 * SECOND
 RECOVERY: Final = 900 * SECOND
 FAULTS: Final = (
     "worker", "pool", "owner", "stop worker", "stop owner", "stop pool", "worker and pool", "root", "drain", "resize",
-    "stop an owner that waits", "no worker can start",
+    "stop an owner that waits", "no worker can start", "results are not read",
 )  # fmt: skip
 
 
@@ -139,6 +139,8 @@ class World:
         if "owner" in fault:
             waiting = self._owners_that_wait() if "waits" in fault else []
             self.chance.choice(waiting or self.owners).hit(signal.SIGSTOP if "stop" in fault else signal.SIGKILL)
+        if fault == "results are not read":
+            self.chance.choice(self.owners).look_away(self.chance.randrange(SPAN))
         if fault == "no worker can start":
             self.barren_until = self.clock.now + self.chance.randrange(10 * SECOND)
         if fault == "root":
@@ -302,6 +304,7 @@ class Owner:
     desk: Desk = field(init=False)
     process: Process = field(init=False)
     line: Line | None = None
+    looks_away_until: int = 0  # it reads no results, and submits on
 
     def begin(self) -> None:
         self.desk, self.line = Desk("p"), None
@@ -315,7 +318,16 @@ class Owner:
     def hit(self, number: int) -> None:
         self.world.kernel.signal(self.process, number)
 
+    def look_away(self, time: int) -> None:
+        self.looks_away_until = self.world.clock.now + time
+        self.world.clock.after(time, self._look_again)
+
+    def _look_again(self) -> None:
+        if self.line is not None:
+            self.process.do(self.line.read)
+
     def _died(self) -> None:
+        self.looks_away_until = 0
         self.world.kernel.reap(self.process)
         self.world.clock.after(self.world.chance.randrange(300 * MS), self.begin)
 
@@ -361,7 +373,8 @@ class Line:
         self._to_pool = Pipe(clock, latency, lambda message: pool.process.do(self._heard, message))
         self._to_owner = Pipe(clock, latency, lambda message: self._process.do(self._told, message))
         self._key: int | None = None
-        self.unread = 0  # bytes of results that are under way to the owner
+        self.unread = 0  # bytes of results that are under way to the owner, or lie there
+        self._lying: list[tuple[int, int]] = []  # the task's number, and bytes in shared memory
         self._to_pool.send(None)
         owner.process.at_exit.append(self._owner_died)
         pool.process.at_exit.append(self._pool_died)
@@ -384,14 +397,22 @@ class Line:
         self._to_owner.send(message)
 
     def _told(self, message: list[Any]) -> None:
-        """There is no shared memory here: the desk is given the rest, and says that it has read."""
+        """There is no shared memory here: the desk is given the rest, and says that it has read when its owner has."""
         if sizes := _sizes(message):
-            self.unread -= sum(sizes)
+            self._lying.append((message[1], sum(sizes)))
             message = [*message[:-1], []]
-            self._desk.out.append((["read", message[1]], ()))
         self._desk.hear(message, [])
-        if self._desk.out:
-            self.flush()
+        if self.owner.looks_away_until <= self.owner.world.clock.now:
+            self.read()
+        self.flush()
+
+    def read(self) -> None:
+        """What lies there."""
+        lying, self._lying = self._lying, []
+        for number, size in lying:
+            self.unread -= size
+            self._desk.out.append((["read", number], ()))
+        self.flush()
 
     def _owner_died(self) -> None:
         self._to_owner.cut()
