@@ -48,7 +48,7 @@ class Entry(Generic[R]):
     profile: str
     run: R
     at: float  # wall clock
-    pieces: deque[tuple[str, bytes]] = field(default_factory=deque)  # of a result that is too large for one answer
+    pieces: deque[tuple[str, memoryview]] = field(default_factory=deque)  # of a result that is too large for one answer
     record: dict[str, Any] | None = None  # once it is over
     drop_at: float = float("inf")  # monotonic
 
@@ -180,8 +180,15 @@ def shown(argv: object, code: str | None) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def cut(record: Mapping[str, Any], inline: int, piece: int) -> tuple[dict[str, Any], deque[tuple[str, bytes]]]:
-    """The record as it is answered, and what of its output is too large for that, in pieces."""
+def answered(entry: Entry[Any], inline: int, piece: int) -> dict[str, Any]:
+    """What the call that ordered it is answered. Output that is too large for that stays in `pieces`, and nowhere else."""
+    assert entry.record is not None
+    entry.record, entry.pieces = cut(entry.record, inline, piece)
+    return {**entry.record, "more": bool(entry.pieces)}
+
+
+def cut(record: Mapping[str, Any], inline: int, piece: int) -> tuple[dict[str, Any], deque[tuple[str, memoryview]]]:
+    """The record as it is answered, and what of its output is too large for that, in pieces, which are no copies."""
     outputs = [(stream, record[stream]) for stream in ("stdout", "stderr")]
     if sum(len(content) for _, content in outputs) <= inline:
         return dict(record), deque()
@@ -189,5 +196,5 @@ def cut(record: Mapping[str, Any], inline: int, piece: int) -> tuple[dict[str, A
     return {**record, "stdout": b"", "stderr": b""}, pieces
 
 
-def _chunks(content: bytes, size: int) -> Iterable[bytes]:
-    return (content[place : place + size] for place in range(0, len(content), size))
+def _chunks(content: bytes, size: int) -> Iterable[memoryview]:
+    return (memoryview(content)[place : place + size] for place in range(0, len(content), size))

@@ -32,7 +32,7 @@ from otpd.agents.sandbox.pool import Pool
 from otpd.agents.sandbox.reading import read
 from otpd.agents.sandbox.result import Result
 from otpd.agents.sandbox.runs import PIPE, READ_SIZE, Run
-from otpd.agents.services.commands.book import Book, Entry, Owner, bound, cut, described, shown
+from otpd.agents.services.commands.book import Book, Entry, Owner, answered, bound, described, shown
 from otpd.agents.services.commands.nursery import Nursery
 from otpd.agents.services.notes import note
 
@@ -334,7 +334,7 @@ class Commands(Agent):
         elif standing.stream:
             entry.record = {**record, "stdout": b"", "stderr": b""}
         else:
-            self._answer_whole(entry, record)
+            self._answer_whole(entry)
             self._otpd.flush()  # who waits goes first
         self._tell(entry, summary, result)
 
@@ -346,12 +346,11 @@ class Commands(Agent):
             note(self, "ended", entry.owner.name, **_noted(summary, result))
         self.emit("command", **summary)
 
-    def _answer_whole(self, entry: Entry[Standing], record: dict[str, Any]) -> None:
+    def _answer_whole(self, entry: Entry[Standing]) -> None:
         whole = entry.run.whole
         assert whole is not None
         if whole.waiting:
-            answered, entry.pieces = cut(record, INLINE, READ_SIZE)
-            whole.answer({**answered, "more": bool(entry.pieces)})
+            whole.answer(answered(entry, INLINE, READ_SIZE))
         if not entry.pieces:
             self._book.forget(entry)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otpd.agents.sandbox import Result
-from otpd.agents.services.commands.book import KEPT, MOST_KEPT, REMEMBERED, Book, Entry, Owner, bound, cut, shown
+from otpd.agents.services.commands.book import KEPT, MOST_KEPT, REMEMBERED, Book, Entry, Owner, answered, bound, cut, shown
 
 A1, A2, B1 = Owner("a", 1), Owner("a", 2), Owner("b", 1)
 
@@ -109,6 +109,16 @@ def test_output_that_is_too_large_for_an_answer_is_cut_into_pieces() -> None:
     large, pieces = cut({"stdout": b"abcde", "stderr": b"f", "id": "x"}, inline=4, piece=3)
     assert large == {"stdout": b"", "stderr": b"", "id": "x"}
     assert list(pieces) == [("stdout", b"abc"), ("stdout", b"de"), ("stderr", b"f")]
+
+
+def test_output_that_waits_to_be_read_is_held_once_and_the_record_at_its_end_is_without_it() -> None:
+    book: Book[str] = Book(1)
+    made, output = entry(book, A1), b"abcde"
+    book.begin(made)
+    book.over(made, {**record(), "stdout": output, "stderr": b""}, 0.0)
+    bare = record(stdout=b"", stderr=b"")
+    assert (answered(made, inline=4, piece=3), made.record) == ({**bare, "more": True}, bare)
+    assert [each.obj is output for _, each in made.pieces] == [True, True]
 
 
 def test_what_nobody_reads_is_bounded_and_the_oldest_goes_first() -> None:
