@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from otpd.agents.services.health.probes import Ask, Verdict
 from otpd.ipc import limits
-from otpd.ipc.happenings import CallFailed
-from otpd.ipc.wire import INNER
+from otpd.ipc.wire import INNER, Kind
 from otpd.supervisor.spec import Health as Plan
 from otpd.supervisor.spec import Launch, RestartWhen
 from tests.simulation.broker import SimulatedBroker
@@ -27,8 +26,6 @@ from tests.simulation.wellness.watch import Patient, Watch
 from tests.simulation.workers import Live
 
 if TYPE_CHECKING:
-    from otpd.ipc.happenings import Happening
-    from tests.simulation.agent import SimulatedAgent
     from tests.simulation.messages import Message
     from tests.simulation.whole.health import SimulatedHealth
 
@@ -121,14 +118,14 @@ class Health(Observer):
         self._behind.discard(ask.name)
         self._watch.answered(service, ask, verdict)
 
-    def happened(self, agent: SimulatedAgent, happening: Happening, message: Message | None) -> None:
-        """A question that has not even been delivered: whoever is behind by more than his window is not well."""
-        if agent.name != limits.HEALTH or message is None or not isinstance(happening, CallFailed) or message.passed:
+    def router_took(self, broker: SimulatedBroker, who: tuple[str, int], message: Message, frame: bytes) -> None:
+        """A question that has to wait: whoever is behind by more than his window is not well."""
+        if message.kind is not Kind.CALL or who[0] != limits.HEALTH:
             return
-        entry = self._broker.router._table.get(message.to) if self._broker is not None else None
+        entry = broker.router._table.get(message.to)
         peer = entry.open if entry is not None else None
         if entry is not None and peer is not None and (entry.inbox or not peer.allowance.fits(1, INNER.size + message.size)):
-            self.sometimes["a child is behind by more than its window, and not well"] += 1
+            self.sometimes["a question waits behind more than the window of a child"] += 1
             self._behind.add(message.to)
 
     def _is_late(self, put: Put) -> bool:
