@@ -167,13 +167,21 @@ def client_of(context: Context, timeout: float) -> Iterator[Client]:
     """A client of the node; what goes wrong with a message becomes an exit code of the table."""
     from otpd.agents import OtpdError, connect
 
-    with context.control():  # says best what is wrong when there is no node
+    with context.control() as root:  # says best what is wrong when there is no node
+        _refuse_without_broker(root.status("broker"))
         control = str(context.paths().control)
     try:
         with connect(control, timeout) as node:
             yield node
     except OtpdError as error:
         raise failure_of(error) from error
+
+
+def _refuse_without_broker(rows: list[dict[str, Any]]) -> None:
+    """One that was stopped does not come back by itself: there is nothing to wait for."""
+    state = next((row["state"] for row in rows if row["name"] == "broker"), "running")
+    if state in ("stopped", "failed"):
+        raise Failure(Exit.STATE, f"there is no broker now: it is {state}", "start it with: otpd child start broker")
 
 
 def failure_of(error: Exception) -> Failure:

@@ -15,11 +15,26 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from otpd.supervisor.child import is_clean
+from otpd.supervisor.spec import BRUTAL_KILL, Shutdown
 
 EVENTS_KEPT = 1000
 DEATHS_KEPT = 10
 EARLY_KEPT = 1000
 _NOT_IN_RECORD: Final = frozenset({"at", "path", "generation", "tail", "stacks"})
+
+
+#: The cause of an end by SIGKILL that was asked for and is what the spec says; the error store knows it, too.
+BRUTALLY: Final = 'shutdown = "brutal_kill"'
+
+
+def as_specified(shutdown: Shutdown, reason: str, asked_by: str | None) -> str | None:
+    """
+    >>> as_specified("brutal_kill", "killed", "operator"), as_specified(5.0, "killed", "operator")
+    ('shutdown = "brutal_kill"', None)
+    >>> as_specified("brutal_kill", "killed", None), as_specified("brutal_kill", "error(1)", "operator")
+    (None, None)
+    """
+    return BRUTALLY if shutdown == BRUTAL_KILL and reason == "killed" and asked_by is not None else None
 
 
 @dataclass(slots=True)
@@ -56,7 +71,7 @@ class Death:
     @property
     def expected(self) -> bool:
         """Somebody had asked for it, and it went as it should."""
-        return self.asked_by is not None and is_clean(self.reason)
+        return self.asked_by is not None and (is_clean(self.reason) or self.cause == BRUTALLY)
 
     def summary(self) -> dict[str, Any]:
         """`last_exit` of the contract."""

@@ -29,7 +29,7 @@ from otpd.supervisor.incarnation import (
     Tell,
 )
 from otpd.supervisor.intensity import Budget
-from otpd.supervisor.journal import Death
+from otpd.supervisor.journal import Death, as_specified
 from otpd.supervisor.live import REASON_LIMIT, TRACEBACK_LIMIT, Live
 from otpd.supervisor.loop import LATE
 from otpd.supervisor.notify import Sender
@@ -263,6 +263,7 @@ class Workers:
 
     def _death_of(self, live: Live, reason: str, at: float, lived: float, budget: Budget) -> Death:
         incarnation, status = live.incarnation, live.incarnation.status or Status()
+        specified = as_specified(live.spec.shutdown, reason, live.asked_by)
         return Death(
             generation=live.generation,
             reason=reason,
@@ -271,7 +272,7 @@ class Workers:
             at=at,
             uptime_s=round(lived, 3),
             asked_by=live.asked_by,
-            cause=self._out_of_memory(live) if incarnation.killed_by_others else incarnation.cause,
+            cause=self._out_of_memory(live) if incarnation.killed_by_others else incarnation.cause or specified,
             restarts_in_window=budget.used,
             left=live.left,
             detached=live.launch.detach,

@@ -19,7 +19,7 @@ from otpd.cli.describe_view import render
 from otpd.cli.failures import Failure
 from otpd.cli.messages import failure_of, keywords
 from otpd.cli.output import plain
-from tests.cli.fake import FakeNode
+from tests.cli.fake import FakeNode, worker
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,15 @@ def test_a_description_in_lines() -> None:
         "topics",
         "  orders.*.cancelled -> cancelled(event)",
     ]
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed"])
+def test_a_broker_that_does_not_come_back_by_itself_is_not_waited_for(node: FakeNode, state: str) -> None:
+    node.answers["status"] = [worker("broker", kind="service", state=state)]
+    done = node.otpd("call", "feed", "last", "--timeout", "1h", code=3)
+    assert done.stderr == (
+        f"otpd: there is no broker now: it is {state}\nnext: start it with: otpd child start broker\n"
+    )
 
 
 def test_a_breaker_is_asked_of_root(node: FakeNode) -> None:

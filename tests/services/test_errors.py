@@ -21,6 +21,7 @@ from otpd.agents.services.errors.service import Errors
 from otpd.agents.services.errors.view import absorb, look
 from otpd.agents.services.journal import Cursor, Event, Reader, unread
 from otpd.agents.services.sqlite import passes
+from otpd.supervisor.journal import as_specified
 from tests.agents.scenes import scene
 
 TRACE = """Traceback (most recent call last):
@@ -83,6 +84,12 @@ def database(tmp_path: Path) -> Iterator[Database]:
 )
 def test_an_end_is_a_crash_unless_it_was_clean_or_asked_for(reason: str, asked_by: str | None, kind: str) -> None:
     assert kind_of(Log().death(reason, asked_by)) == kind
+
+
+def test_a_kill_that_its_spec_wants_is_an_end_as_asked_unless_nobody_asked() -> None:
+    brutally = as_specified("brutal_kill", "killed", "its supervisor")
+    assert kind_of(Log().death("killed", "its supervisor", cause=brutally)) == "end"
+    assert kind_of(Log().death("killed", "health", cause=brutally)) == "crash"
 
 
 @pytest.mark.parametrize(

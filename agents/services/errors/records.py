@@ -39,6 +39,8 @@ HARMLESS: Final = frozenset({"end"})
 _SUMMARY: Final = 300
 #: Events that stand for several; their numbers say how many.
 _SUMS: Final = (".dead_letters", ".suppressed")
+#: The cause of an end by SIGKILL that is what the spec of the child says.
+_BRUTALLY: Final = 'shutdown = "brutal_kill"'
 #: The reason of a program that has exited by itself.
 _STATUS: Final = re.compile(r"error\(\d+\)")
 _KNOWN: Final = frozenset({"at", "event", "name", "path", "generation", "life", "seq", "group"})
@@ -152,7 +154,7 @@ def _kind(what: str) -> str | None:
 
 def _death(event: Event) -> Record:
     reason = str(event.get("reason"))
-    kind = "crash" if crashed(event) else "end" if is_clean(reason) else "unclean_stop"
+    kind = "crash" if crashed(event) else "end" if is_clean(reason) or event.get("cause") == _BRUTALLY else "unclean_stop"
     cause = f" ({event['cause']})" if event.get("cause") and str(event["cause"]) not in reason else ""
     return _record(kind, event, f"{reason}{cause}", f"{reason}{cause}", event.get("traceback"))
 
