@@ -1,7 +1,7 @@
 """What a task costs: its way to a worker and back, many of them, and a large argument; against other pools in the same run.
 
-Two ways in: PoolExecutor, as ProcessPoolExecutor, loky, pebble and Ray are used; and `self.task` of an agent, against
-run_in_executor in the same agent. All pools have two workers.
+Two ways in: PoolExecutor, as ProcessPoolExecutor, loky, pebble, Ray and Celery are used; and `self.task` of an agent,
+against run_in_executor in the same agent. All pools have two workers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from multiprocessing import get_context
 from typing import Any
 
 from otpd.agents import PoolExecutor, connect
+from scripts.benchmarks import celeries
 from scripts.benchmarks.table import Row, spread
 from tests.e2e.node import node
 
 WORKERS, ROUNDS, TURN, TASKS, REPEATS = 2, 400, 20, 3000, 3
 MIB = 1024 * 1024
 #: Compared where they are installed.
-_OTHERS = ("loky", "pebble", "ray")
+_OTHERS = ("loky", "pebble", "ray", "celery")
 LARGE = 64 * MIB
 
 AGENT = f"""
@@ -108,6 +109,17 @@ def _with_ray() -> Iterator[dict[str, Any]]:
     ray.shutdown()
 
 
+@contextlib.contextmanager
+def _with_celery() -> Iterator[dict[str, Any]]:
+    """By itself, as Ray, and with the Redis that it needs."""
+    with celeries.running(WORKERS) as celery:
+        if celery is None:
+            yield {}
+            return
+        with PoolExecutor(WORKERS) as ours:
+            yield {"ours": ours, "celery": celery}
+
+
 class _Pebble(Executor):
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -137,7 +149,7 @@ class _Reference:
 
 def _executors() -> Iterator[Row]:
     compared: set[str] = set()
-    for some in (_others, _with_ray):
+    for some in (_others, _with_ray, _with_celery):
         with some() as pools:
             compared.update(pools)
             if pools:
