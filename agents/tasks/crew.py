@@ -27,6 +27,9 @@ _ADDRESS: Final = "OTPD_POOL"
 _STRANGERS, _PATIENCE = 8, 30.0
 #: Seconds without a free descriptor until the next look at who has connected.
 _PAUSE: Final = 0.2
+#: The reason of who ended because it was told to; and of who was told to because nothing could be heard of it any more.
+_STOPPED: Final = "shutdown"
+_HUNG_UP: Final = "it has closed its line to the pool, as a task does that closes descriptors which are not its own"
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
@@ -54,12 +57,14 @@ class Listener(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """`leaving`: it is told to stop, or its line has ended. `why`: what is known of its end."""
+    """`leaving`: it is told to stop, or its line has ended, which may be its own doing (`hung_up`). `why`: what is known of
+    its end."""
 
     name: str
     secret: str
     line: Line | None = None
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    hung_up: bool = False
     why: str = ""
 
 
@@ -112,7 +117,7 @@ class Workers:
         """Root says why one of them has ended."""
         for row in self._rows.values():
             if row.name == name:
-                row.why = row.why or why
+                row.why = row.why or (_HUNG_UP if row.hung_up and why == _STOPPED else why)
                 if row.line is None:  # and never will have one
                     row.leaving.set()
 
@@ -194,6 +199,7 @@ class Workers:
             self._numbers.pop(line, None)
             for number, row in self._rows.items():
                 if row.line is line:
+                    row.hung_up = not row.leaving.is_set()
                     row.leaving.set()
                     self.listener.ending(number)
 

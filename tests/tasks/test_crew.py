@@ -22,22 +22,30 @@ from otpd.agents.tasks.wire import Wire
 class Node:
     """Root and the machine of the pool: workers are started by nobody, the test speaks for them."""
 
+    workers: Workers
+
     def __init__(self) -> None:
         self.environment: dict[str, str] = {}
         self.told: list[Any] = []
         self.stopped: list[str] = []
+        self.ends: dict[str, str] = {}  # what root says of those that it stops
 
     async def start_child(self, spec: Mapping[str, Any]) -> None:
         self.environment[spec["name"]] = spec["env"]["OTPD_POOL"]
 
     async def stop_child(self, name: str) -> None:
         self.stopped.append(name)
+        if name in self.ends:
+            self.workers.ended(name, self.ends[name])
 
     def ready(self, worker: int) -> None:
         self.told.append(["ready", worker])
 
     def done(self, worker: int, ok: bool, memory: int, answer: Sequence[Any], fds: list[int]) -> None:
         self.told.append(["done", worker, ok])
+
+    def ending(self, worker: int) -> None:
+        self.told.append(["ending", worker])
 
     def lost(self, worker: int, why: str) -> None:
         self.told.append(["lost", worker, why])
@@ -176,3 +184,20 @@ async def test_one_that_ends_before_it_has_said_a_word_is_lost() -> None:
             while not node.told:
                 await asyncio.sleep(0.005)
         assert (node.told, node.stopped) == ([["lost", 1, "exit status 1"]], ["w-1"])
+
+
+@pytest.mark.parametrize(("said", "why"), [("shutdown", crew._HUNG_UP), ("killed", "killed")])
+@on_a_loop
+async def test_of_one_whose_line_ends_it_is_told_why_and_not_that_it_was_stopped_for_that(said: str, why: str) -> None:
+    async with pool() as node:
+        node.workers.start(1)
+        worker = node.connect()
+        await asyncio.sleep(0)
+        node.say(worker, ["hello", node.environment["w-1"].split()[1]])
+        assert await node.heard(worker) == SETTINGS
+        node.ends["w-1"] = said
+        worker.close()
+        async with asyncio.timeout(30):
+            while len(node.told) < 2:
+                await asyncio.sleep(0.005)
+        assert node.told == [["ending", 1], ["lost", 1, why]]
