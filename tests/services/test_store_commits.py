@@ -99,11 +99,13 @@ def test_the_loop_waits_for_one_brief_job_alone_after_quick_commits_and_for_noth
     assert [written(brief) for _ in range(commits.TRUSTED + 1)] == [False] * commits.TRUSTED + [True]
 
 
-def test_a_commit_that_does_not_end_is_a_disk_that_hangs_after_a_while() -> None:
+def test_a_commit_that_does_not_end_is_a_disk_that_hangs_after_so_many_looks_and_not_after_a_pause_of_ones_own() -> None:
     machine = Commits()
     submitted(machine, "A")
-    assert (names(machine.begin(10.0)), machine.hangs(14.0), machine.hangs(17.5)) == ("A", 0.0, 7.5)
+    machine.begin(10.0)
+    assert [machine.look(99.0) for _ in range(commits.HANGING)] == [0.0] * (commits.HANGING - 1) + [89.0]
     submitted(machine, "B")
+    assert machine.hangs(100.0) == 90.0
     machine.committed()
-    assert machine.hangs(99.0) == 0.0, "what waits is with nobody"
-    assert (names(machine.begin(20.0)), machine.hangs(22.0)) == ("B", 0.0)
+    assert machine.look(101.0) == 0.0, "what waits is with nobody"
+    assert (names(machine.begin(102.0)), machine.look(103.0)) == ("B", 0.0)

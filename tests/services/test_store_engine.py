@@ -114,9 +114,7 @@ async def hanging(directory: Path) -> None:
 def test_a_disk_that_hangs_holds_up_its_commits_and_not_the_loop_and_is_told_until_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for constant in ("HANGING", "LOOK"):
-        monkeypatch.setattr(engine, constant, 0.05)
-    monkeypatch.setattr(commits, "HANGING", 0.04)
+    monkeypatch.setattr(engine, "LOOK", 0.01)
     monkeypatch.setattr(commits, "QUICK", 60.0)
     hanging(tmp_path)
 

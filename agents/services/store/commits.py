@@ -36,8 +36,9 @@ MAX_WAITING, MAX_BYTES = 20_000, 64 * 2**20
 
 #: A commit that takes less (seconds) is quick; after so many in a row the loop waits for one, at most as long.
 QUICK, TRUSTED = 0.005, 8
-#: Seconds after which a commit that has not ended is no slow one: the disk hangs. Half of what the store's watchdog waits.
-HANGING: Final = 5.0
+#: Looks, one a second, after which a commit that has not ended is no slow one: the disk hangs. Counted, because of a process
+#: that was itself stopped, seconds say nothing.
+HANGING: Final = 5
 
 
 class Room(enum.Enum):
@@ -74,7 +75,7 @@ class Commits:
         self._writing: list[Job] = []
         self._bytes = 0
         self._quick = 0  # quick commits in a row
-        self._began = 0.0
+        self._began, self._looks = 0.0, 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._writing)
@@ -98,14 +99,18 @@ class Commits:
         """What to write now; nothing while a commit is being written."""
         if self._writing or not self._waiting:
             return []
-        self._began = now
+        self._began, self._looks = now, 0
         self._writing, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
         return self._writing
 
     def hangs(self, now: float) -> float:
         """For how many seconds the disk has not taken what was begun; 0.0 as long as that may be mere slowness."""
-        took = now - self._began if self._writing else 0.0
-        return took if took >= HANGING else 0.0
+        return now - self._began if self._writing and self._looks >= HANGING else 0.0
+
+    def look(self, now: float) -> float:
+        """Whether it `hangs` now; to be called once a second while something is begun."""
+        self._looks += 1
+        return self.hangs(now)
 
     @property
     def awaited(self) -> bool:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from otpd.agents.services.store.ballast import Ballast
-from otpd.agents.services.store.commits import HANGING, QUICK, Commits, Job, Refused, Room
+from otpd.agents.services.store.commits import QUICK, Commits, Job, Refused, Room
 from otpd.agents.services.store.database import Database
 from otpd.agents.services.store.refusals import Refusal, StoreBusy, StoreFull
 
@@ -33,7 +33,7 @@ Write: TypeAlias = Callable[[sqlite3.Connection], Any]
 Outcome: TypeAlias = tuple[Any, BaseException | None]
 #: Seconds without a request after which the log is written back into the database.
 IDLE: Final = 1.0
-#: Seconds between two looks at a full disk.
+#: Seconds between two looks at a disk that is full, or that has something to write.
 LOOK: Final = 1.0
 #: What an error of SQLite's says of the disk and not of the request.
 _OF_THE_DISK: Final = frozenset(
@@ -182,7 +182,7 @@ class Engine:
         if not jobs:
             return
         if self._guard is None:
-            self._guard = self._loop.call_later(HANGING, self._look_at_disk)
+            self._guard = self._loop.call_later(LOOK, self._look_at_disk)
         self._waits = self._commits.awaited and not self._out
         self._order(lambda: self._tell(self._write(jobs)))
         if self._waits:
@@ -216,9 +216,10 @@ class Engine:
         self._guard = None
         if not self._commits.idle:
             self._guard = self._loop.call_later(LOOK, self._look_at_disk)
-        if (self.hangs > 0) is not self._hung:
+        hangs = self._commits.look(self._loop.time())
+        if (hangs > 0) is not self._hung:
             self._hung = not self._hung
-            self._hanging(self.hangs)
+            self._hanging(hangs)
 
     def _written(self, outcomes: list[Outcome], took: float) -> None:
         self._answer(self._commits.committed(took), outcomes)
