@@ -235,7 +235,7 @@ class Scheduler:
     def presence(self, name: str, state: str | None, generation: int, now: Instant) -> None:
         """What the broker says of a name: starting, ready, restarting, stopped, gone; None when nobody has it."""
         owner = self.owners.get(name)
-        if owner is None or (generation and generation < owner.generation):
+        if owner is None or (generation and generation < owner.generation) or _is_old(owner, state, generation):
             return
         owner.generation = max(owner.generation, generation)
         match state:
@@ -404,3 +404,11 @@ class Scheduler:
             "armed": sum(1 for job in self.jobs.values() if job.timer is not None),
             "running": sum(len(job.runs or ()) for job in self.jobs.values()),
         }
+
+
+def _is_old(owner: Owner, state: str | None, generation: int) -> bool:
+    """Answers and events come on two lanes, so what was true before may be heard behind what is: an incarnation that was
+    ready does not start any more, and one that has died is not ready."""
+    if state == "starting":
+        return owner.ready and generation <= owner.generation
+    return state == "ready" and 0 < generation <= owner.dead

@@ -160,6 +160,27 @@ def test_one_shots_follow_the_name_through_restarts_of_their_agent_and_of_the_sc
     assert again.at(again.fires) == [5]
 
 
+@pytest.mark.parametrize("generation", [0, 1])
+def test_that_it_was_starting_is_no_news_of_one_that_is_known_to_be_ready(generation: int) -> None:
+    """An answer of the broker may be heard behind an event that is newer: they come on two lanes."""
+    rig = Rig()
+    rig.once("a/1", rig.now.mono + 5 * SECOND)
+    rig.state("ready", 1)
+    rig.state("starting", generation)
+    assert len(rig.run(5)) == 1
+
+
+def test_that_it_was_ready_is_no_news_of_one_that_is_known_to_be_dead() -> None:
+    rig = Rig()
+    rig.once("a/1", rig.now.mono + 5 * SECOND)
+    rig.state("ready", 1)
+    rig.state("restarting", 1)
+    rig.state("ready", 1)
+    assert rig.run(10) == []
+    rig.state("ready", 2)
+    assert rig.at(rig.fires) == [5]
+
+
 @pytest.mark.parametrize(("generation", "only"), [(1, 1), (2, 1)])
 def test_one_that_was_given_before_the_scheduler_died_is_asked_for_where_it_went(generation: int, only: int) -> None:
     rig = Rig()
