@@ -223,7 +223,7 @@ class Conversation:
     def publish(self, topic: str, data: Args) -> Any:
         """As `cast`."""
         self.here()
-        self.names.topic(topic)
+        self.names.own_topic(topic)
         if not self.endpoint.room:
             return self._publish_later(topic, data)
         self.put_event(topic, data)

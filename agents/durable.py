@@ -43,7 +43,7 @@ def cast(
 
 def publish(conversation: Conversation, topic: str, data: dict[str, Any]) -> Awaitable[None]:
     conversation.here()
-    conversation.names.topic(topic)
+    conversation.names.own_topic(topic)
     key, id = _options(data)
     body = conversation.encoder.encode(data, what("durable publish", topic))
     request = [EVENT, topic, "", _fitting(body, "durable publish", topic), key, id]

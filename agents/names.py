@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from otpd.agents.errors import BadArguments
 from otpd.ipc.endpoint import Address
-from otpd.ipc.topics import TopicError, words_of_topic
+from otpd.ipc.topics import TopicError, is_reserved, words_of_topic
 from otpd.ipc.wire import MAX_KEY, is_key
 
 #: How many are remembered.
@@ -54,6 +54,13 @@ class Names:
         if len(self._topics) >= _KNOWN:
             self._topics.clear()
         self._topics.add(topic)
+
+
+    def own_topic(self, topic: str) -> None:
+        """BadArguments for one that is not the publisher's to say, too: the broker would drop what is published on it."""
+        self.topic(topic)
+        if is_reserved(topic):
+            raise BadArguments(f"publish: {topic}: what begins with otpd. is told by the node; take another topic, or emit")
 
 
 def checked(what: str, name: Any) -> str:

@@ -203,7 +203,7 @@ def failure_of(error: Exception) -> Failure:
         case errors.NodeNotRunning():
             code = Exit.NOT_RUNNING
         case errors.Reject():
-            if "otpd " not in hint:  # the receiver's words, whatever they are
+            if "otpd " not in str(error).rpartition("; ")[2]:  # the receiver's words, whatever they are
                 what, hint = str(error), "nothing has crashed: correct what it names, and ask again"
             code = Exit.FAILED
         case errors.RemoteError():

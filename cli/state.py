@@ -95,6 +95,8 @@ def drop(context: Context, name: str, json_: bool) -> None:
 def backup(context: Context, file: str, json_: bool) -> None:
     """Copy the whole store, as of one commit, to FILE, which must not exist."""
     path = os.path.abspath(file)
+    if os.path.lexists(path):
+        raise Failure(Exit.FAILED, f"{path} is there already and is not overwritten", "name a file that does not exist")
     _ask(context, "backup", _LONG, path=path)
     if json_:
         say_json({"ok": True, "file": path, "bytes": os.path.getsize(path)})
@@ -176,7 +178,7 @@ def _contents(file: str) -> bytes:
         with open(file, "rb") as opened:
             return opened.read()
     except OSError as error:
-        raise Failure(Exit.PERMISSION, f"{file}: {error.strerror}") from None
+        raise _unusable(file, error) from None
 
 
 def _write(file: str, data: bytes) -> None:
@@ -188,7 +190,12 @@ def _write(file: str, data: bytes) -> None:
         with open(file, "wb") as opened:
             opened.write(data)
     except OSError as error:
-        raise Failure(Exit.PERMISSION, f"{file}: {error.strerror}") from None
+        raise _unusable(file, error) from None
+
+
+def _unusable(file: str, error: OSError) -> Failure:
+    code = Exit.PERMISSION if isinstance(error, PermissionError) else Exit.FAILED
+    return Failure(code, f"{file}: {error.strerror}", "name another file")
 
 
 def _table(rows: list[dict[str, Any]]) -> list[Line]:

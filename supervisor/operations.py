@@ -190,7 +190,8 @@ class Operations:
             self._look()
         if waiter in self._waiters:
             self._forget(waiter)
-            text = f"timed out: {self._late(waiter.paths, waiter.wanted)}: {picture.busy(self._root)}"
+            others = picture.busy(self._root)
+            text = f"timed out: {self._late(waiter.paths, waiter.wanted)}{others and f': {others}'}"
             waiter.connection.fail(OperationError(8, text, "look with: otpd why NAME"))
 
     # --- changing ---

@@ -415,6 +415,11 @@ async def test_an_event_is_published_and_a_topic_that_is_none_refused() -> None:
         for topic in ("a..b", "a.*", "", 5):
             with pytest.raises(BadArguments, match="publish: "):
                 await shop.instance.publish(topic)  # type: ignore[arg-type]
+        for durable in (False, True):
+            with pytest.raises(BadArguments, match="what begins with otpd"):
+                await shop.instance.publish("otpd.child.death", durable=durable)
+        await shop.instance.publish("otpd.emit.sold")
+        assert [topic for topic, _ in shop.published] == ["shop.sold", "otpd.emit.sold"]
 
 
 # --- proxies, groups ---

@@ -42,6 +42,7 @@ def test_what_an_error_says_last_is_the_next_step() -> None:
     ("said", "what", "hint"),
     [
         ("no dead letter 9; see them with: otpd letters", "no dead letter 9", "see them with: otpd letters"),
+        ("sold out", "sold out", "nothing has crashed: correct what it names, and ask again"),
         ("sold out; try B", "sold out; try B", "nothing has crashed: correct what it names, and ask again"),
     ],
 )

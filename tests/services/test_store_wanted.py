@@ -22,6 +22,7 @@ def test_what_is_right_is_read() -> None:
 @pytest.mark.parametrize("change", [
     {"number": 2**63}, {"number": -1}, {"settles": []}, {"settles": [1, 2**63]}, {"settles": [1, 2, 3]},
     {"state": [5, None]}, {"state": [b"", 2**63]}, {"state": []}, {"state": "x"}, {"requests": [7]},
+    {"requests": [[1, "otpd.child.death", "", b"x", "k", "id"]]},
     *({"requests": [[*GOOD[:at], wrong, *GOOD[at + 1 :]]]} for at, wrong in enumerate([9, 1, None, "text", 2, b"id"])),
 ])  # fmt: skip
 def test_what_is_wrong_is_rejected(change: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from otpd.supervisor import picture
 from otpd.supervisor.control import OperationError
 from otpd.supervisor.journal import Journal
 from otpd.supervisor.loop import Loop
@@ -87,6 +88,17 @@ def test_who_waits_for_a_child_is_answered_when_the_child_vanishes(root: Any, wa
     del root.rows["top/a"]
     made._look()
     assert (client.said, other.said, made._waiters) == ([answer], [answer], [])
+
+
+@pytest.mark.parametrize(("others", "more"), [("", ""), ("b is backoff", ": b is backoff")])
+def test_who_has_waited_in_vain_is_told_for_whom(
+    root: Any, monkeypatch: pytest.MonkeyPatch, others: str, more: str
+) -> None:
+    monkeypatch.setattr(picture, "busy", lambda _root: others)
+    made, client = operations(root), Client()
+    made.dispatch(client, {"op": "wait", "name": "a", "for": "down", "timeout": 1})
+    made._time_out(made._waiters[0])
+    assert client.said == [(8, f"timed out: a is starting{more}")]
 
 
 def test_who_has_waited_long_enough_is_told_of_what_has_just_become_true(root: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from otpd.agents.errors import Reject
 from otpd.agents.services.store.messages import Kind, Request
+from otpd.ipc.topics import is_reserved
 
 Pair: TypeAlias = tuple[int, int]
 #: What a column of SQLite holds.
@@ -28,6 +29,7 @@ def read(number: Any, requests: Sequence[Any], settles: Any, state: Any) -> tupl
 def _request(given: Any) -> Request:
     match given:
         case [int(kind), str(target), str(name), bytes(body), str(key), str(id)] if kind in tuple(Kind):
+            _expect(kind != Kind.EVENT or not is_reserved(target), f"a topic that is not the node's own, got {target}")
             return Request(Kind(kind), target, name, body, key, id)
     raise Reject("submit: expected requests [kind, target, name, body, key, id]")
 
