@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import select
-import signal
 import socket
 import stat
 import subprocess
@@ -114,7 +113,7 @@ class Bubblewrap(Backend):
         told, tell = os.pipe2(os.O_CLOEXEC)
         slot = Slot(ours)
         try:
-            self._spawn(profile, granted, theirs.fileno(), tell)
+            self._spawn(profile, granted, theirs.fileno(), told, tell)
         finally:
             theirs.close()
             os.close(tell)
@@ -131,9 +130,10 @@ class Bubblewrap(Backend):
         granted.mounts.clear()
         return slot
 
-    def _spawn(self, profile: Profile, granted: Granted, slot: int, tell: int) -> None:
+    def _spawn(self, profile: Profile, granted: Granted, slot: int, told: int, tell: int) -> None:
+        """bwrap has `told`, too: a SIGPIPE from telling would end it too soon (`_before`)."""
         base = memory(view.DIES_FIRST + view.YIELDS)
-        inherited = [slot, tell, base]
+        inherited = [slot, told, tell, base]
         files = {f"/etc/{name}": memory(content) for name, content in view.etc_files(self.settings).items()}
         for fd in files.values():
             os.lseek(fd, 0, os.SEEK_SET)
@@ -345,7 +345,11 @@ class _Stage:
 
 
 def _before(leaf: cgroup.Leaf | None, stage: _Stage | None, slot_uid: int) -> None:
-    """In bwrap's process, before the exec."""
+    """In bwrap's process, before the exec.
+
+    That it dies with this one is for itself to ask (--die-with-parent), which it does last, before it lets its child go on:
+    killed sooner it leaves a child that waits for that for ever. One that was let go finds nobody at its socket, and ends.
+    """
     if leaf is not None:
         leaf.add(os.getpid())
     if stage is not None:
@@ -353,4 +357,3 @@ def _before(leaf: cgroup.Leaf | None, stage: _Stage | None, slot_uid: int) -> No
         os.setgroups([])
         os.setresgid(slot_uid, slot_uid, slot_uid)
         os.setresuid(slot_uid, slot_uid, slot_uid)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from otpd.agents.sandbox import Pool, PoolSettings
 from otpd.agents.sandbox.nesting import LAUNCHER
+from tests.helpers import eventually
 from tests.sandbox.conftest import SLOT_UIDS
 from tests.sandbox.playing import OWN, PUBLIC, escaped, needs_root, play, who
 
@@ -71,6 +76,42 @@ def test_bubblewrap_needs_no_way_to_where_otpd_is_installed(tmp_path: Path) -> N
 def test_bubblewrap_runs_commands_where_there_was_no_compiler() -> None:
     needs_bwrap()
     assert echo_by_bubblewrap("") == (b"here\n", "python")
+
+
+#: Workers that are killed a little later in the making of their slot each time.
+DOOMED = """
+import os, signal, sys
+from otpd.agents.sandbox import Limits, Profile
+from otpd.agents.sandbox.backend import Granted
+from otpd.agents.sandbox.bubblewrap import Bubblewrap
+from otpd.agents.sandbox.profile import settings
+
+given = settings(Profile(limits=Limits(tmp=int(sys.argv[1]))))
+for step in range(12):
+    if os.fork() == 0:
+        signal.setitimer(signal.ITIMER_REAL, 0.004 + step * 0.0015)  # SIGALRM ends it
+        Bubblewrap(given, int(sys.argv[2])).take(Profile(), Granted())
+        signal.pause()
+    assert os.WTERMSIG(os.wait()[1]) == signal.SIGALRM
+"""
+
+
+def test_bubblewrap_leaves_nothing_whenever_its_worker_is_killed() -> None:
+    needs_bwrap()
+    mark = str(2**26 + os.getpid())
+    uid = str(SLOT_UIDS[1] if os.geteuid() == 0 else 0)
+    subprocess.run([sys.executable, "-c", DOOMED, mark, uid], check=True, timeout=120)
+    eventually(lambda: not marked(mark), 60, "nothing of bwrap is left")
+
+
+def marked(word: str) -> list[int]:
+    """Processes with this word among their arguments."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if word in process.cmdline():
+                found.append(process.pid)
+    return found
 
 
 def echo_by_bubblewrap(launcher: str) -> tuple[bytes, str]:
