@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from otpd.agents.sandbox import backends, cgroup, dispatch, locked, orders
 from otpd.agents.sandbox.capability import Capability
+from otpd.agents.sandbox.choice import Choice, Refusal
 from otpd.agents.sandbox.counters import Counters
 from otpd.agents.sandbox.dispatch import Dispatch
 from otpd.agents.sandbox.errors import (
@@ -33,7 +34,6 @@ from otpd.agents.sandbox.errors import (
     SandboxBusy,
     SandboxError,
     SandboxUnavailable,
-    SetupFailed,
 )
 from otpd.agents.sandbox.handle import ChildProcess, Handle, Spawn
 from otpd.agents.sandbox.nesting import interpreter
@@ -71,10 +71,7 @@ class Pool:
             given.workers, given.max_queue, given.max_per_caller, given.queue_timeout, given.recycle_after
         )  # fmt: skip
         self._launcher, self._spawn = launcher, spawn
-        self._backends = list(backends.ORDER if given.backend == "auto" else (given.backend,))
-        self._tried: list[str] = []  # why backends did not work
-        self._proved: set[str] = set()  # backends that have worked
-        self._failures = 0  # of workers that ended while they were starting, in a row
+        self._choice = Choice(backends.ORDER if given.backend == "auto" else (given.backend,))
         self._handles: dict[int, Handle] = {}
         self._runs: dict[int, Run] = {}
         self._capabilities: dict[Settings, Capability] = {}
@@ -270,14 +267,14 @@ class Pool:
         match message:
             case ["ready", table]:
                 handle.deadline = float("inf")
-                self._failures = 0
-                self._proved.add(handle.backend)
+                self._choice.ready(handle.backend)
                 self._capabilities[handle.settings] = Capability.from_dict(table)
                 self._apply(self._dispatch.ready(handle.number))
             case ["unavailable", {"code": NotInTime.code}]:
                 self._not_in_time(handle)
             case ["unavailable", error]:
-                self._unavailable(handle, error)
+                handle.reported = True
+                self._refuse(handle, self._choice.could_not(handle.backend, error))
             case ["starting" | "returned" as word, number] if number in self._runs:
                 self._runs[number].started = word == "starting"
             case ["started", number] if number in self._runs:
@@ -329,21 +326,6 @@ class Pool:
         self._finish(run, Result(run.id, queue_s=run.sent - run.submitted, **table))
         self._apply(self._dispatch.done(handle.number, worn=table["status"] == "setup_failed"))
 
-    def _unavailable(self, handle: Handle, error: dict[str, Any]) -> None:
-        """A worker could not be built: a backend that never worked here makes room for the next; else it is the settings."""
-        handle.reported = True
-        backend = handle.backend
-        if error["code"] != SandboxUnavailable.code or backend in self._proved:
-            self._refuse(self._dispatch.refuse(handle.key), error)
-            return
-        if self._backends and self._backends[0] == backend:
-            self._tried.append(f"{backend}: {error['text']}")
-            self._backends.pop(0)
-        if not self._backends:
-            text = f"no backend works here ({'; '.join(self._tried)})."
-            why = SandboxUnavailable(text, layer=error["layer"], fix=error["fix"])
-            self._refuse(self._dispatch.refuse(), why.to_dict())
-
     def _not_in_time(self, handle: Handle) -> None:
         """Tried again with the same backend: an overload is no reason for a weaker sandbox."""
         if self._dispatch.state(handle.number) is dispatch.State.STARTING:
@@ -351,19 +333,10 @@ class Pool:
             handle.deadline = time.monotonic() + _STOP
             self._dispatch.late(handle.number, time.monotonic())
 
-    def _refuse(self, runs: Sequence[int], error: dict[str, Any]) -> None:
-        for number in runs:
-            self._finish(self._runs[number], Result(f"r-{number}", "refused", error=error))
-
-    def _failed_start(self, handle: Handle) -> None:
-        """It ended without a word while it was starting. Somebody may have killed it; again and again is no accident."""
-        self._failures += 1
-        if self._failures >= dispatch.ATTEMPTS:
-            self._failures = 0
-            text = f"a worker ended while it was starting ({handle.process.fate()}), {dispatch.ATTEMPTS} times in a row."
-            self._refuse(
-                self._dispatch.refuse(handle.key), SetupFailed(text, fix="look at what it printed to stderr").to_dict()
-            )
+    def _refuse(self, handle: Handle, refusal: Refusal | None) -> None:
+        if refusal is not None:
+            for number in self._dispatch.refuse(None if refusal.every else handle.key):
+                self._finish(self._runs[number], Result(f"r-{number}", "refused", error=dict(refusal.error)))
 
     def _gone(self, handle: Handle) -> None:
         for fd in (handle.ended, handle.channel.fileno()):
@@ -373,7 +346,7 @@ class Pool:
         handle.close()
         del self._handles[handle.number]
         if self._dispatch.state(handle.number) is dispatch.State.STARTING and not handle.reported:
-            self._failed_start(handle)
+            self._refuse(handle, self._choice.ended(handle.process.fate()))
         run = self._runs.get(handle.run) if handle.run is not None else None
         late = time.monotonic() >= handle.deadline
         again = run is not None and dispatch.may_go_again(
@@ -433,7 +406,7 @@ class Pool:
 
     def _start_worker(self, number: int, key: Any) -> None:
         chosen, _tenant = key
-        backend = self._backends[0] if self._backends else self.settings.backend
+        backend = self._choice.backend
         begin = {
             "backend": backend, "settings": chosen.to_dict(), "slot_uids": list(self.settings.slot_uids),
             "launcher": self._launcher,

@@ -10,7 +10,8 @@ from pytest import MonkeyPatch
 
 from otpd.agents.sandbox import Pool, PoolSettings, Profile, backends, dispatch, nesting
 from otpd.agents.sandbox import pool as module
-from otpd.agents.sandbox.errors import NotInTime
+from otpd.agents.sandbox.choice import Choice, Refusal
+from otpd.agents.sandbox.errors import NotInTime, SandboxUnavailable, SetupFailed
 from otpd.agents.sandbox.profile import settings
 from otpd.ipc.frames import receive_packet, send_packet
 
@@ -27,7 +28,7 @@ class Player:
         self.channels.append(theirs)
         if self.says is not None:
             send_packet(theirs, self.says)
-        return Played()
+        return Played(ended=self.says is not None)
 
     def told(self) -> list[str]:
         """The backend of each."""
@@ -48,8 +49,8 @@ class Player:
 class Played:
     pid = 0
 
-    def __init__(self) -> None:
-        self.ended = os.eventfd(0)
+    def __init__(self, *, ended: bool) -> None:
+        self.ended = os.eventfd(int(ended))
 
     def fate(self) -> str:
         return "killed"
@@ -59,6 +60,30 @@ class Played:
 
     def close(self, patience: float) -> None:
         os.close(self.ended)
+
+
+DENIED = SandboxUnavailable("no user namespace").to_dict()
+
+
+def test_the_next_backend_is_for_what_this_machine_denies_and_only_while_none_has_worked() -> None:
+    choice = Choice(("native", "bwrap"))
+    wrong = SetupFailed("no space").to_dict()
+    assert choice.could_not("native", wrong) == Refusal(wrong)
+    assert [choice.ended("killed") for _ in range(2)] == [None, None]
+    silent = SetupFailed(
+        "a worker ended while it was starting (killed), 3 times in a row.", fix="look at what it printed to stderr"
+    )
+    assert choice.ended("killed") == Refusal(silent.to_dict())
+    assert (choice.could_not("native", DENIED), choice.could_not("native", DENIED), choice.backend) == (None, None, "bwrap")
+    choice.ready("bwrap")
+    assert (choice.could_not("bwrap", DENIED), choice.backend) == (Refusal(DENIED), "bwrap")
+
+
+def test_backends_that_were_all_denied_are_tried_anew_with_the_next_run() -> None:
+    with Player(["unavailable", DENIED]) as player, Pool(PoolSettings(workers=1), spawn=player.spawn) as pool:
+        results = [pool.run(["/bin/true"]) for _ in range(2)]
+        assert [each.error and each.error["text"][:21] for each in results] == ["no backend works here"] * 2
+        assert player.told() == ["native", "bwrap", "landlock"] * 2
 
 
 LATE = NotInTime("a slot was not ready within 20 s").to_dict()
