@@ -16,8 +16,9 @@ from tests.simulation.whole.world import WholeWorld, draw_whole
 pytestmark = pytest.mark.timeout(900)
 #: Few, chosen so that everything happens in one of them: scripts/simulate --whole runs as many as there is time for.
 RUNS: tuple[tuple[int, Mode], ...] = (
-    (1, "safety"), (11, "liveness"), (17, "safety"), (24, "liveness"), (25, "safety"), (32, "safety"), (35, "safety"),
+    (1, "safety"), (11, "liveness"), (17, "safety"), (25, "safety"), (32, "safety"), (35, "safety"),
     (40, "safety"), (45, "liveness"), (46, "safety"),
+    (319, "liveness"),
 )  # fmt: skip
 SOMETIMES = (
     *(f"fault: {kind}" for kind in (*DURABLE_KINDS, *WHOLE_KINDS)),

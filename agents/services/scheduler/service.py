@@ -33,6 +33,7 @@ from otpd.ipc.happenings import Lost, Welcomed
 _TELL: Final = 1.0
 #: Seconds until it is asked again what has become of a name, if nobody could say.
 _AGAIN: Final = 5.0
+_ON_ITS_WAY: Final = ("starting", "restarting")
 _PAGE: Final = 1000
 #: Questions to cancel a timer whose answers are remembered: who puts one again, because the broker died, does so within
 #: seconds.
@@ -263,7 +264,8 @@ class Scheduler(Agent):
         task.add_done_callback(self._looking.discard)
 
     async def _ask(self, name: str) -> None:
-        """That nobody has it decides nothing of one that has spoken since: it was born behind the answer."""
+        """That nobody has it decides nothing of one that has spoken since: it was born behind the answer. And who was on its
+        way is asked for again: that it was up may have been published before the broker had the subscription to it."""
         before = self._table.machine.heard(name)
         try:
             found = await self.whereis(name)
@@ -279,6 +281,8 @@ class Scheduler(Agent):
             self._look(name)
         else:
             self._presence(name, state, generation)
+            if state in _ON_ITS_WAY:
+                self._ask_later(name)
 
     def _ask_later(self, name: str) -> None:
         self._undecided.add(name)

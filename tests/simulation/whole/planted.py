@@ -41,7 +41,7 @@ def root_keeps_it_to_itself_that_a_name_is_no_more(patch: MonkeyPatch) -> None:
     patch.setattr(Addresses, "_tell", tell)
 
 
-@found_by(24, "liveness", 43)
+@found_by(11, "liveness", 43)
 def the_router_does_not_announce_who_is_ready(patch: MonkeyPatch) -> None:
     """What is set for an agent that has no schedules of its own waits for word of it."""
     real = Lives._announce

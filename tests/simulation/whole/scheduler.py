@@ -232,6 +232,8 @@ class SimulatedScheduler(SimulatedAgent):
             self.process.after(2 * self.world.root_latency.draw(), self._decide, name, before, state, generation)
         else:
             self._presence(name, state, generation)
+            if state in ("starting", "restarting"):
+                self._again(name)
 
     def _decide(self, name: str, before: Any, state: str | None, generation: int) -> None:
         """A stop of the whole node is the end of no name; root is asked for it, and who does not answer may be stopping."""
