@@ -96,7 +96,7 @@ class Actor(Agent):
             except OtpdError as error:
                 self.note("was set", id=number, outcome=type(error).__name__)
             else:
-                self.note("was set", id=number, outcome="accepted")
+                self.note("was set", id=number, outcome="accepted", schedule=timer)
                 if self.random.random() < 0.3:
                     await self.taking_back(timer, number, after * self.random.choice((0.2, 1.0)))
             await asyncio.sleep(self.random.expovariate(1.5))

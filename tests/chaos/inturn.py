@@ -24,7 +24,7 @@ from otpd.agents.services.journal import place
 from otpd.cli import status_view, tree_view
 from otpd.cli.output import Line, plain
 from otpd.ipc.control import Control
-from tests.chaos.run import RECOVERY, all_answer, declared, hush, kept, schedules
+from tests.chaos.run import RECOVERY, all_answer, declared, hush, kept, lost, schedules
 from tests.chaos.storm import stage
 from tests.chaos.verdict import Fact, Left, Verdict, judge
 from tests.e2e.node import ALL_SERVICES, Node
@@ -247,7 +247,7 @@ def finish(rounds: Rounds, facts: Path) -> Verdict:
     """The traffic comes to its end; what must hold of all of it is added to the problems."""
     node, actors, until = rounds.node, rounds.actors, time.monotonic()
     hush(node, [*rounds.agents()])
-    left = Left(kept(node, actors), schedules(node, actors), declared(actors))
+    left = Left(kept(node, actors), schedules(node, actors), declared(actors), lost(node))
     rounds.problems += _events(node, rounds.died)
     node.stop()
     verdict = judge(facts, left)

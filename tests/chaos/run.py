@@ -14,6 +14,7 @@ from otpd.agents import OtpdError, connect
 from tests.chaos.storm import ACTORS, MAYFLIES, Storm, stage
 from tests.chaos.verdict import Left, Verdict, judge
 from tests.e2e.node import Node
+from tests.e2e.test_observers import journal
 from tests.helpers import eventually
 
 #: Seconds after which a node must have found back from anything.
@@ -38,7 +39,7 @@ def chaos(seconds: float, seed: int) -> Outcome:
         _end_mayflies(node)
         all_answer(node)
         hush(node)
-        left = Left(kept(node), schedules(node), declared())
+        left = Left(kept(node), schedules(node), declared(), lost(node))
         problems = [f"{what} grew from {before[what]} to {value}" for what, value in _calmed(node, before).items()]
         node.stop()
         return Outcome(judge(facts, left), storm.done, problems)
@@ -113,6 +114,11 @@ def schedules(node: Node, names: Sequence[str] = ACTORS) -> list[str]:
     with suppress(AssertionError):  # what is left over is judged
         eventually(calm, RECOVERY)
     return found()
+
+
+def lost(node: Node) -> frozenset[str]:
+    """Ids of schedules of which the scheduler has told that a run is lost."""
+    return frozenset(event["schedule"] for event in journal(node) if event["event"] == "otpd.scheduler.lost")
 
 
 def _footprint(node: Node) -> dict[str, int]:

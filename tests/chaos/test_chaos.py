@@ -143,6 +143,7 @@ def test_the_judge_lets_go_timers_that_come_once_and_in_time(tmp_path: Path, fac
         [fact("born", 3.2)],
         [fact("heard", 3.2, id="e"), fact("born", 60.0)],  # the node was away for long
         [fact("heard", 32.9, id="e"), fact("born", 33.1)],
+        [fact("heard", 2.9, id="e"), fact("cast", 40.0, id="c", peer="y"), fact("born", 40.1)],  # it waited behind a handler
     ],
 )
 def test_a_timer_that_may_have_died_with_its_agent_is_counted_and_no_problem(
@@ -150,6 +151,12 @@ def test_a_timer_that_may_have_died_with_its_agent_is_counted_and_no_problem(
 ) -> None:
     verdict = judged(tmp_path, [*SET, *facts])
     assert (verdict.problems, verdict.facts["timer died with its agent"]) == ([], 1)
+
+
+def test_a_timer_that_its_scheduler_has_told_as_lost_is_no_problem(tmp_path: Path) -> None:
+    facts = [*SET[:-1], fact("was set", 2.1, id="t", outcome="accepted", schedule="x/ring/1")]
+    assert judged(tmp_path, facts, Left(lost=frozenset({"x/ring/1"}))).problems == []
+    assert judged(tmp_path, facts, Left(lost=frozenset({"x/ring/2"}))).problems == ["timer t of x was set and never rang"]
 
 
 def test_the_judge_convicts_schedules_that_are_left_or_gone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ Fact = dict[str, Any]
 
 #: Seconds in which a timer that is due has been given to whoever has the name, services that are down or not.
 GIVEN: Final = 30.0
+#: What an actor writes down when it is the turn of something that was given to it.
+TURNS: Final = frozenset({"took", "heard", "down", "rejected", "ran", "rang"})
 INTERVAL: Final = 300_000_000
 #: Of INTERVAL, that a fixed delay may fall short by: schedulers that follow each other count from different moments.
 SLACK: Final = INTERVAL // 2
@@ -31,15 +33,19 @@ class Timer:
     due: float
     wall: int | None
     accepted: bool = False
+    schedule: str = ""  # its id at the scheduler
     taken_back: Any = None  # what `cancel` has answered
     rang: list[Fact] = field(default_factory=list)
 
 
-def judge(lives: Mapping[str, Sequence[Fact]], left: Iterable[str], declared: Iterable[str]) -> list[str]:
-    """`lives`: by NAME.BIRTH; `left`: ids that the scheduler has when all is calm, of which `declared` have to be there."""
+def judge(
+    lives: Mapping[str, Sequence[Fact]], left: Iterable[str], declared: Iterable[str], lost: Collection[str] = ()
+) -> list[str]:
+    """`lives`: by NAME.BIRTH; `left`: ids that the scheduler has when all is calm, of which `declared` have to be there;
+    `lost`: those of which it has told that a run was given, and is lost with a broker or a scheduler that died over it."""
     timers = _timers(lives)
     lifetimes = _lifetimes(lives)
-    problems = [problem for number, timer in timers.items() for problem in _one_shot(number, timer, lifetimes)]
+    problems = [problem for number, timer in timers.items() for problem in _one_shot(number, timer, lifetimes, lost)]
     facts = sorted((fact for life in lives.values() for fact in life), key=lambda fact: fact["at"])
     problems += _intervals(facts)
     problems += _delays(lives)
@@ -64,6 +70,7 @@ def _timers(lives: Mapping[str, Sequence[Fact]]) -> dict[str, Timer]:
         match fact["what"]:
             case "was set":
                 timers[fact["id"]].accepted = fact["outcome"] == "accepted"
+                timers[fact["id"]].schedule = fact.get("schedule", "")
             case "cancel":  # until it is answered, and if its agent dies meanwhile, nobody can say
                 timers[fact["id"]].taken_back = timers[fact["id"]].taken_back or "unknown"
             case "cancelled":
@@ -78,7 +85,11 @@ def _name(key: str) -> str:
 
 
 def _lifetimes(lives: Mapping[str, Sequence[Fact]]) -> dict[str, list[tuple[float, float]]]:
-    """Of each name, when its incarnations were born, one after the other, and when each was last heard of."""
+    """Of each name, when its incarnations were born, one after the other, and when each had its last turn.
+
+    What came afterwards waited behind a handler, as long as that waited: half a minute for a store that is killed again and
+    again.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     for fact, name in sorted(
         ((fact, _name(key)) for key, life in lives.items() for fact in life), key=lambda each: each[0]["at"]
@@ -86,7 +97,7 @@ def _lifetimes(lives: Mapping[str, Sequence[Fact]]) -> dict[str, list[tuple[floa
         of_name = found.setdefault(name, [])
         if fact["what"] == "born":
             of_name.append((fact["at"], fact["at"]))
-        elif of_name:
+        elif of_name and fact["what"] in TURNS:
             of_name[-1] = of_name[-1][0], fact["at"]
     return found
 
@@ -99,7 +110,9 @@ def _died(timer: Timer, lifetimes: Mapping[str, Sequence[tuple[float, float]]]) 
     return False
 
 
-def _one_shot(number: str, timer: Timer, lifetimes: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[str]:
+def _one_shot(
+    number: str, timer: Timer, lifetimes: Mapping[str, Sequence[tuple[float, float]]], lost: Collection[str]
+) -> Iterator[str]:
     if not timer.name:
         yield f"timer {number} rang and was never set"
         return
@@ -111,7 +124,8 @@ def _one_shot(number: str, timer: Timer, lifetimes: Mapping[str, Sequence[tuple[
         early = timer.due - fact["mono"] / 1e9 if timer.wall is None else (timer.wall - fact["wall"]) / 1e9
         if early > 0:
             yield f"timer {number} rang {early:.6f} s early"
-    if timer.accepted and timer.taken_back is None and not timer.rang and not _died(timer, lifetimes):
+    silent = timer.accepted and timer.taken_back is None and not timer.rang
+    if silent and timer.schedule not in lost and not _died(timer, lifetimes):
         yield f"timer {number} of {timer.name} was set and never rang"
 
 

@@ -37,11 +37,13 @@ class Verdict:
 @dataclass(frozen=True)
 class Left:
     """What is there when all is calm. `kept`: of each actor, the durable messages that are in its state, under "" the dead
-    letters. `schedules`: ids that the scheduler has, of which `declared` have to be there."""
+    letters. `schedules`: ids that the scheduler has, of which `declared` have to be there. `lost`: those of which it has
+    told that a run is lost."""
 
     kept: Kept = field(default_factory=dict)
     schedules: list[str] = field(default_factory=list)
     declared: list[str] = field(default_factory=list)
+    lost: frozenset[str] = frozenset()
 
 
 def judge(directory: Path, left: Left | None = None) -> Verdict:
@@ -52,7 +54,7 @@ def judge(directory: Path, left: Left | None = None) -> Verdict:
     everything = [fact for life in lives.values() for fact in life]
     facts = Counter(fact["what"] for fact in everything)
     if left is not None:
-        problems += [*_durable(everything, left.kept), *timers.judge(lives, left.schedules, left.declared)]
+        problems += [*_durable(everything, left.kept), *timers.judge(lives, left.schedules, left.declared, left.lost)]
         facts["timer died with its agent"] = timers.excused(lives)
     outcomes = Counter(fact["outcome"] for fact in everything if fact["what"] == "called")
     return Verdict(problems, outcomes, facts)

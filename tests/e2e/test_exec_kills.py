@@ -232,7 +232,8 @@ def test_everybody_at_once(one: Node) -> None:
         victims = [worker, one.pid("commands"), one.pid("broker"), *reversed(one.guardians())]
         for victim in victims[:-1]:  # heart stays: it starts root again
             one.kill(victim)
-        assert isinstance(outcome(), OtpdError)
+        found = outcome()  # that the worker died may be told before the service is killed
+        assert isinstance(found, OtpdError) or (found.status, found.killed_by) == ("killed", "worker")
     eventually(lambda: another_root(one, *victims), 60, "another root")
     one.when("commands", 60, state="running")
     nothing_left(one, command, worker)
