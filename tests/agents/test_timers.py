@@ -432,12 +432,12 @@ def test_who_speaks_while_it_is_asked_for_keeps_its_timers(monkeypatch: pytest.M
                 return answers.pop() if answers else await whereis(name)
 
             async def speaks_meanwhile() -> bool:
-                machine.presence("ticker", "ready", ticker.instance.generation, scheduler._now())
+                machine.presence("ticker", "ready", ticker.instance.generation + 1, scheduler._now())
                 return False
 
             monkeypatch.setattr(scheduler, "whereis", answered)
             monkeypatch.setattr(scheduler, "_node_is_stopping", speaks_meanwhile)
-            machine.presence("ticker", "starting", ticker.instance.generation, scheduler._now())
+            machine.presence("ticker", "restarting", ticker.instance.generation, scheduler._now())
             await scheduler._ask("ticker")
             await asyncio.gather(*scheduler._looking)
             assert (answers, timer in machine.jobs) == ([], True)
