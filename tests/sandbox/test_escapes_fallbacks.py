@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from otpd.agents.sandbox import Pool, PoolSettings
 from otpd.agents.sandbox.nesting import LAUNCHER
-from tests.helpers import eventually
 from tests.sandbox.conftest import SLOT_UIDS
 from tests.sandbox.playing import OWN, PUBLIC, escaped, needs_root, play, who
 
@@ -78,40 +75,22 @@ def test_bubblewrap_runs_commands_where_there_was_no_compiler() -> None:
     assert echo_by_bubblewrap("") == (b"here\n", "python")
 
 
-#: Workers that are killed a little later in the making of their slot each time.
-DOOMED = """
-import os, signal, sys
-from otpd.agents.sandbox import Limits, Profile
-from otpd.agents.sandbox.backend import Granted
-from otpd.agents.sandbox.bubblewrap import Bubblewrap
-from otpd.agents.sandbox.profile import settings
+#: Says which signal the process gets when its parent dies, at the exec of bwrap (PR_GET_PDEATHSIG is 2).
+AT_THE_EXEC = """
+import ctypes
+from otpd.agents.sandbox import bubblewrap
 
-given = settings(Profile(limits=Limits(tmp=int(sys.argv[1]))))
-for step in range(12):
-    if os.fork() == 0:
-        signal.setitimer(signal.ITIMER_REAL, 0.004 + step * 0.0015)  # SIGALRM ends it
-        Bubblewrap(given, int(sys.argv[2])).take(Profile(), Granted())
-        signal.pause()
-    assert os.WTERMSIG(os.wait()[1]) == signal.SIGALRM
+bubblewrap._before(None, None, 0)
+number = ctypes.c_int()
+ctypes.CDLL(None).prctl(2, ctypes.byref(number))
+print(number.value)
 """
 
 
-def test_bubblewrap_leaves_nothing_whenever_its_worker_is_killed() -> None:
-    needs_bwrap()
-    mark = str(2**26 + os.getpid())
-    uid = str(SLOT_UIDS[1] if os.geteuid() == 0 else 0)
-    subprocess.run([sys.executable, "-c", DOOMED, mark, uid], check=True, timeout=120)
-    eventually(lambda: not marked(mark), 60, "nothing of bwrap is left")
-
-
-def marked(word: str) -> list[int]:
-    """Processes with this word among their arguments."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if word in process.cmdline():
-                found.append(process.pid)
-    return found
+def test_bubblewrap_decides_itself_from_when_on_it_dies_with_its_worker() -> None:
+    """It does when its child is about to go on. One that died sooner left the child waiting for it for ever."""
+    told = subprocess.run([sys.executable, "-c", AT_THE_EXEC], check=True, timeout=120, capture_output=True)
+    assert told.stdout == b"0\n"
 
 
 def echo_by_bubblewrap(launcher: str) -> tuple[bytes, str]:
