@@ -55,7 +55,6 @@ class Names:
             self._topics.clear()
         self._topics.add(topic)
 
-
     def own_topic(self, topic: str) -> None:
         """BadArguments for one that is not the publisher's to say, too: the broker would drop what is published on it."""
         self.topic(topic)

@@ -42,11 +42,12 @@ class Calls:
         return Verdict(True) if wrong is None else Verdict(False, str(wrong))
 
     async def _is_asked(self, ask: Ask, epoch: str | None) -> bool:
-        """Whether the broker that was there then still is, and so is the one who was asked."""
+        """Whether the broker that was there then still is, and so is the one who was asked. Another broker may answer: what
+        could not be sent to one that stood still is sent to the next."""
         if epoch is None or self._conversation.epoch != epoch:
             return False
         try:
             found = await self._conversation.ask("whereis", ask.name, timeout=_BROKER_HAS)
         except OtpdError:
             return False
-        return found is not None and found["generation"] == ask.generation
+        return self._conversation.epoch == epoch and found is not None and found["generation"] == ask.generation

@@ -124,7 +124,8 @@ class Timetable:
                 self._tell(effect)
 
     def _kept(self, why: str | None, fires: list[Fire], then: Callable[[str | None], None] | None) -> None:
-        """A disk that fails stops no timer: what is lost then is lost only if agent and scheduler die together."""
+        """A disk that fails stops no timer: what is lost then is lost only if agent and scheduler die together, before the
+        next change of the same schedule is written."""
         if self._closed:
             return
         if why is not None:
